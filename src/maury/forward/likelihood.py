@@ -1,0 +1,225 @@
+"""The likelihood of one observed spectrum, with the continuum of each chip integrated out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maury.errors import InferenceError
+from maury.forward.continuum import chip_basis, fit_continuum, normal_matrix
+from maury.forward.model import ForwardModel
+from maury.forward.sampling import Banded
+from maury.labels import LabelSet
+from maury.spectra.spectrum import Spectrum
+
+DEGREE = 4
+# Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
+SPREAD = 0.3
+# Spectra evaluated together: their arrays stay in the processor's cache.
+_CHUNK = 32
+_MIN_PIXELS = 200
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Local behaviour of the log likelihood at labels ``(n, n_labels)``: its gradient ``(n, n_labels)`` and Fisher matrix."""
+
+    gradient: Tensor
+    fisher: Tensor
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Independent Gaussian pixels; masked ones drop out.
+
+    ``flux_i ~ N(m_i C_i, 1 / ivar_i + (jitter m_i R_i)^2)`` with m the forward model, R the reference continuum (a fixed, smooth
+    guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The coefficients are integrated out: the
+    model is never rescaled to the data.
+
+    Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. Build with `of`.
+    """
+
+    model: ForwardModel
+    sampler: Banded
+    good: Tensor
+    flux: Tensor
+    variance: Tensor
+    reference: Tensor
+    bases: tuple[tuple[slice, Tensor], ...]
+    degree: int
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, model: ForwardModel, labels: LabelSet, degree: int = DEGREE) -> Likelihood:
+        """Prepare the likelihood of a spectrum.
+
+        Parameters
+        ----------
+        spectrum
+            What was observed.
+        model
+            Forward model.
+        labels
+            The model's labels and ``jitter``; the priors of the velocities decide which pixels can be used.
+        degree
+            Of the continuum on each chip.
+
+        Raises
+        ------
+        InferenceError
+            If hardly any usable pixel lies inside the model's range.
+        """
+        inside = model.usable(spectrum.grid.wavelength, labels)
+        good = spectrum.good & inside
+        if not inside.any():
+            w = spectrum.grid.wavelength
+            raise InferenceError(
+                f"the spectrum covers {w[0]:.0f}-{w[-1]:.0f} Angstrom, none of it inside the model's wavelengths"
+            )
+        if good.sum() < _MIN_PIXELS:
+            raise InferenceError(
+                f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {_MIN_PIXELS} are needed"
+            )
+        bases = chip_basis(spectrum.grid.n_pixels, spectrum.grid.chips, degree, good)
+        flux = torch.from_numpy(spectrum.flux[good])
+        ivar = torch.from_numpy(spectrum.ivar[good])
+        reference = torch.cat([fit_continuum(flux[None, c], ivar[None, c], basis)[0] for c, basis in bases])
+        likelihood = cls(
+            model,
+            model.sampler(spectrum.grid),
+            torch.from_numpy(np.flatnonzero(good)),
+            flux,
+            1 / ivar,
+            reference.abs(),
+            tuple(bases),
+            degree,
+        )
+        return likelihood
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels used."""
+        return len(self.flux)
+
+    def _normalised(self) -> tuple[Tensor, Tensor]:
+        """Flux over the reference continuum, and its variance."""
+        return self.flux / self.reference, self.variance / self.reference.square()
+
+    def _solve(self, m: Tensor, w: Tensor, r: Tensor, chip: slice, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cholesky factor of a chip's continuum precision, its right side, and its departure from the reference."""
+        wm = w[:, chip] * m[:, chip]
+        matrix = normal_matrix(wm * m[:, chip], basis) + torch.eye(self.degree + 1).to(m) / SPREAD**2
+        right = (wm * r[:, chip]) @ basis[:, : self.degree + 1]
+        factor = torch.linalg.cholesky(matrix)
+        return factor, right, torch.cholesky_solve(right[..., None], factor)[..., 0]
+
+    @torch.no_grad()
+    def log_prob(self, labels: Tensor) -> Tensor:
+        """Log likelihood, shape ``(n,)``, float64."""
+        return torch.cat([self._log_prob(chunk) for chunk in labels.split(_CHUNK)])
+
+    def _model(self, labels: Tensor) -> Tensor:
+        return self.sampler(self.model(labels[:, :-1]))[:, self.good].double()
+
+    def _log_prob(self, labels: Tensor) -> Tensor:
+        y, variance = self._normalised()
+        m = self._model(labels)
+        total = variance + (labels[:, -1:] * m).square()
+        w = 1 / total
+        r = y - m
+        out = -0.5 * ((w * r.square()).sum(1) + total.log().sum(1))
+        for chip, basis in self.bases:
+            factor, right, departure = self._solve(m, w, r, chip, basis)
+            out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
+            out = out - (self.degree + 1) * math.log(SPREAD)
+        return out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+
+    def _continuum(self, m: Tensor, w: Tensor, r: Tensor) -> Tensor:
+        """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
+        parts = [
+            1 + self._solve(m, w, r, chip, basis)[2] @ basis[:, : self.degree + 1].T for chip, basis in self.bases
+        ]
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def curvature(self, labels: Tensor) -> Curvature:
+        """Gradient and expected information at labels ``(n, n_labels)``, the continuum projected out.
+
+        The dependence of the pixel variance on the spectrum is left out of both: its share of the information is 2 jitter^2.
+        """
+        y, variance = self._normalised()
+        grid_flux, grid_slopes = self.model.jacobian(labels[:, :-1])
+        m = self.sampler(grid_flux)[:, self.good].double()
+        slopes = self.sampler(grid_slopes)[..., self.good].double()
+        jitter = labels[:, -1:]
+        w = 1 / (variance + (jitter * m).square())
+        continuum = self._continuum(m, w, y - m)
+        r = y - m * continuum
+        slopes = slopes * continuum[:, None]
+        weighted = slopes * w[:, None]
+        fisher = weighted @ slopes.mT
+        for chip, basis in self.bases:
+            factor = self._solve(m, w, y - m, chip, basis)[0]
+            cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : self.degree + 1]
+            fisher = fisher - cross @ torch.cholesky_solve(cross.mT, factor)
+        # d variance / d jitter, over the variance.
+        share = 2 * jitter * m.square() * w
+        full = torch.zeros(len(labels), labels.shape[1], labels.shape[1], dtype=torch.float64)
+        full[:, :-1, :-1] = fisher
+        full[:, -1, -1] = 0.5 * share.square().sum(1)
+        by_jitter = 0.5 * (share * (w * r.square() - 1)).sum(1, keepdim=True)
+        gradient = torch.cat([(weighted @ r[..., None])[..., 0], by_jitter], dim=1)
+        return Curvature(gradient, full)
+
+    @torch.no_grad()
+    def refer(self, labels: Tensor) -> Likelihood:
+        """Return the likelihood whose reference continuum is the one that fits best with the labels ``(n_labels,)``.
+
+        Call it once, with a good guess, before comparing labels: the reference sets the scale of jitter and continuum prior.
+        """
+        y, variance = self._normalised()
+        m = self._model(labels[None])
+        continuum = self._continuum(m, 1 / (variance + (labels[-1] * m).square()), y - m)[0]
+        return replace(self, reference=self.reference * continuum.clamp(0.2, 5))
+
+    @torch.no_grad()
+    def fit(self, labels: Tensor) -> Fit:
+        """Model and residual at the labels ``(n_labels,)``."""
+        y, variance = self._normalised()
+        m = self._model(labels[None])
+        w = 1 / (variance + (labels[-1] * m).square())
+        continuum = self._continuum(m, w, y - m)[0] * self.reference
+        flux = m[0] * continuum
+        residual = self.flux - flux
+        excess = float((residual.square() / self.variance).sum()) / self.n_pixels
+        scaled = float((residual.square() * w[0] / self.reference.square()).sum()) / self.n_pixels
+        index = self.good.numpy()
+        return Fit(index, flux.numpy(), continuum.numpy(), residual.numpy(), excess, scaled)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A model spectrum beside the data, on the used pixels.
+
+    Attributes
+    ----------
+    pixels
+        Their place on the spectrum's grid, shape ``(n,)``.
+    flux, continuum, residual
+        In the units of the spectrum, shape ``(n,)``.
+    rchi2
+        Mean squared residual over the file's own variance.
+    rchi2_jitter
+        The same over the variance with jitter: near 1 where the noise model holds.
+    """
+
+    pixels: NDArray[np.int64]
+    flux: NDArray[np.float64]
+    continuum: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    rchi2: float
+    rchi2_jitter: float

@@ -1,0 +1,137 @@
+"""The forward model: labels to the spectrum that a detector would see, batched and differentiable."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from maury.constants import C_KMS
+from maury.errors import LabelError
+from maury.forward.doppler import log_shift, log_shift_derivative
+from maury.forward.rotation import rotation_transform, rotation_transform_derivative
+from maury.forward.sampling import HALF_TAPS, Banded, interpolation
+from maury.labels import LabelSet
+from maury.libraries.emulator import Emulator
+from maury.spectra.spectrum import PixelGrid
+
+
+class ForwardModel(nn.Module):
+    """Emulator, then rotation, then Doppler shift, in Fourier space on a uniform ln(wavelength) grid; one inverse transform a spectrum.
+
+    Labels are the emulator's, then ``v_rad`` and ``v_sini`` (km/s), in an array of shape ``(n, n_labels)``.
+
+    Parameters
+    ----------
+    emulator
+        Rest-frame spectra.
+    limb_darkening
+        Linear coefficient of the rotation profile, in [0, 1].
+    """
+
+    basis: Tensor
+    frequency: Tensor
+
+    def __init__(self, emulator: Emulator, limb_darkening: float = 0.6) -> None:
+        super().__init__()
+        if not 0 <= limb_darkening <= 1:
+            raise LabelError(f"limb_darkening must lie in [0, 1], not {limb_darkening}")
+        self.emulator, self.limb_darkening = emulator, limb_darkening
+        self.label_names = (*emulator.labels.names, "v_rad", "v_sini")
+        grid = emulator.grid
+        basis = torch.cat([emulator.mean[None], emulator.components]).double()
+        transform = torch.fft.rfft(basis).to(torch.complex64)
+        # Real and imaginary parts side by side: a real matrix product is faster than a complex one.
+        self.register_buffer("basis", torch.view_as_real(transform).flatten(1), persistent=False)
+        frequency = torch.fft.rfftfreq(grid.n_pixels, d=grid.dlnw, dtype=torch.float64)
+        self.register_buffer("frequency", 2 * math.pi * frequency.float(), persistent=False)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels."""
+        return len(self.label_names)
+
+    def _combine(self, coefficients: Tensor) -> Tensor:
+        """Fourier transform ``(..., n_freq)`` of the components weighted by ``coefficients (..., 1 + n_components)``."""
+        return torch.view_as_complex((coefficients @ self.basis).unflatten(-1, (-1, 2)))
+
+    def _coefficients(self, stellar: Tensor) -> Tensor:
+        coefficients = self.emulator.coefficients(stellar)
+        return torch.cat([torch.ones_like(coefficients[:, :1]), coefficients], dim=1)
+
+    def _phase(self, v_rad: Tensor) -> Tensor:
+        angle = -self.frequency * log_shift(v_rad).float()[:, None]
+        return torch.complex(torch.cos(angle), torch.sin(angle))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Flux over its pseudo-continuum on the emulator's grid, shape ``(n, n_pixels)``.
+
+        Raises
+        ------
+        LabelError
+            If the number of labels is wrong or a v_sini is negative.
+        """
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        spectrum = self._combine(self._coefficients(labels[:, :-2]))
+        spectrum = spectrum * (self._phase(v_rad) * rotation_transform(s, self.limb_darkening))
+        return torch.fft.irfft(spectrum, n=self.emulator.grid.n_pixels)
+
+    def jacobian(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Flux, shape ``(n, n_pixels)``, and its derivatives by each label, shape ``(n, n_labels, n_pixels)``."""
+        v_rad, v_sini = self._velocities(labels)
+        f = self.frequency
+        s = f * (v_sini.float() / C_KMS)[:, None]
+        phase = self._phase(v_rad)
+        kernel = phase * rotation_transform(s, self.limb_darkening)
+        stellar = labels[:, :-2].to(self.basis)
+        slopes = torch.func.vmap(torch.func.jacfwd(lambda x: self._coefficients(x[None])[0]))(stellar)
+        rest = self._combine(self._coefficients(stellar))
+        flux = rest * kernel
+        by_v_rad = flux * (-1j * f * log_shift_derivative(v_rad).float()[:, None])
+        by_v_sini = rest * phase * (rotation_transform_derivative(s, self.limb_darkening) * f / C_KMS)
+        by_stellar = self._combine(slopes.mT) * kernel[:, None]
+        stack = torch.cat([flux[:, None], by_stellar, by_v_rad[:, None], by_v_sini[:, None]], dim=1)
+        out = torch.fft.irfft(stack, n=self.emulator.grid.n_pixels)
+        return out[:, 0], out[:, 1:]
+
+    def _velocities(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if labels.ndim != 2 or labels.shape[1] != self.n_labels:
+            raise LabelError(f"labels must have the shape (n, {self.n_labels}): {', '.join(self.label_names)}")
+        v_rad, v_sini = labels[:, -2], labels[:, -1]
+        if bool((v_sini < 0).any()):
+            raise LabelError("v_sini must not be negative")
+        return v_rad, v_sini
+
+    def sampler(self, grid: PixelGrid) -> Banded:
+        """Operator from the emulator's grid to a detector's pixels, shape ``(..., n_pixels)`` to ``(..., grid.n_pixels)``."""
+        return interpolation(self.emulator.grid, grid.wavelength)
+
+    def usable(self, wavelength: NDArray[np.float64], labels: LabelSet) -> NDArray[np.bool_]:
+        """Pixels whose light comes from inside the emulator's range for every label in the prior's support.
+
+        The set does not depend on the labels, so that likelihoods of different labels compare the same data.
+
+        Parameters
+        ----------
+        wavelength
+            Pixel centres, Angstrom, shape ``(n,)``.
+        labels
+            Priors that bound ``v_rad`` and ``v_sini``.
+
+        Returns
+        -------
+        ndarray of bool, shape ``(n,)``
+        """
+        grid = self.emulator.grid
+        v_rad, v_sini = labels["v_rad"].prior, labels["v_sini"].prior
+        width = v_sini.high / C_KMS / grid.dlnw + HALF_TAPS
+        low, high = (float(log_shift(torch.tensor(v, dtype=torch.float64))) / grid.dlnw for v in (v_rad.low, v_rad.high))
+        position = (np.log10(wavelength) - grid.start) / grid.step
+        usable = np.zeros(wavelength.shape, dtype=bool)
+        for start, stop in self.emulator.covered:
+            usable |= (position - high - width >= start) & (position - low + width <= stop - 1)
+        return usable

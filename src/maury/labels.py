@@ -1,0 +1,352 @@
+"""What is inferred: labels, their priors, and the exact map between the prior's support and R^n.
+
+The map is the probability integral transform: ``u = Phi^-1(F(x))`` with F the prior's cumulative distribution and Phi the standard
+normal's. Every real u is a point inside the prior's support, so no draw can leave it, and the prior of u is N(0, 1): a flow that does nothing
+returns the prior, and it keeps a finite density up to the bound itself (a logit box sends it to zero there).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from torch import Tensor
+
+from maury.errors import LabelError
+
+# ndtri of the smallest normal double is -37.5: beyond it x has long been the bound itself.
+_TINY = torch.finfo(torch.float64).tiny
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def log_standard_normal(u: Tensor) -> Tensor:
+    """Log density of N(0, 1), elementwise."""
+    return -0.5 * u.square() - _LOG_SQRT_2PI
+
+
+def _ndtri(p: Tensor) -> Tensor:
+    return torch.special.ndtri(p.clamp_min(_TINY))
+
+
+class _Prior(BaseModel):
+    """Base of the priors: a density on ``[low, high]`` and its map to R."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Prior:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"a prior needs finite bounds with low < high, not [{self.low}, {self.high}]")
+        return self
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        raise NotImplementedError
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line; the inverse of `from_normal`."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x``; ``-inf`` outside ``[low, high]``."""
+        inside = (x >= self.low) & (x <= self.high)
+        return torch.where(inside, self._log_prob(x.clamp(self.low, self.high)), -math.inf)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log_abs_det(self, u: Tensor) -> Tensor:
+        """``log |dx/du|`` at ``u``: by construction log N(u) - log p(x(u))."""
+        return log_standard_normal(u) - self._log_prob(self.from_normal(u))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior."""
+        raise NotImplementedError
+
+
+class Uniform(_Prior):
+    """Constant density on ``[low, high]``."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        # Each half counts from its own bound, so that neither loses digits.
+        step = (self.high - self.low) * torch.special.ndtr(-u.abs())
+        return torch.where(u < 0, self.low + step, self.high - step)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line."""
+        below, above = (x - self.low) / (self.high - self.low), (self.high - x) / (self.high - self.low)
+        return torch.where(below < above, _ndtri(below), -_ndtri(above))
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, -math.log(self.high - self.low))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior."""
+        return (self.high - self.low) / math.sqrt(12)
+
+
+class LogUniform(_Prior):
+    """Density proportional to 1/x on ``[low, high]``, ``low > 0``."""
+
+    kind: Literal["log-uniform"] = "log-uniform"
+
+    @model_validator(mode="after")
+    def _positive(self) -> LogUniform:
+        if self.low <= 0:
+            raise ValueError(f"a log-uniform prior needs low > 0, not {self.low}")
+        return self
+
+    @cached_property
+    def _log(self) -> Uniform:
+        return Uniform(low=math.log(self.low), high=math.log(self.high))
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        return self._log.from_normal(u).exp().clamp(self.low, self.high)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line."""
+        return self._log.to_normal(x.log().clamp(self._log.low, self._log.high))
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return -x.log() - math.log(self._log.high - self._log.low)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior."""
+        span = self._log.high - self._log.low
+        mean = (self.high - self.low) / span
+        return math.sqrt((self.high**2 - self.low**2) / (2 * span) - mean**2)
+
+
+class TruncatedNormal(_Prior):
+    """Normal density of ``mean`` and ``sigma``, cut to ``[low, high]``."""
+
+    kind: Literal["truncated-normal"] = "truncated-normal"
+    mean: float
+    sigma: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _has_mass(self) -> TruncatedNormal:
+        if self._mass < 1e-250:
+            raise ValueError(
+                f"the normal ({self.mean} +- {self.sigma}) has no mass in [{self.low}, {self.high}]"
+            )
+        return self
+
+    @cached_property
+    def _tails(self) -> tuple[Tensor, Tensor]:
+        """Lower-tail and upper-tail mass that is cut off."""
+        bounds = torch.tensor([self.low - self.mean, self.mean - self.high], dtype=torch.float64)
+        below, above = torch.special.ndtr(bounds / self.sigma)
+        return below, above
+
+    @cached_property
+    def _mass(self) -> float:
+        bounds = torch.tensor([self.low - self.mean, self.high - self.mean], dtype=torch.float64) / self.sigma
+        if bounds[0] > 0:
+            bounds = -bounds.flip(0)
+        return float(torch.special.ndtr(bounds[1]) - torch.special.ndtr(bounds[0]))
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        below, above = self._tails
+        p = below.to(u) + torch.special.ndtr(u) * self._mass
+        q = above.to(u) + torch.special.ndtr(-u) * self._mass
+        z = torch.where(p < q, _ndtri(p), -_ndtri(q))
+        return (self.mean + self.sigma * z).clamp(self.low, self.high)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line."""
+        below, above = self._tails
+        z = (x - self.mean) / self.sigma
+        p = (torch.special.ndtr(z) - below.to(x)) / self._mass
+        q = (torch.special.ndtr(-z) - above.to(x)) / self._mass
+        return torch.where(p < q, _ndtri(p), -_ndtri(q))
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return log_standard_normal((x - self.mean) / self.sigma) - math.log(self.sigma * self._mass)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior (by quadrature over its quantiles)."""
+        p = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+        return float(self.from_normal(torch.special.ndtri(p)).std())
+
+
+Prior = Uniform | LogUniform | TruncatedNormal
+_PRIOR: TypeAdapter[Prior] = TypeAdapter(Annotated[Prior, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class Label:
+    """One inferred quantity: its name (SDSS astra's), unit, prior, and how figures write it."""
+
+    name: str
+    prior: Prior
+    unit: str = ""
+    symbol: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a JSON card."""
+        return {"name": self.name, "unit": self.unit, "symbol": self.symbol, "prior": self.prior.model_dump()}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Label:
+        """Read what `to_dict` returned.
+
+        Raises
+        ------
+        LabelError
+            If the prior's kind or values are not possible.
+        """
+        name = str(entry.get("name", "?"))
+        try:
+            prior = _PRIOR.validate_python(entry["prior"])
+        except (KeyError, ValidationError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no prior"
+            raise LabelError(f"label {name}: {reason}") from None
+        return cls(name, prior, str(entry.get("unit", "")), str(entry.get("symbol", "")))
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """An ordered set of labels with independent priors.
+
+    Arrays of labels have the shape ``(..., n_labels)`` and are float64.
+
+    Raises
+    ------
+    LabelError
+        If two labels share a name.
+    """
+
+    labels: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise LabelError(f"two labels share a name: {', '.join(self.names)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterable[Label]:
+        return iter(self.labels)
+
+    def __getitem__(self, name: str) -> Label:
+        return self.labels[self.index(name)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in order."""
+        return tuple(label.name for label in self.labels)
+
+    def index(self, name: str) -> int:
+        """Return the place of a label.
+
+        Raises
+        ------
+        LabelError
+            If there is no such label.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise LabelError(f"no label {name!r}: the labels are {', '.join(self.names)}") from None
+
+    def select(self, names: Iterable[str]) -> LabelSet:
+        """Return the named labels, in the given order."""
+        return LabelSet(tuple(self[name] for name in names))
+
+    def with_priors(self, priors: Mapping[str, Prior]) -> LabelSet:
+        """Return a copy in which the named labels have other priors."""
+        for name in priors:
+            self.index(name)
+        return LabelSet(tuple(replace(label, prior=priors.get(label.name, label.prior)) for label in self.labels))
+
+    def __add__(self, other: LabelSet) -> LabelSet:
+        return LabelSet(self.labels + other.labels)
+
+    @property
+    def low(self) -> Tensor:
+        """Lower bounds, shape ``(n_labels,)``."""
+        return torch.tensor([label.prior.low for label in self.labels], dtype=torch.float64)
+
+    @property
+    def high(self) -> Tensor:
+        """Upper bounds, shape ``(n_labels,)``."""
+        return torch.tensor([label.prior.high for label in self.labels], dtype=torch.float64)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviations of the priors, shape ``(n_labels,)``."""
+        return torch.tensor([label.prior.std for label in self.labels], dtype=torch.float64)
+
+    def _each(self, method: str, values: Tensor) -> Tensor:
+        if values.shape[-1] != len(self):
+            raise LabelError(f"expected {len(self)} labels ({', '.join(self.names)}), not {values.shape[-1]}")
+        columns = [getattr(label.prior, method)(values[..., i]) for i, label in enumerate(self.labels)]
+        return torch.stack(columns, dim=-1)
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map R^n to the prior's support, ``(..., n_labels)`` to ``(..., n_labels)``."""
+        return self._each("from_normal", u)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map the prior's support to R^n; the inverse of `from_normal`."""
+        return self._each("to_normal", x)
+
+    def log_abs_det(self, u: Tensor) -> Tensor:
+        """``log |det dx/du|``, shape ``(...)``."""
+        return self._each("log_abs_det", u).sum(-1)
+
+    def scale(self, u: Tensor) -> Tensor:
+        """``dx/du`` of each label, shape ``(..., n_labels)``; what turns a Jacobian in x into one in u."""
+        return self._each("log_abs_det", u).exp()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log prior density, shape ``(...)``; ``-inf`` outside the support."""
+        return self._each("log_prob", x).sum(-1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``(n, n_labels)`` from the prior."""
+        return self.from_normal(torch.randn(n, len(self), generator=generator, dtype=torch.float64))
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return plain values for a JSON card."""
+        return [label.to_dict() for label in self.labels]
+
+    @classmethod
+    def from_list(cls, entries: Sequence[Mapping[str, Any]]) -> LabelSet:
+        """Read what `to_list` returned."""
+        return cls(tuple(Label.from_dict(entry) for entry in entries))
+
+
+UNITS = {"teff": "K", "logg": "dex", "m_h": "dex", "alpha_m": "dex", "v_rad": "km/s", "v_sini": "km/s", "jitter": ""}
+SYMBOLS = {
+    "teff": r"$T_{\rm eff}$",
+    "logg": r"$\log g$",
+    "m_h": r"[M/H]",
+    "alpha_m": r"[$\alpha$/M]",
+    "v_rad": r"$v_{\rm rad}$",
+    "v_sini": r"$v\,\sin i$",
+    "jitter": "jitter",
+}
+
+
+def label(name: str, prior: Prior) -> Label:
+    """Return a label with the unit and symbol that its name has everywhere in maury."""
+    return Label(name, prior, UNITS.get(name, ""), SYMBOLS.get(name, name))

@@ -1,0 +1,220 @@
+"""An emulator: stellar labels to the rest-frame spectrum, as principal components whose coefficients a small network gives."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from maury.errors import ModelError
+from maury.labels import LabelSet
+
+# Pixels over which a component fades to the continuum beyond the covered range.
+_FADE = 24
+
+
+class LabelNetwork(nn.Module):
+    """Multilayer perceptron from labels scaled to [-1, 1] to component coefficients in units of their spread."""
+
+    def __init__(self, n_labels: int, n_components: int, width: int, depth: int) -> None:
+        super().__init__()
+        sizes = [n_labels] + [width] * depth
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.out = nn.Linear(width, n_components)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, n_labels)`` to ``(n, n_components)``."""
+        for layer in self.hidden:
+            x = nn.functional.silu(layer(x))
+        return self.out(x)
+
+
+@dataclass(frozen=True)
+class LogGrid:
+    """Uniform grid in log10(wavelength / Angstrom), vacuum."""
+
+    start: float
+    step: float
+    n_pixels: int
+
+    @cached_property
+    def wavelength(self) -> Tensor:
+        """Pixel centres, Angstrom, shape ``(n_pixels,)``."""
+        return 10.0 ** (self.start + self.step * torch.arange(self.n_pixels, dtype=torch.float64))
+
+    @property
+    def dlnw(self) -> float:
+        """Pixel size in ln(wavelength)."""
+        return self.step * float(torch.log(torch.tensor(10.0, dtype=torch.float64)))
+
+
+class Emulator(nn.Module):
+    """Rest-frame flux over its pseudo-continuum, on a uniform logarithmic grid.
+
+    ``flux = mean + coefficients(labels) @ components`` on the covered pixel ranges; elsewhere it fades to 1, so that the
+    Fourier-space operations of the forward model meet no jump.
+
+    Parameters
+    ----------
+    labels
+        What the emulator takes, with uniform priors over its range.
+    grid
+        The logarithmic grid.
+    covered
+        Half-open pixel ranges in which the emulator knows the spectrum.
+    mean, components
+        Shapes ``(n_covered,)`` and ``(n_components, n_covered)``; the covered ranges laid end to end.
+    scale
+        Spread of each coefficient, shape ``(n_components,)``.
+    network
+        Labels in [-1, 1] to coefficients over ``scale``.
+    card
+        How it was made and how good it is.
+    """
+
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        grid: LogGrid,
+        covered: Sequence[tuple[int, int]],
+        mean: Tensor,
+        components: Tensor,
+        scale: Tensor,
+        network: LabelNetwork,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.labels, self.grid, self.covered = labels, grid, tuple((int(a), int(b)) for a, b in covered)
+        self.card = dict(card or {})
+        self.network = network
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("mean", 1 + self._on_grid(mean.float()[None] - 1)[0])
+        self.register_buffer("components", self._on_grid(components.float()))
+        self.register_buffer("_low", labels.low.float())
+        self.register_buffer("_range", (labels.high - labels.low).float())
+
+    def _on_grid(self, values: Tensor) -> Tensor:
+        """Lay values ``(n, n_covered)`` on the grid ``(n, n_pixels)``, fading to 0 outside the covered ranges."""
+        out = values.new_zeros(len(values), self.grid.n_pixels)
+        fade = torch.cos(torch.linspace(0, torch.pi / 2, _FADE + 2)[1:-1]).square().to(values)
+        offset = 0
+        for start, stop in self.covered:
+            chunk = values[:, offset : offset + stop - start]
+            out[:, start:stop] = chunk
+            before, after = torch.arange(start - 1, start - 1 - _FADE, -1), torch.arange(stop, stop + _FADE)
+            out[:, before % self.grid.n_pixels] += chunk[:, :1] * fade
+            out[:, after % self.grid.n_pixels] += chunk[:, -1:] * fade
+            offset += stop - start
+        return out
+
+    def coefficients(self, labels: Tensor) -> Tensor:
+        """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``."""
+        x = 2 * (labels.to(self._low) - self._low) / self._range - 1
+        return self.network(x) * self.scale
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Rest-frame flux over its pseudo-continuum, shape ``(n, n_pixels)``, of labels ``(n, n_labels)``."""
+        return torch.addmm(self.mean, self.coefficients(labels), self.components)
+
+    def covered_mask(self, margin_low: int = 0, margin_high: int = 0) -> Tensor:
+        """Grid pixels that stay covered when the spectrum moves, shape ``(n_pixels,)``, bool.
+
+        ``margin_low`` pixels are taken off the start of each covered range, ``margin_high`` off its end.
+        """
+        mask = torch.zeros(self.grid.n_pixels, dtype=torch.bool)
+        for start, stop in self.covered:
+            mask[start + margin_low : max(stop - margin_high, start + margin_low)] = True
+        return mask
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` (safetensors) and beside it the card (JSON); each appears whole or not at all."""
+        inside = self.covered_mask()
+        tensors = {f"network.{key}": value for key, value in self.network.state_dict().items()}
+        tensors["mean"] = self.mean[inside].float()
+        # Half precision costs 2e-5 of the continuum, far below the error of the network, and halves the file.
+        tensors["components"] = self.components[:, inside].half()
+        tensors["scale"] = self.scale
+        write_model(path, tensors, self.full_card())
+
+    def full_card(self) -> dict[str, Any]:
+        """Return the card with what `load` needs."""
+        return self.card | {
+            "labels": self.labels.to_list(),
+            "grid": {"log10_start": self.grid.start, "log10_step": self.grid.step, "n_pixels": self.grid.n_pixels},
+            "covered": [list(pair) for pair in self.covered],
+            "network": {"width": self.network.out.in_features, "depth": len(self.network.hidden)},
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Emulator:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ModelError
+            If the file or its card is missing or damaged.
+        """
+        tensors, card = read_model(path)
+        try:
+            labels = LabelSet.from_list(card["labels"])
+            grid = LogGrid(card["grid"]["log10_start"], card["grid"]["log10_step"], card["grid"]["n_pixels"])
+            network = LabelNetwork(len(labels), len(tensors["scale"]), **card["network"])
+            network.load_state_dict(
+                {k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")}
+            )
+            arrays = (tensors["mean"], tensors["components"], tensors["scale"])
+            return cls(labels, grid, card["covered"], *arrays, network, card).eval()
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ModelError(f"{path}: its card and its weights do not fit together ({error})") from None
+
+
+def principal_components(deviations: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Leading principal components ``(n, n_pixels)`` of ``(n_spectra, n_pixels)`` with mean zero, and the spread along each ``(n,)``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _, singular, vectors = torch.svd_lowrank(deviations, q=n + 20, niter=6)
+    return vectors[:, :n].T.contiguous(), singular[:n] / len(deviations) ** 0.5
+
+
+def write_model(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+    """Write weights (safetensors) and their card (JSON, same stem), each by a temporary name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = {
+        path: save({key: value.detach().contiguous().cpu() for key, value in tensors.items()}),
+        path.with_suffix(".json"): (json.dumps(card, indent=1) + "\n").encode(),
+    }
+    for target, data in contents.items():
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read weights and their card.
+
+    Raises
+    ------
+    ModelError
+        If either is missing or cannot be read.
+    """
+    path = Path(path)
+    try:
+        return load_file(path), json.loads(path.with_suffix(".json").read_text())
+    except FileNotFoundError as error:
+        raise ModelError(f"{error.filename or path}: no such file; a model is a .safetensors with a .json card") from None
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read as a model ({error})") from None

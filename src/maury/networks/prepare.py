@@ -1,0 +1,257 @@
+"""What a network sees of a spectrum: masked, normalised, cross-correlated and aligned to rest.
+
+The same code prepares simulated and observed spectra; every step uses the spectrum's own errors and mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maury.constants import C_KMS
+from maury.forward.continuum import chebyshev_basis, fit_continuum
+from maury.forward.doppler import log_shift
+from maury.forward.model import ForwardModel
+from maury.labels import LabelSet
+from maury.libraries.emulator import principal_components
+
+DEGREE = 4
+# Fractional error that no spectrum is believed below while it is being prepared.
+_FLOOR = 0.01
+_TEMPLATE_TEFF = (3800.0, 4500.0, 5300.0, 6400.0)
+_TEMPLATE_V_SINI = (4.0, 30.0, 80.0)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Spectra as the featurizer takes them.
+
+    Attributes
+    ----------
+    pixels
+        Aligned flux over continuum, minus the mean spectrum, in units of 0.1, masked pixels filled; shape ``(n, n_rest)``.
+    summary
+        Component coefficients, noise level, lost share, velocity and its significance; shape ``(n, n_summary)``.
+    v_align
+        Velocity that was taken out, km/s, shape ``(n,)``, float64.
+    """
+
+    pixels: Tensor
+    summary: Tensor
+    v_align: Tensor
+
+
+class Preparation(nn.Module):
+    """Prepares spectra on the emulator's logarithmic grid.
+
+    Parameters
+    ----------
+    covered
+        Half-open pixel ranges of the emulator.
+    n_pixels
+        Pixels of the observed spectra (the leading part of the emulator's grid).
+    dlnw
+        Pixel size in ln(wavelength).
+    templates
+        Continuum-normalised rest-frame spectra less 1, on the grid, shape ``(n_templates, n_pixels)``.
+    mean, components, scale
+        Mean of prepared spectra on the covered pixels, their principal components and the components' spread; shapes ``(n_rest,)``,
+        ``(n_components, n_rest)``, ``(n_components,)``.
+    v_rad
+        Bounds of the prior of ``v_rad``, km/s.
+    """
+
+    templates: Tensor
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        covered: tuple[tuple[int, int], ...],
+        n_pixels: int,
+        dlnw: float,
+        templates: Tensor,
+        mean: Tensor,
+        components: Tensor,
+        scale: Tensor,
+        v_rad: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        self.covered, self.n_pixels, self.dlnw, self.v_rad = covered, n_pixels, dlnw, v_rad
+        for name, value in (("templates", templates), ("mean", mean), ("components", components), ("scale", scale)):
+            self.register_buffer(name, value.float())
+        low, high = (float(log_shift(torch.tensor(v, dtype=torch.float64))) / dlnw for v in v_rad)
+        self.lags = torch.arange(int(np.floor(low)), int(np.ceil(high)) + 1)
+        rest = torch.cat([torch.arange(a, b) for a, b in covered])
+        self.register_buffer("rest", rest, persistent=False)
+        self._chips = [(slice(a, b), chebyshev_basis(b - a, 2 * DEGREE).float()) for a, b in covered]
+        # Pairs of pixels are summed before the cross-correlation: half the work, and lines are wider than that.
+        observed = torch.cat([torch.arange(a, b - (b - a) % 2) for a, b in covered])
+        self.register_buffer("observed", observed, persistent=False)
+        shifted = self.templates[:, (observed[None] - self.lags[:, None]) % n_pixels]
+        shifted = shifted.unflatten(-1, (-1, 2)).mean(-1).flatten(0, 1).T.contiguous()
+        self.register_buffer("shifted", shifted, persistent=False)
+        self.register_buffer("shifted_sq", shifted.square(), persistent=False)
+        self._build_least_squares()
+
+    def _build_least_squares(self) -> None:
+        """Design of the fit by components and chip continua, and the products its normal matrix needs."""
+        n = len(self.mean)
+        tilt = torch.zeros(len(self._chips) * (DEGREE + 1), n)
+        offset = 0
+        for i, (chip, basis) in enumerate(self._chips):
+            size = chip.stop - chip.start
+            rows = slice(i * (DEGREE + 1), (i + 1) * (DEGREE + 1))
+            tilt[rows, offset : offset + size] = basis[:, : DEGREE + 1].T
+            offset += size
+        self.register_buffer("tilt", tilt, persistent=False)
+        design = torch.cat([self.components, tilt * self.mean])
+        j, k = torch.tril_indices(len(design), len(design))
+        self.register_buffer("design", design, persistent=False)
+        self.register_buffer("products", (design[j] * design[k]).T.contiguous(), persistent=False)
+        self.register_buffer("precision", torch.cat([self.scale**-2, torch.full((len(tilt),), 100.0)]), persistent=False)
+        index = torch.zeros(len(design), len(design), dtype=torch.long)
+        index[j, k] = index[k, j] = torch.arange(len(j))
+        self.register_buffer("index", index, persistent=False)
+
+    @property
+    def n_rest(self) -> int:
+        """Length of ``Prepared.pixels``."""
+        return len(self.mean)
+
+    @property
+    def n_summary(self) -> int:
+        """Length of ``Prepared.summary``."""
+        return len(self.design) + 2 * len(self._chips) + 3
+
+    def normalise(self, flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
+        """Divide each chip by a smooth fit; ``(n, n_pixels)`` to flux and weights ``1 / (sigma^2 + 0.01^2)`` of the same shape.
+
+        Pixels outside the emulator's range, and chips without enough good pixels, get weight 0.
+        """
+        out, weights = torch.ones_like(flux), torch.zeros_like(flux)
+        for chip, basis in self._chips:
+            f, w = flux[:, chip], ivar[:, chip]
+            continuum = fit_continuum(f, w, basis)
+            scaled = w * continuum.square()
+            good = (w > 0) & ((w > 0).sum(1, keepdim=True) > 4 * (DEGREE + 1))
+            # A pixel three times above or below the continuum's level tells of a defect, not of the star.
+            out[:, chip] = torch.where(good, (f / continuum).clamp(-2, 4), 1.0)
+            weights[:, chip] = torch.where(good, scaled / (1 + _FLOOR**2 * scaled), 0.0)
+        return out, weights
+
+    def cross_correlate(self, flux: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Best lag in pixels, shape ``(n,)``, and the chi-squared that it gains, for normalised spectra."""
+        w = weights[:, self.observed].unflatten(1, (-1, 2))
+        wd = (w * (flux[:, self.observed] - 1).unflatten(1, (-1, 2))).sum(-1)
+        match = wd @ self.shifted
+        gain = match.clamp_min(0).square() / (w.sum(-1) @ self.shifted_sq).clamp_min(1e-6)
+        best = gain.max(1)
+        return self.lags[best.indices % len(self.lags)], best.values
+
+    @torch.no_grad()
+    def forward(self, flux: Tensor, ivar: Tensor) -> Prepared:
+        """Prepare spectra ``(n, n_pixels)`` in any linear flux unit."""
+        flux, weights = self.normalise(flux, ivar)
+        lag, gain = self.cross_correlate(flux, weights)
+        take = self.rest + lag[:, None]
+        f, w = flux.gather(1, take), weights.gather(1, take)
+        coefficients, residual, recon = self._least_squares(f, w)
+        n_components = len(self.scale)
+        continuum = 1 + coefficients[:, n_components:] @ self.tilt
+        pixels = torch.where(w > 0, f / continuum.clamp_min(0.2), recon) - self.mean
+
+        used = (w > 0).float()
+        count = used.sum(1).clamp_min(1)
+        per_chip = [(c, used[:, c], w[:, c]) for c in self._rest_slices()]
+        noise = torch.stack([(wc.sum(1) / uc.sum(1).clamp_min(1)).clamp_min(1).log() for _, uc, wc in per_chip], dim=1)
+        kept = torch.stack([uc.mean(1) for _, uc, _ in per_chip], dim=1)
+        excess = (residual.square() * w).sum(1).div(count).clamp_min(1e-3).log()
+        v_align = C_KMS * torch.tanh(lag.double() * self.dlnw)
+        summary = torch.cat(
+            [
+                coefficients[:, :n_components] / self.scale,
+                coefficients[:, n_components:] * 30,
+                (noise - 8) / 2,
+                kept,
+                excess[:, None],
+                (gain.clamp_min(1).log()[:, None] - 8) / 3,
+                (v_align / 100).float()[:, None],
+            ],
+            dim=1,
+        )
+        return Prepared((pixels * 10).clamp(-10, 10), summary.clamp(-20, 20), v_align.clamp(*self.v_rad))
+
+    def _rest_slices(self) -> list[slice]:
+        edges = np.cumsum([0] + [b - a for a, b in self.covered])
+        return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+    def _least_squares(self, flux: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients of components and continua that fit aligned spectra, the residual, and the fitted spectrum at continuum 1."""
+        matrix = (weights @ self.products)[:, self.index] + torch.diag(self.precision)
+        difference = flux - self.mean
+        right = (weights * difference) @ self.design.T
+        coefficients = torch.cholesky_solve(right[..., None], torch.linalg.cholesky(matrix))[..., 0]
+        residual = difference - coefficients @ self.design
+        return coefficients, residual, self.mean + coefficients[:, : len(self.scale)] @ self.components
+
+
+@torch.no_grad()
+def build_preparation(
+    model: ForwardModel, labels: LabelSet, n_pixels: int, *, n_components: int = 40, n_spectra: int = 6000, seed: int = 0
+) -> Preparation:
+    """Compute templates and principal components of prepared, noise-free spectra.
+
+    Parameters
+    ----------
+    model
+        The forward model.
+    labels
+        Its labels with their priors.
+    n_pixels
+        Leading pixels of the emulator's grid that observed spectra have.
+    n_components, n_spectra, seed
+        Size of the basis, spectra it is computed from, and their seed.
+    """
+    emulator, labels = model.emulator, labels.select(model.label_names)
+    names = labels.names
+    middle = (labels.low + labels.high) / 2
+    grid = [(t, v) for t in _TEMPLATE_TEFF for v in _TEMPLATE_V_SINI]
+    points = middle.repeat(len(grid), 1)
+    points[:, [names.index(n) for n in ("teff", "v_sini")]] = torch.tensor(grid, dtype=torch.float64)
+    points[:, names.index("v_rad")] = 0
+    n_rest = sum(b - a for a, b in emulator.covered)
+    v = labels["v_rad"].prior
+    start = Preparation(
+        emulator.covered,
+        n_pixels,
+        emulator.grid.dlnw,
+        torch.zeros(1, n_pixels),
+        torch.zeros(n_rest),
+        torch.zeros(1, n_rest),
+        torch.ones(1),
+        (v.low, v.high),
+    )
+
+    def normalised(theta: torch.Tensor) -> Tensor:
+        return torch.cat(
+            [
+                start.normalise(flux[:, :n_pixels], torch.full_like(flux[:, :n_pixels], 1e4))[0] - 1
+                for flux in map(model, theta.clamp(labels.low, labels.high).split(256))
+            ]
+        )
+
+    templates = normalised(points)
+    generator = torch.Generator().manual_seed(seed)
+    draws = labels.sample(n_spectra, generator)
+    pixel = C_KMS * emulator.grid.dlnw
+    draws[:, names.index("v_rad")] = 1.4 * pixel * (torch.rand(n_spectra, generator=generator, dtype=torch.float64) - 0.5)
+    spectra = 1 + normalised(draws)[:, start.rest]
+    mean = spectra.mean(0)
+    spectra -= mean
+    components, scale = principal_components(spectra, n_components, seed)
+    return Preparation(emulator.covered, n_pixels, emulator.grid.dlnw, templates, mean, components, scale, (v.low, v.high))

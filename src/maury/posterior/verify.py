@@ -1,0 +1,193 @@
+"""From a flow's answer to a verified posterior: refine, propose, weigh, and check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from maury.forward.likelihood import Likelihood
+from maury.labels import LabelSet
+from maury.networks.estimator import Estimator
+from maury.posterior.importance import Weighted, pareto_smooth
+from maury.posterior.nested import nested_sampling
+from maury.posterior.proposal import FlowAndJitter, Mixture, Proposal, StudentT
+from maury.posterior.refine import Modes, Target, find_modes, spread_out
+
+KHAT_LIMIT = 0.7
+# Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
+_FLOW_SHARE = 0.1
+_MODE_FLOOR = 0.02
+_STARTS = 4
+_ROUNDS = 5
+_ENOUGH = 0.4
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found, over ``u``.
+
+    Attributes
+    ----------
+    draws
+        Weighted draws.
+    log_weights
+        Pareto-smoothed, normalised log weights, shape ``(n,)``.
+    khat
+        Shape of the raw weights' tail; of the last importance sampling if nested sampling took over.
+    log_evidence
+        Log of the integral of likelihood times prior.
+    method
+        ``"refined"`` or ``"nested"``.
+    modes
+        The maxima that were found.
+    flow
+        Draws of the flow alone, shape ``(n_flow, n_labels)``, without nuisances.
+    target
+        The exact posterior, with its reference continuum.
+    evaluations
+        Likelihood evaluations spent.
+    """
+
+    draws: Weighted
+    log_weights: Tensor
+    khat: float
+    log_evidence: float
+    method: str
+    modes: Modes
+    flow: Tensor
+    target: Target
+    evaluations: int
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the raw weights."""
+        return self.draws.ess
+
+
+def _jitter_guess(likelihood: Likelihood, theta: Tensor, labels: LabelSet) -> Tensor:
+    """Jitter that explains the residual's excess over the noise (a moment estimate)."""
+    fit = likelihood.fit(theta)
+    residual, flux = torch.from_numpy(fit.residual), torch.from_numpy(fit.flux)
+    # Medians: a few wild pixels are not jitter.
+    scatter = (residual / flux).abs().median() * 1.4826
+    noise = (likelihood.variance.sqrt() / flux).abs().median()
+    prior = labels["jitter"].prior
+    return (scatter.square() - noise.square()).clamp_min(0).sqrt().clamp(prior.low * 2, prior.high / 2)
+
+
+def _start(
+    likelihood: Likelihood, labels: LabelSet, flow: Tensor, pilot: int
+) -> tuple[Target, Tensor, int]:
+    """Choose starts among the flow's draws, and set the reference continuum by the best of them."""
+    target = Target(likelihood, labels)
+    middle = labels.to_normal(torch.cat([labels.low[:-1] * 0.5 + labels.high[:-1] * 0.5, torch.tensor([0.01])]))
+    u = torch.cat([flow[:pilot], middle[-1].expand(pilot, 1)], dim=1)
+    value = target.log_prob(u)
+    theta = labels.from_normal(u[value.argmax()])
+    for _ in range(2):
+        theta[-1] = _jitter_guess(target.likelihood, theta, labels)
+        target = Target(target.likelihood.refer(theta), labels)
+    u[:, -1] = labels.to_normal(theta)[-1]
+    return target, spread_out(u, value, _STARTS), pilot
+
+
+def _proposal(modes: Modes, flow: Proposal) -> Mixture:
+    mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
+    weights = torch.cat([torch.tensor([_FLOW_SHARE], dtype=torch.float64), (1 - _FLOW_SHARE) * mass / mass.sum()])
+    return Mixture([flow, *(StudentT(u, f) for u, f in zip(modes.u, modes.factor, strict=True))], weights)
+
+
+def _adapted(draws: Weighted, previous: Mixture) -> Mixture:
+    """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it."""
+    log_weights, _ = pareto_smooth(draws.log_weights)
+    w = (log_weights - torch.logsumexp(log_weights, 0)).exp()
+    mean = w @ draws.u
+    offset = draws.u - mean
+    covariance = (w[:, None] * offset).T @ offset
+    # Few effective draws underestimate a covariance; the Student-t and this floor keep the proposal wider than the target.
+    covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
+    part = StudentT(mean, torch.linalg.cholesky(1.2 * covariance))
+    return Mixture([*previous.parts, part], torch.cat([0.5 * previous.weights, torch.tensor([0.5]).to(previous.weights)]))
+
+
+def _weigh(target: Target, proposals: list[Mixture], counts: list[int], u: Tensor, log_likelihood: Tensor) -> Weighted:
+    """Weights against the mixture of all proposals used so far (Veach & Guibas' balance heuristic)."""
+    share = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+    return Weighted(u, log_likelihood, target.log_prior(u), Mixture(proposals, share).log_prob(u))
+
+
+def verify(
+    likelihood: Likelihood,
+    labels: LabelSet,
+    estimator: Estimator,
+    context: Tensor,
+    v_align: Tensor,
+    *,
+    draws: int,
+    generator: torch.Generator,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Verified:
+    """Correct a flow's posterior of one spectrum to the exact one.
+
+    Parameters
+    ----------
+    likelihood
+        Of the spectrum.
+    labels
+        The model's labels and ``jitter``.
+    estimator, context, v_align
+        The flow and its context of this spectrum, ``(n_features,)`` and ``()``.
+    draws
+        Importance draws a round; more rounds follow while the weights are uneven.
+    generator
+        Source of randomness.
+    progress
+        Told what stage begins.
+
+    Raises
+    ------
+    InferenceError
+        If no draw has any posterior density.
+    """
+    flow_draws = estimator.sample(max(draws, 256), context, v_align, generator)
+    target, starts, evaluations = _start(likelihood, labels, flow_draws, 192)
+    progress("refine")
+    modes = find_modes(target, starts)
+    target = Target(target.likelihood.refer(labels.from_normal(modes.u[0])), labels)
+    modes = replace(find_modes(target, modes.u), evaluations=modes.evaluations)
+    evaluations += 2 * modes.evaluations
+
+    progress("weigh")
+    jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
+    proposal = _proposal(modes, FlowAndJitter(estimator, context, v_align, jitter))
+    proposals, counts = [], []
+    u, log_likelihood = torch.empty(0, len(labels), dtype=torch.float64), torch.empty(0, dtype=torch.float64)
+    for _ in range(_ROUNDS):
+        new = proposal.sample(draws, generator)
+        u, log_likelihood = torch.cat([u, new]), torch.cat([log_likelihood, target.log_likelihood(new)])
+        proposals.append(proposal)
+        counts.append(draws)
+        weighted = _weigh(target, proposals, counts, u, log_likelihood)
+        log_weights, khat = pareto_smooth(weighted.log_weights)
+        if khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
+            break
+        proposal = _adapted(weighted, proposal)
+    evaluations += sum(counts)
+    result = Verified(
+        weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations
+    )
+    if khat <= KHAT_LIMIT:
+        return result
+    progress("nested sampling")
+    nested = nested_sampling(target, generator)
+    return replace(
+        result,
+        draws=nested.draws,
+        log_weights=nested.log_weights,
+        log_evidence=nested.log_evidence,
+        method="nested",
+        evaluations=evaluations + nested.evaluations,
+    )

@@ -1,0 +1,61 @@
+"""Irregular detector pixels onto a uniform logarithmic grid, for networks only: likelihoods use the pixels as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Half width of the local fit, in output pixels and in input spacings: at least three input pixels must lie inside.
+_HALF_WIDTH = 1.7
+_SPACINGS = 1.4
+# A value is an interpolation only if a good input pixel lies this near (output pixels).
+_NEAR = 0.8
+
+
+def regrid(
+    position: NDArray[np.float64], flux: NDArray[np.float64], ivar: NDArray[np.float64], n_out: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Local quadratic fit at each output pixel: no broadening to third order, masks and errors respected.
+
+    Parameters
+    ----------
+    position
+        Of each input pixel, in output pixels from 0, shape ``(n_in,)``.
+    flux, ivar
+        Shape ``(n_in,)``; ``ivar`` 0 where unusable.
+    n_out
+        Output pixels.
+
+    Returns
+    -------
+    flux, ivar : ndarray, shape ``(n_out,)``
+        ``ivar`` shares each input pixel's inverse variance among its two neighbours, so that the information is conserved; it is
+        0 where the output is not held by good pixels.
+    """
+    good = ivar > 0
+    p, f, w = position[good], flux[good], ivar[good]
+    nearest = np.round(p).astype(np.int64)
+    spacing = np.gradient(position)[good] if len(position) > 1 else np.ones_like(p)
+    half = np.maximum(_HALF_WIDTH, _SPACINGS * np.abs(spacing))
+    # A few wild errors must not leave the fit to a single pixel.
+    relative = w / np.median(w) if len(w) else w
+    moments = np.zeros((8, n_out))
+    share, near = np.zeros(n_out), np.zeros(n_out, dtype=bool)
+    for offset in range(-int(np.ceil(half.max(initial=1))), int(np.ceil(half.max(initial=1))) + 1):
+        index = nearest + offset
+        d = p - index
+        kernel = np.clip(1 - (d / half) ** 2, 0, None) * np.clip(relative, 1e-4, 4)
+        use = (kernel > 0) & (index >= 0) & (index < n_out)
+        i, d, k = index[use], d[use], kernel[use]
+        for power in range(5):
+            moments[power] += np.bincount(i, k * d**power, minlength=n_out)
+        for power in range(3):
+            moments[5 + power] += np.bincount(i, k * d**power * f[use], minlength=n_out)
+        share += np.bincount(i, np.clip(1 - np.abs(d), 0, None) * w[use], minlength=n_out)
+        near[i[np.abs(d) < _NEAR]] = True
+    s0, s1, s2, s3, s4, r0, r1, r2 = moments
+    # Cramer's rule for the constant term of the 3 x 3 normal equations.
+    determinant = s0 * (s2 * s4 - s3**2) - s1 * (s1 * s4 - s2 * s3) + s2 * (s1 * s3 - s2**2)
+    value = r0 * (s2 * s4 - s3**2) - s1 * (r1 * s4 - r2 * s3) + s2 * (r1 * s3 - r2 * s2)
+    held = near & (determinant > 1e-3 * s0**3) & (share > 0)
+    return np.where(held, value / np.where(held, determinant, 1), 0.0), np.where(held, share, 0.0)

@@ -1,0 +1,134 @@
+"""What an observed spectrum is, whatever file it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maury.errors import SpectrumError
+
+APSTAR_LOG10_START = 4.179
+APSTAR_LOG10_STEP = 6e-6
+APSTAR_N_PIXELS = 8575
+# 0-based, half-open; the layout of data releases 13-17 (blue, green, red).
+APSTAR_CHIPS = ((246, 3274), (3585, 6080), (6344, 8335))
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """Where a detector's pixels lie.
+
+    Parameters
+    ----------
+    wavelength
+        Pixel centres, vacuum, Angstrom, shape ``(n_pixels,)``; strictly rising.
+    chips
+        ``(start, stop)`` pixel ranges, 0-based and half-open, one for each chip. Each has a continuum of its own.
+
+    Raises
+    ------
+    SpectrumError
+        If the wavelengths are not finite, positive and strictly rising, or a chip leaves the array.
+    """
+
+    wavelength: NDArray[np.float64]
+    chips: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        wavelength = np.asarray(self.wavelength, dtype=np.float64)
+        object.__setattr__(self, "wavelength", wavelength)
+        if wavelength.ndim != 1 or wavelength.size < 2:
+            raise SpectrumError(f"wavelength must be a vector of pixels, not of shape {wavelength.shape}")
+        if not np.all(np.isfinite(wavelength)) or wavelength[0] <= 0:
+            raise SpectrumError("wavelength holds values that are not finite and positive (Angstrom, vacuum)")
+        if not np.all(np.diff(wavelength) > 0):
+            raise SpectrumError("wavelength must rise strictly: sort the pixels and drop duplicates")
+        for start, stop in self.chips:
+            if not 0 <= start < stop <= wavelength.size:
+                raise SpectrumError(f"chip {start}:{stop} leaves the {wavelength.size} pixels")
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels."""
+        return self.wavelength.size
+
+
+def apstar_grid() -> PixelGrid:
+    """Return the common grid of APOGEE's combined spectra: 8575 pixels, uniform in log10(wavelength)."""
+    wavelength = 10.0 ** (APSTAR_LOG10_START + APSTAR_LOG10_STEP * np.arange(APSTAR_N_PIXELS))
+    return PixelGrid(wavelength, APSTAR_CHIPS)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """One observed spectrum.
+
+    Parameters
+    ----------
+    grid
+        The pixels.
+    flux
+        Flux in any linear unit, shape ``(n_pixels,)``; finite wherever ``ivar > 0``.
+    ivar
+        Inverse variance of the flux, shape ``(n_pixels,)``; 0 where a pixel must not be used.
+    id
+        The object's name.
+    frame
+        ``"observatory"``, ``"barycentric"`` or ``"rest"``: in which frame the wavelengths are.
+    v_correction
+        What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown.
+    bitmask
+        The file's own pixel mask, shape ``(n_pixels,)``, kept for pictures and for other rules; None where absent.
+    lsf
+        Line-spread coefficients as the file gives them, shape ``(n_chips, n_coefficients)``, in the order of ``grid.chips``; None where
+        absent.
+    path, index
+        The file it came from and its place in it.
+    meta
+        Whatever else the header said that a user may want to see again.
+    """
+
+    grid: PixelGrid
+    flux: NDArray[np.float64]
+    ivar: NDArray[np.float64]
+    id: str = ""
+    frame: str = "observatory"
+    v_correction: float | None = None
+    bitmask: NDArray[np.int64] | None = None
+    lsf: NDArray[np.float64] | None = None
+    path: str = ""
+    index: int = 0
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        flux = np.asarray(self.flux, dtype=np.float64)
+        ivar = np.asarray(self.ivar, dtype=np.float64)
+        for name, array in (("flux", flux), ("ivar", ivar)):
+            if array.shape != (self.grid.n_pixels,):
+                raise SpectrumError(
+                    f"{name} has shape {array.shape} but there are {self.grid.n_pixels} wavelengths"
+                )
+        if not np.all(np.isfinite(ivar)) or np.any(ivar < 0):
+            raise SpectrumError("ivar must be finite and >= 0: set it to 0 where a pixel is bad")
+        if not np.all(np.isfinite(flux[ivar > 0])):
+            raise SpectrumError("flux is not finite where ivar > 0: set ivar to 0 there")
+        object.__setattr__(self, "flux", np.where(np.isfinite(flux), flux, 0.0))
+        object.__setattr__(self, "ivar", ivar)
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Usable pixels, shape ``(n_pixels,)``."""
+        return self.ivar > 0
+
+    @property
+    def snr(self) -> float:
+        """Median signal-to-noise ratio of the usable pixels (0 if there are none)."""
+        good = self.good
+        return float(np.median(self.flux[good] * np.sqrt(self.ivar[good]))) if good.any() else 0.0
+
+    def masked(self, reject: NDArray[np.bool_]) -> Spectrum:
+        """Return a copy with the pixels in ``reject``, shape ``(n_pixels,)``, taken out of use."""
+        return replace(self, ivar=np.where(reject, 0.0, self.ivar))

@@ -1,0 +1,124 @@
+"""Simulated observations, made on the fly: what an estimator is trained on and what calibration is checked with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from maury.forward.continuum import chebyshev_basis
+from maury.forward.model import ForwardModel
+from maury.labels import LabelSet
+from maury.spectra.spectrum import PixelGrid
+
+
+# Runs of masked pixels are 1 to this many apStar pixels long.
+_RUN_LENGTHS = 8
+
+
+class Observing(BaseModel):
+    """How simulated spectra are observed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    snr: tuple[float, float] = Field((10.0, 300.0), description="range of the signal-to-noise ratio a pixel, log-uniform")
+    masked: tuple[float, float] = Field((0.0, 0.2), description="range of the share of pixels lost in short runs")
+    gap_probability: float = Field(0.1, description="chance of a lost stretch of 100 to 600 pixels")
+    chip_loss_probability: float = Field(0.01, description="chance, chip by chip, that it is lost whole")
+    sky_share: float = Field(0.04, description="share of pixels whose error is inflated up to 5 times")
+    chip_spread: float = Field(0.25, description="standard deviation of ln(error) between chips")
+    continuum_degree: int = Field(4, ge=0)
+    continuum_spread: float = Field(0.15, description="standard deviation of the first-order continuum coefficient; falls as 1/order")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A batch of simulated observations.
+
+    ``labels`` is ``(n, n_labels)`` float64 with the nuisance ``jitter`` as last column; ``flux`` and ``ivar`` are
+    ``(n, n_pixels)`` float32; ``continuum`` is what multiplied the model and ``snr`` ``(n,)`` the ratio drawn.
+    """
+
+    labels: Tensor
+    flux: Tensor
+    ivar: Tensor
+    continuum: Tensor
+    snr: Tensor
+
+
+class Simulator:
+    """Draws labels from the prior and observes the forward model's spectra.
+
+    Parameters
+    ----------
+    model
+        The forward model.
+    labels
+        The model's labels and then ``jitter``, with their priors.
+    grid
+        Detector pixels; chips outside the emulator's range are masked.
+    observing
+        Noise, masks and continua.
+    """
+
+    def __init__(self, model: ForwardModel, labels: LabelSet, grid: PixelGrid, observing: Observing) -> None:
+        self.model, self.labels, self.grid, self.observing = model, labels, grid, observing
+        self.sampler = model.sampler(grid)
+        self.usable = torch.from_numpy(model.usable(grid.wavelength, labels))
+        self._chebyshev = [chebyshev_basis(b - a, observing.continuum_degree).float() for a, b in grid.chips]
+        # Finer pixels mean longer runs and gaps.
+        self._pixel_scale = max(1.0, sum(b - a for a, b in grid.chips) / 7500)
+
+    @torch.no_grad()
+    def __call__(self, n: int, generator: torch.Generator) -> Simulation:
+        """Simulate ``n`` spectra."""
+        labels = self.labels.sample(n, generator)
+        clean = self.sampler(self.model(labels[:, :-1]))
+        continuum = self._continuum(n, generator)
+        signal = clean * continuum
+        snr, sigma = self._errors(n, generator)
+        sigma = sigma * continuum
+        jitter = labels[:, -1:].float() * signal
+        flux = signal + torch.randn(signal.shape, generator=generator) * (sigma.square() + jitter.square()).sqrt()
+        keep = self.usable & ~self._masks(n, generator)
+        return Simulation(labels, torch.where(keep, flux, 0.0), torch.where(keep, sigma**-2, 0.0), continuum, snr)
+
+    def _continuum(self, n: int, generator: torch.Generator) -> Tensor:
+        out = torch.ones(n, self.grid.n_pixels)
+        order = torch.arange(self.observing.continuum_degree + 1).clamp_min(1)
+        for (start, stop), basis in zip(self.grid.chips, self._chebyshev, strict=True):
+            c = torch.randn(n, len(order), generator=generator) * self.observing.continuum_spread / order
+            out[:, start:stop] = (1 + c @ basis.T).clamp_min(0.2)
+        return out
+
+    def _errors(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        low, high = (math.log(v) for v in self.observing.snr)
+        snr = torch.exp(low + (high - low) * torch.rand(n, generator=generator))
+        sigma = (1 / snr)[:, None].repeat(1, self.grid.n_pixels)
+        for start, stop in self.grid.chips:
+            sigma[:, start:stop] *= torch.exp(self.observing.chip_spread * torch.randn(n, 1, generator=generator))
+        sky = torch.rand(sigma.shape, generator=generator)
+        return snr, sigma * torch.where(sky < self.observing.sky_share, 1 + 4 * sky / self.observing.sky_share, 1.0)
+
+    def _masks(self, n: int, generator: torch.Generator) -> Tensor:
+        low, high = self.observing.masked
+        share = low + (high - low) * torch.rand(n, 1, generator=generator)
+        lost = torch.zeros(n, self.grid.n_pixels, dtype=torch.bool)
+        # Labels are independent draws, so that blocks of the batch may as well differ in the length of their runs.
+        for rows, length in zip(torch.arange(n).chunk(_RUN_LENGTHS), range(1, _RUN_LENGTHS + 1), strict=False):
+            pixels = round(self._pixel_scale * length)
+            starts = torch.rand(len(rows), self.grid.n_pixels, generator=generator) < share[rows] / pixels
+            block = lost[rows[0] : rows[-1] + 1]
+            for k in range(pixels):
+                block[:, k:] |= starts[:, : self.grid.n_pixels - k]
+        width = (self._pixel_scale * torch.randint(100, 600, (n, 1), generator=generator)).long()
+        first = torch.randint(self.grid.n_pixels, (n, 1), generator=generator)
+        gap = torch.rand(n, 1, generator=generator) < self.observing.gap_probability
+        for row in gap[:, 0].nonzero()[:, 0].tolist():
+            lost[row, int(first[row]) : int(first[row] + width[row])] = True
+        for start, stop in self.grid.chips:
+            lost[:, start:stop] |= torch.rand(n, 1, generator=generator) < self.observing.chip_loss_probability
+        return lost
