@@ -149,7 +149,7 @@ class Likelihood:
     def curvature(self, labels: Tensor) -> Curvature:
         """Gradient and expected information at labels ``(n, n_labels)``, the continuum projected out.
 
-        The dependence of the pixel variance on the spectrum is left out of both: its share of the information is 2 jitter^2.
+        What the variance's dependence on the spectrum adds to the information is left out: its share is 2 jitter^2.
         """
         y, variance = self._normalised()
         grid_flux, grid_slopes = self.model.jacobian(labels[:, :-1])
@@ -159,6 +159,9 @@ class Likelihood:
         w = 1 / (variance + (jitter * m).square())
         continuum = self._continuum(m, w, y - m)
         r = y - m * continuum
+        # The variance grows with the model: half of d(-ln V - r^2 / V) by the labels.
+        by_variance = jitter.square() * m * w * (w * r.square() - 1)
+        by_labels = (slopes @ by_variance[..., None])[..., 0]
         slopes = slopes * continuum[:, None]
         weighted = slopes * w[:, None]
         fisher = weighted @ slopes.mT
@@ -172,7 +175,11 @@ class Likelihood:
         full[:, :-1, :-1] = fisher
         full[:, -1, -1] = 0.5 * share.square().sum(1)
         by_jitter = 0.5 * (share * (w * r.square() - 1)).sum(1, keepdim=True)
-        gradient = torch.cat([(weighted @ r[..., None])[..., 0], by_jitter], dim=1)
+        by_labels = by_labels + (weighted @ r[..., None])[..., 0]
+        # The spectrum depends on v_sini squared: near 0 its slope vanishes, and the curvature is the slope over v_sini.
+        v_sini = labels[:, -2].clamp_min(1e-3)
+        full[:, -2, -2] += (-by_labels[:, -1] / v_sini).clamp_min(0)
+        gradient = torch.cat([by_labels, by_jitter], dim=1)
         return Curvature(gradient, full)
 
     @torch.no_grad()

@@ -203,6 +203,24 @@ def write_model(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, An
         os.replace(temporary, target)
 
 
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the card of the model whose weights are ``path``.
+
+    Raises
+    ------
+    ModelError
+        If it is missing or cannot be read.
+    """
+    card_path = Path(path).with_suffix(".json")
+    try:
+        card: dict[str, Any] = json.loads(card_path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{card_path}: no such file; a model is a .safetensors with a .json card") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{card_path}: cannot be read as a model's card ({error})") from None
+    return card
+
+
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read weights and their card.
 
@@ -211,10 +229,10 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ModelError
         If either is missing or cannot be read.
     """
-    path = Path(path)
+    card = read_card(path)
     try:
-        return load_file(path), json.loads(path.with_suffix(".json").read_text())
-    except FileNotFoundError as error:
-        raise ModelError(f"{error.filename or path}: no such file; a model is a .safetensors with a .json card") from None
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read as a model ({error})") from None
+        return load_file(path), card
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; a model is a .safetensors with a .json card") from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read as a model's weights ({error})") from None

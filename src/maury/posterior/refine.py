@@ -12,6 +12,8 @@ from maury.labels import LabelSet, log_standard_normal
 
 # Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
 _U_MAX = 6.0
+# Starts closer to a bound than a thousandth of the prior feel no slope there.
+_U_START = 3.0
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,16 @@ class Target:
         return self.log_likelihood(u) + self.log_prior(u)
 
     def newton(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient ``(n, d)`` and precision ``(n, d, d)`` (Fisher information plus the prior's 1) at ``u``."""
+        """Gradient ``(n, d)`` and precision ``(n, d, d)`` at ``u``: Fisher information, the prior's 1, and the map's own curvature.
+
+        The last, ``-g x''``, is what shapes a posterior that leans on a bound; it is kept where it is positive, as at every mode.
+        """
         curvature = self.likelihood.curvature(self.labels.from_normal(u))
         scale = self.labels.scale(u)
-        precision = curvature.fisher * scale[:, :, None] * scale[:, None, :] + torch.eye(u.shape[1]).to(u)
-        return curvature.gradient * scale - u, precision
+        gradient = curvature.gradient * scale
+        diagonal = 1 + (-gradient * self.labels.bend(u)).clamp_min(0)
+        precision = curvature.fisher * scale[:, :, None] * scale[:, None, :] + torch.diag_embed(diagonal)
+        return gradient - u, precision
 
 
 @dataclass(frozen=True)
@@ -73,31 +80,35 @@ def spread_out(u: Tensor, log_prob: Tensor, k: int) -> Tensor:
     return u[chosen]
 
 
-def find_modes(target: Target, starts: Tensor, *, steps: int = 12, tolerance: float = 0.05) -> Modes:
+def find_modes(target: Target, starts: Tensor, *, steps: int = 20, tolerance: float = 0.01) -> Modes:
     """Climb from each start ``(k, d)`` by Levenberg-Marquardt; return the distinct ends within 20 nats of the best.
 
-    Stops when no start expects to gain more than ``tolerance`` nats by another step.
+    A climb ends when its next full step expects to gain less than ``tolerance`` nats.
     """
-    u = starts.clamp(-_U_MAX, _U_MAX).clone()
+    u = starts.clamp(-_U_START, _U_START).clone()
     value = target.log_prob(u)
-    damping = torch.full((len(u),), 1e-2, dtype=torch.float64)
     gradient, precision = target.newton(u)
+    damping = torch.full((len(u),), 1e-3, dtype=torch.float64)
     evaluations = 2 * len(u)
     for _ in range(steps):
-        diagonal = torch.diag_embed(precision.diagonal(dim1=1, dim2=2))
-        step = torch.linalg.solve(precision + damping[:, None, None] * diagonal, gradient)
-        if bool(((gradient * step).sum(1) < tolerance).all()):
+        gain = 0.5 * (gradient * torch.linalg.solve(precision, gradient)).sum(1)
+        active = (gain > tolerance).nonzero()[:, 0]
+        if not len(active):
             break
-        # A label that counts in units of its prior never jumps by more than one.
-        step = step / (step.abs().amax(1, keepdim=True)).clamp_min(1)
-        trial = (u + step).clamp(-_U_MAX, _U_MAX)
+        diagonal = torch.diag_embed(precision[active].diagonal(dim1=1, dim2=2))
+        step = torch.linalg.solve(precision[active] + damping[active, None, None] * diagonal, gradient[active])
+        # The prior's own width is the farthest that a linear step can be believed.
+        trial = (u[active] + step.clamp(-1, 1)).clamp(-_U_MAX, _U_MAX)
         trial_value = target.log_prob(trial)
-        better = trial_value > value
-        u = torch.where(better[:, None], trial, u)
-        value = torch.where(better, trial_value, value)
-        damping = torch.where(better, damping / 10, damping * 10).clamp(1e-6, 1e6)
-        gradient, precision = target.newton(u)
-        evaluations += 2 * len(u)
+        better = trial_value > value[active]
+        won = active[better]
+        u[won], value[won] = trial[better], trial_value[better]
+        damping[active] = torch.where(better, damping[active] / 10, damping[active] * 20 + 1e-3).clamp(1e-8, 1e8)
+        if len(won):
+            gradient[won], precision[won] = target.newton(u[won])
+        evaluations += len(active) + len(won)
+        # A climb that no damping helps has arrived as far as rounding allows.
+        gradient[damping > 1e6] = 0
     factor = torch.linalg.cholesky(torch.linalg.inv(precision))
     return _distinct(u, value, factor, precision, evaluations)
 

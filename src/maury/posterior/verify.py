@@ -11,7 +11,7 @@ from torch import Tensor
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
 from maury.networks.estimator import Estimator
-from maury.posterior.importance import Weighted, pareto_smooth
+from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
 from maury.posterior.proposal import FlowAndJitter, Mixture, Proposal, StudentT
 from maury.posterior.refine import Modes, Target, find_modes, spread_out
@@ -102,8 +102,8 @@ def _proposal(modes: Modes, flow: Proposal) -> Mixture:
 
 def _adapted(draws: Weighted, previous: Mixture) -> Mixture:
     """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it."""
-    log_weights, _ = pareto_smooth(draws.log_weights)
-    w = (log_weights - torch.logsumexp(log_weights, 0)).exp()
+    log_weights, _ = draws.smoothed()
+    w = log_weights.exp()
     mean = w @ draws.u
     offset = draws.u - mean
     covariance = (w[:, None] * offset).T @ offset
@@ -171,7 +171,7 @@ def verify(
         proposals.append(proposal)
         counts.append(draws)
         weighted = _weigh(target, proposals, counts, u, log_likelihood)
-        log_weights, khat = pareto_smooth(weighted.log_weights)
+        log_weights, khat = weighted.smoothed()
         if khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
             break
         proposal = _adapted(weighted, proposal)

@@ -1,11 +1,15 @@
-"""Irregular detector pixels onto a uniform logarithmic grid, for networks only: likelihoods use the pixels as they are."""
+"""Irregular detector pixels onto a uniform logarithmic grid.
+
+For networks only: likelihoods use the pixels as they are.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Half width of the local fit, in output pixels and in input spacings: at least three input pixels must lie inside.
+# Half width of the local fit, in output pixels and in input spacings: three input pixels at least
+# must lie inside.
 _HALF_WIDTH = 1.7
 _SPACINGS = 1.4
 # A value is an interpolation only if a good input pixel lies this near (output pixels).
@@ -29,8 +33,8 @@ def regrid(
     Returns
     -------
     flux, ivar : ndarray, shape ``(n_out,)``
-        ``ivar`` shares each input pixel's inverse variance among its two neighbours, so that the information is conserved; it is
-        0 where the output is not held by good pixels.
+        ``ivar`` shares each input pixel's inverse variance among its two neighbours, so that the information
+        is conserved; it is 0 where the output is not held by good pixels.
     """
     good = ivar > 0
     p, f, w = position[good], flux[good], ivar[good]

@@ -26,7 +26,8 @@ class PixelGrid:
     wavelength
         Pixel centres, vacuum, Angstrom, shape ``(n_pixels,)``; strictly rising.
     chips
-        ``(start, stop)`` pixel ranges, 0-based and half-open, one for each chip. Each has a continuum of its own.
+        ``(start, stop)`` pixel ranges, 0-based and half-open, one for each chip.
+        Each has a continuum of its own.
 
     Raises
     ------
@@ -58,7 +59,8 @@ class PixelGrid:
 
 def apstar_grid() -> PixelGrid:
     """Return the common grid of APOGEE's combined spectra: 8575 pixels, uniform in log10(wavelength)."""
-    wavelength = 10.0 ** (APSTAR_LOG10_START + APSTAR_LOG10_STEP * np.arange(APSTAR_N_PIXELS))
+    exponent = APSTAR_LOG10_START + APSTAR_LOG10_STEP * np.arange(APSTAR_N_PIXELS)
+    wavelength = np.power(10.0, exponent, dtype=np.float64)
     return PixelGrid(wavelength, APSTAR_CHIPS)
 
 
@@ -81,10 +83,11 @@ class Spectrum:
     v_correction
         What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown.
     bitmask
-        The file's own pixel mask, shape ``(n_pixels,)``, kept for pictures and for other rules; None where absent.
+        The file's own pixel mask, shape ``(n_pixels,)``, kept for pictures and for other rules;
+        None where absent.
     lsf
-        Line-spread coefficients as the file gives them, shape ``(n_chips, n_coefficients)``, in the order of ``grid.chips``; None where
-        absent.
+        Line-spread coefficients as the file gives them, shape ``(n_chips, n_coefficients)``, in the order
+        of ``grid.chips``; None where absent.
     path, index
         The file it came from and its place in it.
     meta
