@@ -6,11 +6,18 @@ The command line prints it in one line and exits with 2.
 
 
 class MauryError(Exception):
-    """Base class of every error that bad input can cause."""
+    """Base class of every error that bad input can cause.
+
+    ``flag`` is what a catalogue writes into ``flag_bad`` of the spectrum it stopped.
+    """
+
+    flag = "failed"
 
 
 class SpectrumError(MauryError):
     """A file or an array is not a usable spectrum."""
+
+    flag = "unreadable"
 
 
 class LabelError(MauryError):
@@ -27,3 +34,7 @@ class ConfigError(MauryError):
 
 class InferenceError(MauryError):
     """No posterior could be computed for a spectrum."""
+
+    def __init__(self, message: str, flag: str = "failed") -> None:
+        super().__init__(message)
+        self.flag = flag

@@ -275,7 +275,9 @@ class LabelSet:
         """Return a copy in which the named labels have other priors."""
         for name in priors:
             self.index(name)
-        return LabelSet(tuple(replace(label, prior=priors.get(label.name, label.prior)) for label in self.labels))
+        return LabelSet(
+            tuple(replace(label, prior=priors.get(label.name, label.prior)) for label in self.labels)
+        )
 
     def __add__(self, other: LabelSet) -> LabelSet:
         return LabelSet(self.labels + other.labels)
@@ -340,7 +342,15 @@ class LabelSet:
         return cls(tuple(Label.from_dict(entry) for entry in entries))
 
 
-UNITS = {"teff": "K", "logg": "dex", "m_h": "dex", "alpha_m": "dex", "v_rad": "km/s", "v_sini": "km/s", "jitter": ""}
+UNITS = {
+    "teff": "K",
+    "logg": "dex",
+    "m_h": "dex",
+    "alpha_m": "dex",
+    "v_rad": "km/s",
+    "v_sini": "km/s",
+    "jitter": "",
+}
 SYMBOLS = {
     "teff": r"$T_{\rm eff}$",
     "logg": r"$\log g$",

@@ -8,6 +8,8 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+import torch
+
 from maury.errors import ModelError
 from maury.forward.model import ForwardModel
 from maury.labels import Label, LabelSet
@@ -65,16 +67,18 @@ def folder(name: str | Path) -> Path:
 
 
 @lru_cache(maxsize=4)
-def load_model(name: str | Path = DEFAULT) -> Model:
-    """Load a model by name or folder.
+def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
+    """Load a model by name or folder, its forward model on ``device``.
 
     A folder holds ``emulator.safetensors`` and ``estimator.safetensors`` with their JSON cards.
 
     Raises
     ------
     ModelError
-        If it is unknown, incomplete or damaged.
+        If it is unknown, incomplete or damaged, or the device is not there.
     """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r}: no CUDA device is available; use --device cpu")
     path = folder(name)
     # The estimator's card says which line-of-sight physics it was trained with.
     card = read_card(path / "estimator.safetensors")
@@ -83,4 +87,7 @@ def load_model(name: str | Path = DEFAULT) -> Model:
     estimator = Estimator.load(path / "estimator.safetensors", forward)
     if "jitter" not in card:
         raise ModelError(f"{path / 'estimator.json'}: has no prior of the nuisance label 'jitter'")
-    return Model(path.name, forward, estimator, estimator.labels + LabelSet((Label.from_dict(card["jitter"]),)))
+    forward = forward.to(device)
+    return Model(
+        path.name, forward, estimator, estimator.labels + LabelSet((Label.from_dict(card["jitter"]),))
+    )

@@ -41,7 +41,8 @@ class Likelihood:
     guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The coefficients are integrated out: the
     model is never rescaled to the data.
 
-    Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. Build with `of`.
+    Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
+    results go to the CPU. Build with `of`.
     """
 
     model: ForwardModel
@@ -54,7 +55,9 @@ class Likelihood:
     degree: int
 
     @classmethod
-    def of(cls, spectrum: Spectrum, model: ForwardModel, labels: LabelSet, degree: int = DEGREE) -> Likelihood:
+    def of(
+        cls, spectrum: Spectrum, model: ForwardModel, labels: LabelSet, degree: int = DEGREE
+    ) -> Likelihood:
         """Prepare the likelihood of a spectrum.
 
         Parameters
@@ -78,27 +81,29 @@ class Likelihood:
         if not inside.any():
             w = spectrum.grid.wavelength
             raise InferenceError(
-                f"the spectrum covers {w[0]:.0f}-{w[-1]:.0f} Angstrom, none of it inside the model's wavelengths"
+                f"the spectrum covers {w[0]:.0f}-{w[-1]:.0f} Angstrom, none of it inside the model's wavelengths",
+                "outside_wavelengths",
             )
         if good.sum() < _MIN_PIXELS:
             raise InferenceError(
-                f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {_MIN_PIXELS} are needed"
+                f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {_MIN_PIXELS} are needed",
+                "few_pixels",
             )
         bases = chip_basis(spectrum.grid.n_pixels, spectrum.grid.chips, degree, good)
         flux = torch.from_numpy(spectrum.flux[good])
         ivar = torch.from_numpy(spectrum.ivar[good])
         reference = torch.cat([fit_continuum(flux[None, c], ivar[None, c], basis)[0] for c, basis in bases])
-        likelihood = cls(
+        device = model.basis.device
+        return cls(
             model,
-            model.sampler(spectrum.grid),
-            torch.from_numpy(np.flatnonzero(good)),
-            flux,
-            1 / ivar,
-            reference.abs(),
-            tuple(bases),
+            model.sampler(spectrum.grid).to(device),
+            torch.from_numpy(np.flatnonzero(good)).to(device),
+            flux.to(device),
+            (1 / ivar).to(device),
+            reference.abs().to(device),
+            tuple((chip, basis.to(device)) for chip, basis in bases),
             degree,
         )
-        return likelihood
 
     @property
     def n_pixels(self) -> int:
@@ -109,7 +114,9 @@ class Likelihood:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
 
-    def _solve(self, m: Tensor, w: Tensor, r: Tensor, chip: slice, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _solve(
+        self, m: Tensor, w: Tensor, r: Tensor, chip: slice, basis: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Cholesky factor of a chip's continuum precision, its right side, and its departure from the reference."""
         wm = w[:, chip] * m[:, chip]
         matrix = normal_matrix(wm * m[:, chip], basis) + torch.eye(self.degree + 1).to(m) / SPREAD**2
@@ -120,7 +127,14 @@ class Likelihood:
     @torch.no_grad()
     def log_prob(self, labels: Tensor) -> Tensor:
         """Log likelihood, shape ``(n,)``, float64."""
-        return torch.cat([self._log_prob(chunk) for chunk in labels.split(_CHUNK)])
+        return torch.cat([self._log_prob(chunk) for chunk in self._moved(labels).split(self._chunk)]).cpu()
+
+    def _moved(self, labels: Tensor) -> Tensor:
+        return labels.to(self.flux.device)
+
+    @property
+    def _chunk(self) -> int:
+        return _CHUNK if self.flux.device.type == "cpu" else 1024
 
     def _model(self, labels: Tensor) -> Tensor:
         return self.sampler(self.model(labels[:, :-1]))[:, self.good].double()
@@ -141,7 +155,8 @@ class Likelihood:
     def _continuum(self, m: Tensor, w: Tensor, r: Tensor) -> Tensor:
         """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
         parts = [
-            1 + self._solve(m, w, r, chip, basis)[2] @ basis[:, : self.degree + 1].T for chip, basis in self.bases
+            1 + self._solve(m, w, r, chip, basis)[2] @ basis[:, : self.degree + 1].T
+            for chip, basis in self.bases
         ]
         return torch.cat(parts, dim=1)
 
@@ -151,6 +166,7 @@ class Likelihood:
 
         What the variance's dependence on the spectrum adds to the information is left out: its share is 2 jitter^2.
         """
+        labels = self._moved(labels)
         y, variance = self._normalised()
         grid_flux, grid_slopes = self.model.jacobian(labels[:, :-1])
         m = self.sampler(grid_flux)[:, self.good].double()
@@ -171,16 +187,13 @@ class Likelihood:
             fisher = fisher - cross @ torch.cholesky_solve(cross.mT, factor)
         # d variance / d jitter, over the variance.
         share = 2 * jitter * m.square() * w
-        full = torch.zeros(len(labels), labels.shape[1], labels.shape[1], dtype=torch.float64)
+        full = torch.zeros(len(labels), labels.shape[1], labels.shape[1]).to(m)
         full[:, :-1, :-1] = fisher
         full[:, -1, -1] = 0.5 * share.square().sum(1)
         by_jitter = 0.5 * (share * (w * r.square() - 1)).sum(1, keepdim=True)
         by_labels = by_labels + (weighted @ r[..., None])[..., 0]
-        # The spectrum depends on v_sini squared: near 0 its slope vanishes, and the curvature is the slope over v_sini.
-        v_sini = labels[:, -2].clamp_min(1e-3)
-        full[:, -2, -2] += (-by_labels[:, -1] / v_sini).clamp_min(0)
         gradient = torch.cat([by_labels, by_jitter], dim=1)
-        return Curvature(gradient, full)
+        return Curvature(gradient.cpu(), full.cpu())
 
     @torch.no_grad()
     def refer(self, labels: Tensor) -> Likelihood:
@@ -188,6 +201,7 @@ class Likelihood:
 
         Call it once, with a good guess, before comparing labels: the reference sets the scale of jitter and continuum prior.
         """
+        labels = self._moved(labels)
         y, variance = self._normalised()
         m = self._model(labels[None])
         continuum = self._continuum(m, 1 / (variance + (labels[-1] * m).square()), y - m)[0]
@@ -196,6 +210,7 @@ class Likelihood:
     @torch.no_grad()
     def fit(self, labels: Tensor) -> Fit:
         """Model and residual at the labels ``(n_labels,)``."""
+        labels = self._moved(labels)
         y, variance = self._normalised()
         m = self._model(labels[None])
         w = 1 / (variance + (labels[-1] * m).square())
@@ -204,8 +219,8 @@ class Likelihood:
         residual = self.flux - flux
         excess = float((residual.square() / self.variance).sum()) / self.n_pixels
         scaled = float((residual.square() * w[0] / self.reference.square()).sum()) / self.n_pixels
-        index = self.good.numpy()
-        return Fit(index, flux.numpy(), continuum.numpy(), residual.numpy(), excess, scaled)
+        arrays = (array.cpu().numpy() for array in (self.good, flux, continuum, residual))
+        return Fit(*arrays, excess, scaled)
 
 
 @dataclass(frozen=True)

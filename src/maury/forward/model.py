@@ -100,7 +100,9 @@ class ForwardModel(nn.Module):
 
     def _velocities(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         if labels.ndim != 2 or labels.shape[1] != self.n_labels:
-            raise LabelError(f"labels must have the shape (n, {self.n_labels}): {', '.join(self.label_names)}")
+            raise LabelError(
+                f"labels must have the shape (n, {self.n_labels}): {', '.join(self.label_names)}"
+            )
         v_rad, v_sini = labels[:, -2], labels[:, -1]
         if bool((v_sini < 0).any()):
             raise LabelError("v_sini must not be negative")
@@ -129,7 +131,10 @@ class ForwardModel(nn.Module):
         grid = self.emulator.grid
         v_rad, v_sini = labels["v_rad"].prior, labels["v_sini"].prior
         width = v_sini.high / C_KMS / grid.dlnw + HALF_TAPS
-        low, high = (float(log_shift(torch.tensor(v, dtype=torch.float64))) / grid.dlnw for v in (v_rad.low, v_rad.high))
+        low, high = (
+            float(log_shift(torch.tensor(v, dtype=torch.float64))) / grid.dlnw
+            for v in (v_rad.low, v_rad.high)
+        )
         position = (np.log10(wavelength) - grid.start) / grid.step
         usable = np.zeros(wavelength.shape, dtype=bool)
         for start, stop in self.emulator.covered:

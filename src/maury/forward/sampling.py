@@ -32,7 +32,9 @@ class Banded(nn.Module):
     windows: Tensor
     weights: Tensor
 
-    def __init__(self, columns: NDArray[np.int64], values: NDArray[np.float64], n_in: int, block: int = 64) -> None:
+    def __init__(
+        self, columns: NDArray[np.int64], values: NDArray[np.float64], n_in: int, block: int = 64
+    ) -> None:
         super().__init__()
         n_out, taps = values.shape
         n_blocks = -(-n_out // block)

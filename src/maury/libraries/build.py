@@ -41,7 +41,9 @@ class EmulatorConfig(BaseModel):
     source: Path
     reference: str
     range: dict[str, tuple[float, float]]
-    velocity_offset: list[float] = Field(description="km/s by which the library's lines lie to the red, one a chip")
+    velocity_offset: list[float] = Field(
+        description="km/s by which the library's lines lie to the red, one a chip"
+    )
     components: int = Field(140, gt=0)
     width: int = Field(448, gt=0)
     depth: int = Field(3, gt=0)
@@ -114,11 +116,15 @@ def correct_zero_point(values: Tensor, offsets: list[float]) -> Tensor:
     return torch.cat(out, dim=1)
 
 
-def train_network(network: LabelNetwork, x: Tensor, y: Tensor, weight: Tensor, config: EmulatorConfig) -> None:
+def train_network(
+    network: LabelNetwork, x: Tensor, y: Tensor, weight: Tensor, config: EmulatorConfig
+) -> None:
     """Fit the network to scaled coefficients ``y`` at scaled labels ``x`` by the flux error, ``sum(weight (y - f)^2)``."""
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, config.steps, pct_start=0.05
+    )
     for step in range(config.steps):
         rows = torch.randint(len(x), (config.batch,), generator=generator)
         loss = (weight * (network(x[rows]) - y[rows]).square()).sum(1).mean()
@@ -156,7 +162,9 @@ def build(config: EmulatorConfig) -> Emulator:
         return torch.from_numpy(qmc.Sobol(len(labels), seed=seed).random(n)).float()
 
     def at(points: Tensor) -> Tensor:
-        return torch.cat([spectra(chunk) for chunk in (labels.low + points * (labels.high - labels.low)).split(512)])
+        return torch.cat(
+            [spectra(chunk) for chunk in (labels.low + points * (labels.high - labels.low)).split(512)]
+        )
 
     points = unit_points(config.spectra, config.seed)
     flux = at(points)
@@ -183,7 +191,16 @@ def build(config: EmulatorConfig) -> Emulator:
         "velocity_offset_removed": config.velocity_offset,
         "recipe": config.model_dump(exclude={"source", "reference"}),
     }
-    emulator = Emulator(labels, LogGrid(APSTAR.start, APSTAR.step, FFT_PIXELS), covered, mean, components, scale, network, card)
+    emulator = Emulator(
+        labels,
+        LogGrid(APSTAR.start, APSTAR.step, FFT_PIXELS),
+        covered,
+        mean,
+        components,
+        scale,
+        network,
+        card,
+    )
     emulator.card["held_out"] = measure(emulator, unit_points(config.held_out, config.seed + 1), at)
     return emulator.eval()
 

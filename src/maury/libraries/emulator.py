@@ -153,7 +153,11 @@ class Emulator(nn.Module):
         """Return the card with what `load` needs."""
         return self.card | {
             "labels": self.labels.to_list(),
-            "grid": {"log10_start": self.grid.start, "log10_step": self.grid.step, "n_pixels": self.grid.n_pixels},
+            "grid": {
+                "log10_start": self.grid.start,
+                "log10_step": self.grid.step,
+                "n_pixels": self.grid.n_pixels,
+            },
             "covered": [list(pair) for pair in self.covered],
             "network": {"width": self.network.out.in_features, "depth": len(self.network.hidden)},
         }
@@ -173,7 +177,11 @@ class Emulator(nn.Module):
             grid = LogGrid(card["grid"]["log10_start"], card["grid"]["log10_step"], card["grid"]["n_pixels"])
             network = LabelNetwork(len(labels), len(tensors["scale"]), **card["network"])
             network.load_state_dict(
-                {k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")}
+                {
+                    k.removeprefix("network."): v.float()
+                    for k, v in tensors.items()
+                    if k.startswith("network.")
+                }
             )
             arrays = (tensors["mean"], tensors["components"], tensors["scale"])
             return cls(labels, grid, card["covered"], *arrays, network, card).eval()

@@ -32,8 +32,12 @@ class NetworkConfig(BaseModel):
     transforms: int = Field(4, gt=0)
     bins: int = Field(8, gt=1)
     hidden: tuple[int, ...] = (192, 192)
-    velocity_width: float = Field(1.0, gt=0, description="km/s below which the flow's velocity coordinate is linear")
-    defensive: float = Field(1e-3, gt=0, lt=1, description="weight of the reference density mixed into the flow")
+    velocity_width: float = Field(
+        1.0, gt=0, description="km/s below which the flow's velocity coordinate is linear"
+    )
+    defensive: float = Field(
+        1e-3, gt=0, lt=1, description="weight of the reference density mixed into the flow"
+    )
 
 
 class AlignedVelocity:
@@ -86,7 +90,11 @@ class Estimator(nn.Module):
     """
 
     def __init__(
-        self, labels: LabelSet, preparation: Preparation, config: NetworkConfig, card: Mapping[str, Any] | None = None
+        self,
+        labels: LabelSet,
+        preparation: Preparation,
+        config: NetworkConfig,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.labels, self.preparation, self.config, self.card = labels, preparation, config, dict(card or {})
@@ -98,7 +106,9 @@ class Estimator(nn.Module):
         self.featurizer = AlignedFeaturizer(
             preparation.n_rest, preparation.n_summary, config.features, config.width, config.blocks
         )
-        self.flow = LocatedSplineFlow(len(labels), config.features, config.transforms, config.bins, config.hidden)
+        self.flow = LocatedSplineFlow(
+            len(labels), config.features, config.transforms, config.bins, config.hidden
+        )
 
     def context(self, flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
         """Flow context ``(n, n_features)`` and alignment velocity ``(n,)`` of spectra ``(n, n_pixels)`` on the logarithmic grid."""
@@ -131,7 +141,9 @@ class Estimator(nn.Module):
         return torch.logaddexp(flow, log_standard_normal(z).sum(-1) + math.log(share)) + log_det
 
     @torch.no_grad()
-    def sample(self, n: int, context: Tensor, v_align: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, context: Tensor, v_align: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Draw ``(n, n_labels)`` points ``u`` for one spectrum: ``context (n_features,)``, ``v_align ()``."""
         with torch.random.fork_rng(devices=[]):
             if generator is not None:

@@ -24,9 +24,13 @@ class LocatedSplineFlow(nn.Module):
         Number of autoregressive spline transforms, bins of each, and widths of their networks.
     """
 
-    def __init__(self, n_labels: int, n_context: int, transforms: int, bins: int, hidden: tuple[int, ...]) -> None:
+    def __init__(
+        self, n_labels: int, n_context: int, transforms: int, bins: int, hidden: tuple[int, ...]
+    ) -> None:
         super().__init__()
-        self.head = nn.Sequential(nn.Linear(n_context, 2 * n_context), nn.SiLU(), nn.Linear(2 * n_context, 2 * n_labels))
+        self.head = nn.Sequential(
+            nn.Linear(n_context, 2 * n_context), nn.SiLU(), nn.Linear(2 * n_context, 2 * n_labels)
+        )
         self.flow = zuko.flows.NSF(
             n_labels, n_context, transforms=transforms, bins=bins, hidden_features=hidden, randperm=False
         )

@@ -82,7 +82,12 @@ class Preparation(nn.Module):
     ) -> None:
         super().__init__()
         self.covered, self.n_pixels, self.dlnw, self.v_rad = covered, n_pixels, dlnw, v_rad
-        for name, value in (("templates", templates), ("mean", mean), ("components", components), ("scale", scale)):
+        for name, value in (
+            ("templates", templates),
+            ("mean", mean),
+            ("components", components),
+            ("scale", scale),
+        ):
             self.register_buffer(name, value.float())
         low, high = (float(log_shift(torch.tensor(v, dtype=torch.float64))) / dlnw for v in v_rad)
         self.lags = torch.arange(int(np.floor(low)), int(np.ceil(high)) + 1)
@@ -113,7 +118,9 @@ class Preparation(nn.Module):
         j, k = torch.tril_indices(len(design), len(design))
         self.register_buffer("design", design, persistent=False)
         self.register_buffer("products", (design[j] * design[k]).T.contiguous(), persistent=False)
-        self.register_buffer("precision", torch.cat([self.scale**-2, torch.full((len(tilt),), 100.0)]), persistent=False)
+        self.register_buffer(
+            "precision", torch.cat([self.scale**-2, torch.full((len(tilt),), 100.0)]), persistent=False
+        )
         index = torch.zeros(len(design), len(design), dtype=torch.long)
         index[j, k] = index[k, j] = torch.arange(len(j))
         self.register_buffer("index", index, persistent=False)
@@ -168,7 +175,9 @@ class Preparation(nn.Module):
         used = (w > 0).float()
         count = used.sum(1).clamp_min(1)
         per_chip = [(c, used[:, c], w[:, c]) for c in self._rest_slices()]
-        noise = torch.stack([(wc.sum(1) / uc.sum(1).clamp_min(1)).clamp_min(1).log() for _, uc, wc in per_chip], dim=1)
+        noise = torch.stack(
+            [(wc.sum(1) / uc.sum(1).clamp_min(1)).clamp_min(1).log() for _, uc, wc in per_chip], dim=1
+        )
         kept = torch.stack([uc.mean(1) for _, uc, _ in per_chip], dim=1)
         excess = (residual.square() * w).sum(1).div(count).clamp_min(1e-3).log()
         v_align = C_KMS * torch.tanh(lag.double() * self.dlnw)
@@ -202,7 +211,13 @@ class Preparation(nn.Module):
 
 @torch.no_grad()
 def build_preparation(
-    model: ForwardModel, labels: LabelSet, n_pixels: int, *, n_components: int = 40, n_spectra: int = 6000, seed: int = 0
+    model: ForwardModel,
+    labels: LabelSet,
+    n_pixels: int,
+    *,
+    n_components: int = 40,
+    n_spectra: int = 6000,
+    seed: int = 0,
 ) -> Preparation:
     """Compute templates and principal components of prepared, noise-free spectra.
 
@@ -249,9 +264,13 @@ def build_preparation(
     generator = torch.Generator().manual_seed(seed)
     draws = labels.sample(n_spectra, generator)
     pixel = C_KMS * emulator.grid.dlnw
-    draws[:, names.index("v_rad")] = 1.4 * pixel * (torch.rand(n_spectra, generator=generator, dtype=torch.float64) - 0.5)
+    draws[:, names.index("v_rad")] = (
+        1.4 * pixel * (torch.rand(n_spectra, generator=generator, dtype=torch.float64) - 0.5)
+    )
     spectra = 1 + normalised(draws)[:, start.rest]
     mean = spectra.mean(0)
     spectra -= mean
     components, scale = principal_components(spectra, n_components, seed)
-    return Preparation(emulator.covered, n_pixels, emulator.grid.dlnw, templates, mean, components, scale, (v.low, v.high))
+    return Preparation(
+        emulator.covered, n_pixels, emulator.grid.dlnw, templates, mean, components, scale, (v.low, v.high)
+    )

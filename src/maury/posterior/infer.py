@@ -97,7 +97,7 @@ def infer(
         raise InferenceError(f"draws must be at least 100 for the weights to be judged, not {draws}")
     began = time.perf_counter()
     if not spectrum.good.any():
-        raise InferenceError("every pixel is masked: nothing to infer from")
+        raise InferenceError("every pixel is masked: nothing to infer from", "all_masked")
     likelihood = Likelihood.of(spectrum, model.forward, model.labels)
     progress("flow")
     with torch.no_grad():
@@ -155,7 +155,13 @@ def _at_bounds(labels: LabelSet, theta: NDArray[np.float64], weights: NDArray[np
     flags = []
     for i, label in enumerate(labels.labels):
         margin = 0.01 * (label.prior.high - label.prior.low)
-        ends = {"low": theta[:, i] < label.prior.low + margin, "high": theta[:, i] > label.prior.high - margin}
-        if any(weights @ near > _PILE_UP and (label.name, end) not in _NATURAL_BOUNDS for end, near in ends.items()):
+        ends = {
+            "low": theta[:, i] < label.prior.low + margin,
+            "high": theta[:, i] > label.prior.high - margin,
+        }
+        if any(
+            weights @ near > _PILE_UP and (label.name, end) not in _NATURAL_BOUNDS
+            for end, near in ends.items()
+        ):
             flags.append(f"at_bound:{label.name}")
     return flags

@@ -23,7 +23,9 @@ class Nested:
     evaluations: int
 
 
-def nested_sampling(target: Target, generator: torch.Generator, *, live: int = 1000, ess: float = 2000) -> Nested:
+def nested_sampling(
+    target: Target, generator: torch.Generator, *, live: int = 1000, ess: float = 2000
+) -> Nested:
     """Sample the exact posterior from the whole prior, whatever its shape.
 
     Parameters

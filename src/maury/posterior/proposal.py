@@ -36,7 +36,11 @@ class StudentT:
         """Draw ``(n, d)``."""
         normal = torch.randn(n, len(self.location), generator=generator, dtype=torch.float64)
         # A chi-squared of integer dof as a sum of squares keeps to the one generator.
-        chi2 = torch.randn(n, int(self.dof), generator=generator, dtype=torch.float64).square().sum(1, keepdim=True)
+        chi2 = (
+            torch.randn(n, int(self.dof), generator=generator, dtype=torch.float64)
+            .square()
+            .sum(1, keepdim=True)
+        )
         return self.location + (normal @ self.factor.T) * (self.dof / chi2).sqrt()
 
     def log_prob(self, u: Tensor) -> Tensor:
@@ -44,7 +48,11 @@ class StudentT:
         d, nu = len(self.location), self.dof
         x = torch.linalg.solve_triangular(self.factor, (u - self.location).T, upper=False)
         constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - 0.5 * d * math.log(nu * math.pi)
-        return constant - self.factor.diagonal().log().sum() - 0.5 * (nu + d) * torch.log1p(x.square().sum(0) / nu)
+        return (
+            constant
+            - self.factor.diagonal().log().sum()
+            - 0.5 * (nu + d) * torch.log1p(x.square().sum(0) / nu)
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,9 @@ class FlowAndJitter:
         u = self.estimator.sample(n, self.context, self.v_align, generator)
         j = self.jitter.sample(n, generator)
         prior = torch.rand(n, 1, generator=generator) < self.prior_share
-        return torch.cat([u, torch.where(prior, torch.randn(n, 1, generator=generator, dtype=torch.float64), j)], dim=1)
+        return torch.cat(
+            [u, torch.where(prior, torch.randn(n, 1, generator=generator, dtype=torch.float64), j)], dim=1
+        )
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density, shape ``(n,)``."""
@@ -70,7 +80,9 @@ class FlowAndJitter:
         by_t = self.jitter.log_prob(j) + math.log1p(-self.prior_share)
         by_prior = log_standard_normal(j[:, 0]) + math.log(self.prior_share)
         with torch.no_grad():
-            labels = self.estimator.log_prob(u[:, :-1], self.context.expand(len(u), -1), self.v_align.expand(len(u)))
+            labels = self.estimator.log_prob(
+                u[:, :-1], self.context.expand(len(u), -1), self.v_align.expand(len(u))
+            )
         return labels + torch.logaddexp(by_t, by_prior)
 
 

@@ -55,9 +55,13 @@ def pareto_smooth(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     """
     log_weights = np.asarray(log_weights, dtype=np.float64)
     if np.isnan(log_weights).any() or np.isposinf(log_weights).any():
-        raise InferenceError("an importance weight is not a number: the proposal's density is missing somewhere")
+        raise InferenceError(
+            "an importance weight is not a number: the proposal's density is missing somewhere"
+        )
     if not np.isfinite(log_weights).any():
-        raise InferenceError("no draw has any posterior density: the proposal missed the posterior altogether")
+        raise InferenceError(
+            "no draw has any posterior density: the proposal missed the posterior altogether"
+        )
     shifted = log_weights - log_weights.max()
     n = len(shifted)
     size = math.ceil(min(0.2 * n, 3 * math.sqrt(n)))

@@ -43,11 +43,15 @@ class Target:
 
         The last, ``-g x''``, is what shapes a posterior that leans on a bound; it is kept where it is positive, as at every mode.
         """
-        curvature = self.likelihood.curvature(self.labels.from_normal(u))
+        theta = self.labels.from_normal(u)
+        curvature = self.likelihood.curvature(theta)
+        fisher, i = curvature.fisher, self.labels.index("v_sini")
+        # The spectrum depends on v_sini squared: near 0 its slope vanishes, and the curvature is the slope over v_sini.
+        fisher[:, i, i] += (-curvature.gradient[:, i] / theta[:, i].clamp_min(1e-3)).clamp_min(0)
         scale = self.labels.scale(u)
         gradient = curvature.gradient * scale
         diagonal = 1 + (-gradient * self.labels.bend(u)).clamp_min(0)
-        precision = curvature.fisher * scale[:, :, None] * scale[:, None, :] + torch.diag_embed(diagonal)
+        precision = fisher * scale[:, :, None] * scale[:, None, :] + torch.diag_embed(diagonal)
         return gradient - u, precision
 
 
@@ -96,14 +100,18 @@ def find_modes(target: Target, starts: Tensor, *, steps: int = 20, tolerance: fl
         if not len(active):
             break
         diagonal = torch.diag_embed(precision[active].diagonal(dim1=1, dim2=2))
-        step = torch.linalg.solve(precision[active] + damping[active, None, None] * diagonal, gradient[active])
+        step = torch.linalg.solve(
+            precision[active] + damping[active, None, None] * diagonal, gradient[active]
+        )
         # The prior's own width is the farthest that a linear step can be believed.
         trial = (u[active] + step.clamp(-1, 1)).clamp(-_U_MAX, _U_MAX)
         trial_value = target.log_prob(trial)
         better = trial_value > value[active]
         won = active[better]
         u[won], value[won] = trial[better], trial_value[better]
-        damping[active] = torch.where(better, damping[active] / 10, damping[active] * 20 + 1e-3).clamp(1e-8, 1e8)
+        damping[active] = torch.where(better, damping[active] / 10, damping[active] * 20 + 1e-3).clamp(
+            1e-8, 1e8
+        )
         if len(won):
             gradient[won], precision[won] = target.newton(u[won])
         evaluations += len(active) + len(won)

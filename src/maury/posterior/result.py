@@ -112,7 +112,9 @@ class Posterior:
             x = self.draws[:, i]
             mean = float(self.weights @ x)
             std = float(np.sqrt(self.weights @ (x - mean) ** 2))
-            entry: dict[str, Any] = {key: weighted_quantile(x, self.weights, q) for key, q in QUANTILES.items()}
+            entry: dict[str, Any] = {
+                key: weighted_quantile(x, self.weights, q) for key, q in QUANTILES.items()
+            }
             out[label.name] = entry | {"mean": mean, "std": std, "unit": label.unit}
         return out
 
@@ -154,7 +156,11 @@ class Posterior:
 
     def row(self) -> dict[str, Any]:
         """One row of a table, with the column names of SDSS's astra."""
-        out: dict[str, Any] = {"file": self.spectrum.path, "index": self.spectrum.index, "id": self.spectrum.id}
+        out: dict[str, Any] = {
+            "file": self.spectrum.path,
+            "index": self.spectrum.index,
+            "id": self.spectrum.id,
+        }
         for name, entry in self.summary().items():
             out |= {f"{name}_{key}": entry[key] for key in QUANTILES}
         v_bary = self.v_bary or {}
@@ -194,7 +200,9 @@ class Posterior:
         )
         stats.attrs.update(khat=self.khat, ess=self.ess, log_evidence=self.log_evidence, method=self.method)
         flow_coords = {"chain": [0], "draw": np.arange(len(self.flow_draws))}
-        flow = dataset({name: self.flow_draws[:, i] for i, name in enumerate(self.labels.names[:-1])}, flow_coords)
+        flow = dataset(
+            {name: self.flow_draws[:, i] for i, name in enumerate(self.labels.names[:-1])}, flow_coords
+        )
         tree = xr.DataTree.from_dict({"/posterior": posterior, "/sample_stats": stats, "/flow": flow})
         tree.attrs.update(
             id=self.spectrum.id,

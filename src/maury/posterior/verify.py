@@ -73,17 +73,17 @@ def _jitter_guess(likelihood: Likelihood, theta: Tensor, labels: LabelSet) -> Te
     residual, flux = torch.from_numpy(fit.residual), torch.from_numpy(fit.flux)
     # Medians: a few wild pixels are not jitter.
     scatter = (residual / flux).abs().median() * 1.4826
-    noise = (likelihood.variance.sqrt() / flux).abs().median()
+    noise = (likelihood.variance.sqrt().cpu() / flux).abs().median()
     prior = labels["jitter"].prior
     return (scatter.square() - noise.square()).clamp_min(0).sqrt().clamp(prior.low * 2, prior.high / 2)
 
 
-def _start(
-    likelihood: Likelihood, labels: LabelSet, flow: Tensor, pilot: int
-) -> tuple[Target, Tensor, int]:
+def _start(likelihood: Likelihood, labels: LabelSet, flow: Tensor, pilot: int) -> tuple[Target, Tensor, int]:
     """Choose starts among the flow's draws, and set the reference continuum by the best of them."""
     target = Target(likelihood, labels)
-    middle = labels.to_normal(torch.cat([labels.low[:-1] * 0.5 + labels.high[:-1] * 0.5, torch.tensor([0.01])]))
+    middle = labels.to_normal(
+        torch.cat([labels.low[:-1] * 0.5 + labels.high[:-1] * 0.5, torch.tensor([0.01])])
+    )
     u = torch.cat([flow[:pilot], middle[-1].expand(pilot, 1)], dim=1)
     value = target.log_prob(u)
     theta = labels.from_normal(u[value.argmax()])
@@ -96,7 +96,9 @@ def _start(
 
 def _proposal(modes: Modes, flow: Proposal) -> Mixture:
     mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
-    weights = torch.cat([torch.tensor([_FLOW_SHARE], dtype=torch.float64), (1 - _FLOW_SHARE) * mass / mass.sum()])
+    weights = torch.cat(
+        [torch.tensor([_FLOW_SHARE], dtype=torch.float64), (1 - _FLOW_SHARE) * mass / mass.sum()]
+    )
     return Mixture([flow, *(StudentT(u, f) for u, f in zip(modes.u, modes.factor, strict=True))], weights)
 
 
@@ -110,10 +112,14 @@ def _adapted(draws: Weighted, previous: Mixture) -> Mixture:
     # Few effective draws underestimate a covariance; the Student-t and this floor keep the proposal wider than the target.
     covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
     part = StudentT(mean, torch.linalg.cholesky(1.2 * covariance))
-    return Mixture([*previous.parts, part], torch.cat([0.5 * previous.weights, torch.tensor([0.5]).to(previous.weights)]))
+    return Mixture(
+        [*previous.parts, part], torch.cat([0.5 * previous.weights, torch.tensor([0.5]).to(previous.weights)])
+    )
 
 
-def _weigh(target: Target, proposals: list[Mixture], counts: list[int], u: Tensor, log_likelihood: Tensor) -> Weighted:
+def _weigh(
+    target: Target, proposals: list[Mixture], counts: list[int], u: Tensor, log_likelihood: Tensor
+) -> Weighted:
     """Weights against the mixture of all proposals used so far (Veach & Guibas' balance heuristic)."""
     share = torch.tensor(counts, dtype=torch.float64) / sum(counts)
     return Weighted(u, log_likelihood, target.log_prior(u), Mixture(proposals, share).log_prob(u))

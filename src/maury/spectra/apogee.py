@@ -105,8 +105,11 @@ def apvisit_from_hdus(hdus: fits.HDUList, path: Path, reject: int = DEFAULT_REJE
     shape = _shape(hdus, FLUX)
     if shape and (len(shape) != 2 or shape[0] != N_CHIPS or not 2 <= shape[1] <= _MAX_PIXELS):
         raise SpectrumError(f"{path} HDU {FLUX}: shape {shape}; an apVisit has (3, 4096) or (3, 2048)")
-    flux, error, raw = (_image(hdus, hdu, path, shape, "iuf") for hdu in (FLUX, ERROR, WAVELENGTH))
-    bitmask = _unsigned(_image(hdus, MASK, path, shape, "iu"))
+    flux, error, mask, raw = (
+        _image(hdus, hdu, path, shape, "iu" if hdu == MASK else "iuf")
+        for hdu in (FLUX, ERROR, MASK, WAVELENGTH)
+    )
+    bitmask = _unsigned(mask)
     flux, error = flux.astype(np.float64), error.astype(np.float64)
     wavelength, measured = _complete(raw.astype(np.float64), path)
     ivar = _inverse_variance(flux, error, measured & ((bitmask & reject) == 0))

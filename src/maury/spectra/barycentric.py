@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from astropy import units
 from astropy.coordinates import EarthLocation, SkyCoord
 from astropy.time import Time
@@ -39,8 +41,15 @@ def barycentric_correction(ra: float, dec: float, jd: float, telescope: str) -> 
         return None
     longitude, latitude, height = site
     # The earth's rotation adds 0.46 km/s at most: degraded UT1 changes nothing that matters here.
+    # Without a limit to their age, tables that came with astropy serve for new observations too.
     # Time loads the leap seconds when first used, so it too belongs inside.
-    with iers.conf.set_temp("auto_download", False), iers.conf.set_temp("iers_degraded_accuracy", "ignore"):
+    with (
+        iers.conf.set_temp("auto_download", False),
+        iers.conf.set_temp("auto_max_age", None),
+        iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
         velocity = SkyCoord(ra, dec, unit="deg").radial_velocity_correction(
             "barycentric",
             obstime=Time(jd, format="jd", scale="utc"),

@@ -128,6 +128,8 @@ def _check_complete(hdus: fits.HDUList, source: Path | io.BytesIO, size: int, pa
     """Compare the sizes that the headers tell with the file's; HDU by HDU, before any array is read."""
     end = 0
     for number in range(len(hdus)):
+        if number and not isinstance(hdus[number], fits.hdu.base.ExtensionHDU):
+            raise SpectrumError(f"{path} HDU {number}: its header is damaged or truncated")
         # Without the padding to a full block, which some writers leave out at the end.
         end = hdus[number].fileinfo()["datLoc"] + hdus[number].size
         if end > size:

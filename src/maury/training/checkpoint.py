@@ -62,7 +62,9 @@ class OpenCheckpoint(CheckpointIO):
         temporary.write_bytes(save(tensors, metadata={"checkpoint": rest}))
         os.replace(temporary, path)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read what `save_checkpoint` wrote.
 
         Raises
@@ -88,5 +90,3 @@ def latest(directory: Path) -> Path | None:
     """Return the newest checkpoint under ``directory``, or None."""
     found = sorted(directory.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
-
-

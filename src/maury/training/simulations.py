@@ -24,14 +24,20 @@ class Observing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    snr: tuple[float, float] = Field((10.0, 300.0), description="range of the signal-to-noise ratio a pixel, log-uniform")
-    masked: tuple[float, float] = Field((0.0, 0.2), description="range of the share of pixels lost in short runs")
+    snr: tuple[float, float] = Field(
+        (10.0, 300.0), description="range of the signal-to-noise ratio a pixel, log-uniform"
+    )
+    masked: tuple[float, float] = Field(
+        (0.0, 0.2), description="range of the share of pixels lost in short runs"
+    )
     gap_probability: float = Field(0.1, description="chance of a lost stretch of 100 to 600 pixels")
     chip_loss_probability: float = Field(0.01, description="chance, chip by chip, that it is lost whole")
     sky_share: float = Field(0.04, description="share of pixels whose error is inflated up to 5 times")
     chip_spread: float = Field(0.25, description="standard deviation of ln(error) between chips")
     continuum_degree: int = Field(4, ge=0)
-    continuum_spread: float = Field(0.15, description="standard deviation of the first-order continuum coefficient; falls as 1/order")
+    continuum_spread: float = Field(
+        0.15, description="standard deviation of the first-order continuum coefficient; falls as 1/order"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,17 +80,27 @@ class Simulator:
 
     @torch.no_grad()
     def __call__(self, n: int, generator: torch.Generator) -> Simulation:
-        """Simulate ``n`` spectra."""
-        labels = self.labels.sample(n, generator)
+        """Simulate ``n`` spectra with labels from the prior."""
+        return self.observe(self.labels.sample(n, generator), generator)
+
+    @torch.no_grad()
+    def observe(self, labels: Tensor, generator: torch.Generator) -> Simulation:
+        """Simulate spectra of given labels ``(n, n_labels)``, ``jitter`` last."""
+        n = len(labels)
         clean = self.sampler(self.model(labels[:, :-1]))
         continuum = self._continuum(n, generator)
         signal = clean * continuum
         snr, sigma = self._errors(n, generator)
         sigma = sigma * continuum
         jitter = labels[:, -1:].float() * signal
-        flux = signal + torch.randn(signal.shape, generator=generator) * (sigma.square() + jitter.square()).sqrt()
+        flux = (
+            signal
+            + torch.randn(signal.shape, generator=generator) * (sigma.square() + jitter.square()).sqrt()
+        )
         keep = self.usable & ~self._masks(n, generator)
-        return Simulation(labels, torch.where(keep, flux, 0.0), torch.where(keep, sigma**-2, 0.0), continuum, snr)
+        return Simulation(
+            labels, torch.where(keep, flux, 0.0), torch.where(keep, sigma**-2, 0.0), continuum, snr
+        )
 
     def _continuum(self, n: int, generator: torch.Generator) -> Tensor:
         out = torch.ones(n, self.grid.n_pixels)
@@ -99,16 +115,22 @@ class Simulator:
         snr = torch.exp(low + (high - low) * torch.rand(n, generator=generator))
         sigma = (1 / snr)[:, None].repeat(1, self.grid.n_pixels)
         for start, stop in self.grid.chips:
-            sigma[:, start:stop] *= torch.exp(self.observing.chip_spread * torch.randn(n, 1, generator=generator))
+            sigma[:, start:stop] *= torch.exp(
+                self.observing.chip_spread * torch.randn(n, 1, generator=generator)
+            )
         sky = torch.rand(sigma.shape, generator=generator)
-        return snr, sigma * torch.where(sky < self.observing.sky_share, 1 + 4 * sky / self.observing.sky_share, 1.0)
+        return snr, sigma * torch.where(
+            sky < self.observing.sky_share, 1 + 4 * sky / self.observing.sky_share, 1.0
+        )
 
     def _masks(self, n: int, generator: torch.Generator) -> Tensor:
         low, high = self.observing.masked
         share = low + (high - low) * torch.rand(n, 1, generator=generator)
         lost = torch.zeros(n, self.grid.n_pixels, dtype=torch.bool)
         # Labels are independent draws, so that blocks of the batch may as well differ in the length of their runs.
-        for rows, length in zip(torch.arange(n).chunk(_RUN_LENGTHS), range(1, _RUN_LENGTHS + 1), strict=False):
+        for rows, length in zip(
+            torch.arange(n).chunk(_RUN_LENGTHS), range(1, _RUN_LENGTHS + 1), strict=False
+        ):
             pixels = round(self._pixel_scale * length)
             starts = torch.rand(len(rows), self.grid.n_pixels, generator=generator) < share[rows] / pixels
             block = lost[rows[0] : rows[-1] + 1]
@@ -120,5 +142,7 @@ class Simulator:
         for row in gap[:, 0].nonzero()[:, 0].tolist():
             lost[row, int(first[row]) : int(first[row] + width[row])] = True
         for start, stop in self.grid.chips:
-            lost[:, start:stop] |= torch.rand(n, 1, generator=generator) < self.observing.chip_loss_probability
+            lost[:, start:stop] |= (
+                torch.rand(n, 1, generator=generator) < self.observing.chip_loss_probability
+            )
         return lost

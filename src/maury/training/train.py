@@ -46,7 +46,9 @@ class TrainConfig(BaseModel):
     limb_darkening: float = Field(0.6, ge=0, le=1)
     v_rad: tuple[float, float] = (-200.0, 200.0)
     v_sini: tuple[float, float] = (0.0, 100.0)
-    jitter: tuple[float, float] = Field((5e-4, 0.1), description="fractional model error, log-uniform; a nuisance label")
+    jitter: tuple[float, float] = Field(
+        (5e-4, 0.1), description="fractional model error, log-uniform; a nuisance label"
+    )
     observing: Observing = Observing()
     network: NetworkConfig = NetworkConfig()
     batch: int = Field(512, gt=1)
@@ -87,7 +89,9 @@ class OnTheFly(IterableDataset[Batch]):
             generator = torch.Generator().manual_seed((self.seed << 32) + i)
             simulation = self.simulator(self.batch, generator)
             labels = self.simulator.labels
-            u = labels.to_normal(simulation.labels)[:, [labels.index(n) for n in self.simulator.model.label_names]]
+            u = labels.to_normal(simulation.labels)[
+                :, [labels.index(n) for n in self.simulator.model.label_names]
+            ]
             yield u, simulation.flux, simulation.ivar
 
 
@@ -152,17 +156,26 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
     model = ForwardModel(Emulator.load(config.emulator), config.limb_darkening)
     labels = config.label_set(model.emulator)
     grid = apstar_grid()
-    preparation = build_preparation(model, labels, grid.n_pixels, n_components=config.network.components, seed=config.seed)
+    preparation = build_preparation(
+        model, labels, grid.n_pixels, n_components=config.network.components, seed=config.seed
+    )
     estimator = Estimator(labels.select(model.label_names), preparation, config.network)
     simulator = Simulator(model, labels, grid, config.observing)
     data = OnTheFly(simulator, config.batch, config.epoch, config.seed + 1)
     # At least one batch, however small the set: a mean over nothing is NaN.
-    held_out = OnTheFly(simulator, min(256, config.validation), max(1, config.validation // 256), config.seed + 2)
+    held_out = OnTheFly(
+        simulator, min(256, config.validation), max(1, config.validation // 256), config.seed + 2
+    )
     validation = list(held_out)
 
     module = Training(estimator, config, data)
     checkpoints = ModelCheckpoint(
-        output, filename="best-{step}", monitor="val_loss", save_top_k=1, save_last=True, enable_version_counter=False
+        output,
+        filename="best-{step}",
+        monitor="val_loss",
+        save_top_k=1,
+        save_last=True,
+        enable_version_counter=False,
     )
     trainer = lightning.Trainer(
         max_steps=config.steps,

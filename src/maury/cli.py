@@ -1,0 +1,351 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from maury import __version__
+from maury.errors import MauryError
+
+if TYPE_CHECKING:
+    from maury.models import Model
+    from maury.posterior.result import Posterior
+
+app = typer.Typer(
+    help="A stellar spectrum in, a calibrated and verified posterior over the star's parameters out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="List, show and build models.", no_args_is_help=True)
+check_app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(check_app, name="check")
+
+BAD_INPUT, INTERNAL = 2, 1
+out, err = Console(), Console(stderr=True)
+
+
+class Device(StrEnum):
+    """Where the forward model runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+ModelOption = Annotated[str, typer.Option("--model", help="Name of a shipped model, or a folder.")]
+OutputOption = Annotated[Path, typer.Option("--output", help="Folder to write to.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        out.print(f"maury {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def infer(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Spectra; apVisit FITS.")],
+    model: ModelOption = "kurucz-apogee",
+    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+) -> None:
+    """Infer the labels of stars from their spectra.
+
+    Example: maury infer apVisit-r13-9518-57729-104.fits --output results
+    """
+    from maury.models import load_model
+
+    loaded = load_model(model, device.value)
+    if output:
+        _make_folder(output)
+    rows, names = [], _unique_stems(files)
+    for file, name in zip(files, names, strict=True):
+        with err.status(f"{file}: reading") as status:
+            posterior, failure = _infer_one(
+                file, loaded, draws, seed, lambda stage, s=status, f=file: s.update(f"{f}: {stage}")
+            )
+        if posterior is None:
+            flag, reason = failure
+            err.print(
+                f"error: {_with_name(file, reason)}",
+                style="red",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
+            rows.append({"file": str(file), "flag_bad": flag, "reason": reason})
+            if as_json:
+                _print_json(_failed_json(file, loaded.name, flag, reason))
+            continue
+        if as_json:
+            _print_json(posterior.to_json())
+        else:
+            _print_posterior(posterior)
+        if output:
+            _write_posterior(posterior, output, name)
+        rows.append(posterior.row())
+    if output:
+        from maury.report.tables import write_summary
+
+        write_summary(output / "summary.ecsv", rows)
+        err.print(f"written to {output}", highlight=False, soft_wrap=True)
+    if all("reason" in row for row in rows):
+        raise typer.Exit(BAD_INPUT)
+
+
+def _infer_one(
+    file: Path, model: Model, draws: int, seed: int, progress: Any
+) -> tuple[Posterior | None, tuple[str, str]]:
+    """One bad spectrum never stops the others: return the posterior, or a flag and the reason."""
+    from maury.posterior.infer import infer as infer_spectrum
+
+    try:
+        return infer_spectrum(file, model, draws=draws, seed=seed, progress=progress), ("", "")
+    except MauryError as error:
+        return None, (error.flag, str(error))
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        return None, ("internal_error", f"internal error, please report it ({type(error).__name__}: {error})")
+
+
+def _with_name(file: Path, reason: str) -> str:
+    return reason if str(file) in reason else f"{file}: {reason}"
+
+
+def _failed_json(file: Path, model: str, flag: str, reason: str) -> dict[str, Any]:
+    empty = (
+        "labels",
+        "v_bary",
+        "jitter",
+        "rchi2",
+        "ess",
+        "draws",
+        "efficiency",
+        "khat",
+        "log_evidence",
+        "method",
+        "seconds",
+    )
+    start: dict[str, Any] = {"file": str(file), "index": 0, "id": None, "model": model}
+    return (
+        start
+        | dict.fromkeys(empty)
+        | {"flag_warn": [], "flag_bad": [flag], "error": _with_name(file, reason)}
+    )
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON cannot hold by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def _print_json(entry: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(_finite(entry)) + "\n")
+    sys.stdout.flush()
+
+
+def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
+    from maury.report.tables import summary_table
+
+    out.print(summary_table(posterior, truth))
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MauryError(f"{path}: cannot be made a folder ({error.strerror})") from None
+
+
+def _write_posterior(
+    posterior: Posterior, folder: Path, name: str, truth: dict[str, float] | None = None
+) -> list[Path]:
+    from maury.report.plots import save_figure
+
+    pictures = [folder / f"{name}_corner.png", folder / f"{name}_fit.png"]
+    posterior.save(folder / f"{name}.nc")
+    save_figure(posterior.plot_corner(truth), pictures[0])
+    save_figure(posterior.plot_fit(), pictures[1])
+    return pictures
+
+
+def _unique_stems(files: list[Path]) -> list[str]:
+    """File stems, numbered where two files share one."""
+    seen: dict[str, int] = {}
+    names = []
+    for file in files:
+        stem = file.name.split(".fits")[0]
+        seen[stem] = seen.get(stem, 0) + 1
+        names.append(stem if seen[stem] == 1 else f"{stem}_{seen[stem]}")
+    return names
+
+
+@app.command()
+def demo(
+    output: OutputOption = Path("demo"),
+    model: ModelOption = "kurucz-apogee",
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Simulate an APOGEE visit, infer it, and show the truth beside the posterior."""
+    from maury.demo import write_demo
+    from maury.models import load_model
+    from maury.posterior.infer import infer as infer_spectrum
+
+    _make_folder(output)
+    loaded = load_model(model)
+    path = output / "apVisit-demo.fits"
+    truth = write_demo(path, loaded, seed)
+    posterior = infer_spectrum(path, loaded, seed=seed)
+    _print_posterior(posterior, truth)
+    pictures = _write_posterior(posterior, output, "apVisit-demo", truth)
+    out.print(f"spectrum: {path}", highlight=False, soft_wrap=True)
+    for picture in pictures:
+        out.print(f"picture:  {picture}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="See assets/kurucz-apogee/train.toml.")
+    ],
+    output: OutputOption,
+) -> None:
+    """Train an estimator; run it again to go on where it was stopped."""
+    from maury.libraries.build import read_config
+    from maury.training.train import TrainConfig
+    from maury.training.train import train as run
+
+    run(read_config(config, TrainConfig), output)
+    err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List the shipped models."""
+    from rich.table import Table
+
+    from maury.libraries.emulator import read_card
+    from maury.models import shipped
+
+    table = Table("model", "labels", "library")
+    for name, path in shipped().items():
+        card = read_card(path / "emulator.safetensors")
+        ranges = (f"{x['name']} {x['prior']['low']:g}..{x['prior']['high']:g}" for x in card["labels"])
+        table.add_row(name, "\n".join(ranges), card.get("reference", ""))
+    out.print(table)
+
+
+@models_app.command("show")
+def models_show(name: Annotated[str, typer.Argument()]) -> None:
+    """Print the cards of a model's emulator and estimator as JSON."""
+    from maury.libraries.emulator import read_card
+    from maury.models import folder
+
+    path = folder(name)
+    cards = {part: read_card(path / f"{part}.safetensors") for part in ("emulator", "estimator")}
+    sys.stdout.write(json.dumps(cards, indent=1) + "\n")
+
+
+@models_app.command("build")
+def models_build(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="See assets/kurucz-apogee/emulator.toml.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
+) -> None:
+    """Compute an emulator from a model library."""
+    from maury.libraries.build import EmulatorConfig, build, read_config
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    emulator = build(read_config(config, EmulatorConfig))
+    emulator.save(output / "emulator.safetensors")
+    sys.stdout.write(json.dumps(emulator.card["held_out"]) + "\n")
+
+
+@check_app.command("calibration")
+def check_calibration(
+    model: ModelOption = "kurucz-apogee",
+    number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 500,
+    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    pixels: Annotated[str, typer.Option(help="'apvisit' (native) or 'apstar'.")] = "apvisit",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the table of all spectra and the rank picture.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit."""
+    from rich.progress import track
+
+    from maury.checks.calibration import calibrate, report, write_outcomes
+    from maury.models import load_model
+
+    loaded = load_model(model)
+    outcomes = list(
+        track(
+            calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed),
+            "inferring",
+            number,
+            console=err,
+            disable=as_json,
+        )
+    )
+    figures = report(outcomes, loaded)
+    if output:
+        _make_folder(output)
+        write_outcomes(output, outcomes, figures, loaded)
+    if as_json:
+        _print_json(figures)
+    else:
+        out.print_json(data=_finite(figures))
+
+
+def main() -> None:
+    """Run the command line: bad input exits with 2, an internal error with 1, either with one line unless ``--debug``."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except MauryError as error:
+        if debug:
+            raise
+        err.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(BAD_INPUT)
+    except Exception as error:
+        if debug:
+            raise
+        message = f"internal error, please report it: {type(error).__name__}: {error}"
+        err.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(INTERNAL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Tables: on the terminal, and on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from maury.labels import UNITS
+from maury.posterior.result import Posterior
+
+_DIGITS = {"teff": 0, "v_rad": 2, "v_sini": 2, "jitter": 4}
+
+
+def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Table:
+    """Rich table of one posterior: median, 68 % interval, and what to make of it."""
+    spectrum = posterior.spectrum
+    table = Table(title=f"{spectrum.id}  (S/N {spectrum.snr:.0f}, {posterior.model})", title_justify="left")
+    for column in ("label", "unit", "median", "-", "+"):
+        table.add_column(column, justify="left" if column in ("label", "unit") else "right")
+    if truth is not None:
+        table.add_column("truth", justify="right")
+    rows = posterior.summary()
+    if posterior.v_bary is not None:
+        rows = rows | {"v_bary": posterior.v_bary | {"unit": "km/s"}}
+    for name, entry in rows.items():
+        digits = _DIGITS.get(name, 2 if name == "v_bary" else 3)
+        cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
+        if truth is not None and name in truth:
+            cells.append(truth[name])
+        table.add_row(name, entry["unit"], *(f"{value:.{digits}f}" for value in cells))
+    flags = ", ".join((*posterior.flag_bad, *posterior.flag_warn)) or "no flags"
+    table.caption = (
+        f"v_sini < {posterior.quantile('v_sini', 0.95):.1f} km/s (95 %); chi2/n {posterior.fit.rchi2:.2f}, "
+        f"with jitter {posterior.fit.rchi2_jitter:.2f}\n"
+        f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
+        f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _unit(column: str) -> str:
+    stem = column.rsplit("_", 1)[0]
+    return "km/s" if column.startswith("v_") else UNITS.get(stem, "") if column[-4:-2] == "_p" else ""
+
+
+def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row a spectrum as ECSV, units included; columns that a flagged row lacks are masked."""
+    # astropy's tables take half a second to import.
+    from astropy.table import MaskedColumn
+    from astropy.table import Table as AstroTable
+
+    names = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
+    table = AstroTable(masked=True)
+    for name in names:
+        values = [row.get(name) for row in rows]
+        missing = [value is None for value in values]
+        example = next((value for value in values if value is not None), "")
+        filler: Any = "" if isinstance(example, str) else type(example)(0)
+        table[name] = MaskedColumn(
+            [filler if value is None else value for value in values], mask=missing, unit=_unit(name) or None
+        )
+    table.meta["comments"] = [
+        "maury: percentiles of verified posteriors; v_rad in the frame of the file, v_bary at the barycentre"
+    ]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    table.write(temporary, format="ascii.ecsv", overwrite=True)
+    os.replace(temporary, path)
