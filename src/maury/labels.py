@@ -29,6 +29,10 @@ def log_standard_normal(u: Tensor) -> Tensor:
     return -0.5 * u.square() - _LOG_SQRT_2PI
 
 
+def _ndtr(x: Tensor) -> Tensor:
+    return 0.5 * torch.special.erfc(-x * math.sqrt(0.5))
+
+
 def _ndtri(p: Tensor) -> Tensor:
     return torch.special.ndtri(p.clamp_min(_TINY))
 
@@ -81,7 +85,7 @@ class Uniform(_Prior):
     def from_normal(self, u: Tensor) -> Tensor:
         """Map any real ``u`` to ``[low, high]``."""
         # Each half counts from its own bound, so that neither loses digits.
-        step = (self.high - self.low) * torch.special.ndtr(-u.abs())
+        step = (self.high - self.low) * _ndtr(-u.abs())
         return torch.where(u < 0, self.low + step, self.high - step)
 
     def to_normal(self, x: Tensor) -> Tensor:
@@ -151,7 +155,7 @@ class TruncatedNormal(_Prior):
     def _tails(self) -> tuple[Tensor, Tensor]:
         """Lower-tail and upper-tail mass that is cut off."""
         bounds = torch.tensor([self.low - self.mean, self.mean - self.high], dtype=torch.float64)
-        below, above = torch.special.ndtr(bounds / self.sigma)
+        below, above = _ndtr(bounds / self.sigma)
         return below, above
 
     @cached_property
@@ -159,13 +163,13 @@ class TruncatedNormal(_Prior):
         bounds = torch.tensor([self.low - self.mean, self.high - self.mean], dtype=torch.float64) / self.sigma
         if bounds[0] > 0:
             bounds = -bounds.flip(0)
-        return float(torch.special.ndtr(bounds[1]) - torch.special.ndtr(bounds[0]))
+        return float(_ndtr(bounds[1]) - _ndtr(bounds[0]))
 
     def from_normal(self, u: Tensor) -> Tensor:
         """Map any real ``u`` to ``[low, high]``."""
         below, above = self._tails
-        p = below.to(u) + torch.special.ndtr(u) * self._mass
-        q = above.to(u) + torch.special.ndtr(-u) * self._mass
+        p = below.to(u) + _ndtr(u) * self._mass
+        q = above.to(u) + _ndtr(-u) * self._mass
         z = torch.where(p < q, _ndtri(p), -_ndtri(q))
         return (self.mean + self.sigma * z).clamp(self.low, self.high)
 
@@ -173,8 +177,11 @@ class TruncatedNormal(_Prior):
         """Map ``x`` in ``[low, high]`` to the real line."""
         below, above = self._tails
         z = (x - self.mean) / self.sigma
-        p = (torch.special.ndtr(z) - below.to(x)) / self._mass
-        q = (torch.special.ndtr(-z) - above.to(x)) / self._mass
+        bounds = torch.tensor([self.mean - self.low, self.high - self.mean], dtype=torch.float64) / self.sigma
+        from_low, to_high = _ndtr(bounds)
+        # Each difference is taken on the side of the normal where it cancels least.
+        p = torch.where(z < 0, _ndtr(z) - below.to(x), from_low.to(x) - _ndtr(-z)) / self._mass
+        q = torch.where(z < 0, to_high.to(x) - _ndtr(z), _ndtr(-z) - above.to(x)) / self._mass
         return torch.where(p < q, _ndtri(p), -_ndtri(q))
 
     def _log_prob(self, x: Tensor) -> Tensor:

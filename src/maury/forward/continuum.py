@@ -82,4 +82,6 @@ def fit_continuum(flux: Tensor, ivar: Tensor, basis: Tensor, softening: float = 
     ridge = 1e-4 * matrix[:, :1, :1] + 1e-20
     solution = torch.linalg.solve(matrix + ridge * torch.eye(degree + 1).to(matrix), right)
     continuum = (solution @ basis[:, : degree + 1].T.to(flux)).clamp_min(0.1) * level
-    return torch.where(good.sum(1, keepdim=True) > 4 * (degree + 1), continuum, torch.ones_like(continuum))
+    count = good.sum(1, keepdim=True)
+    fallback = torch.where(count > 0, level, torch.ones_like(level)).expand_as(continuum)
+    return torch.where(count > 4 * (degree + 1), continuum, fallback)

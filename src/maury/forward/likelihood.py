@@ -77,6 +77,10 @@ class Likelihood:
             If hardly any usable pixel lies inside the model's range.
         """
         inside = model.usable(spectrum.grid.wavelength, labels)
+        on_chip = np.zeros_like(inside)
+        for start, stop in spectrum.grid.chips:
+            on_chip[start:stop] = True
+        inside &= on_chip
         good = spectrum.good & inside
         if not inside.any():
             w = spectrum.grid.wavelength
@@ -202,10 +206,10 @@ class Likelihood:
         Call it once, with a good guess, before comparing labels: the reference sets the scale of jitter and continuum prior.
         """
         labels = self._moved(labels)
-        y, variance = self._normalised()
         m = self._model(labels[None])
-        continuum = self._continuum(m, 1 / (variance + (labels[-1] * m).square()), y - m)[0]
-        return replace(self, reference=self.reference * continuum.clamp(0.2, 5))
+        flux, ivar = self.flux / m, m.square() / self.variance
+        parts = [fit_continuum(flux[:, chip], ivar[:, chip], basis)[0] for chip, basis in self.bases]
+        return replace(self, reference=torch.cat(parts))
 
     @torch.no_grad()
     def fit(self, labels: Tensor) -> Fit:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from maury.errors import ModelError
+from maury.errors import LabelError, ModelError
 from maury.labels import LabelSet
 
 # Pixels over which a component fades to the continuum beyond the covered range.
@@ -108,6 +108,9 @@ class Emulator(nn.Module):
 
     def _on_grid(self, values: Tensor) -> Tensor:
         """Lay values ``(n, n_covered)`` on the grid ``(n, n_pixels)``, fading to 0 outside the covered ranges."""
+        held = sum(stop - start for start, stop in self.covered)
+        if held != values.shape[1]:
+            raise ValueError(f"{values.shape[1]} pixels of weights, but the covered ranges hold {held}")
         out = values.new_zeros(len(values), self.grid.n_pixels)
         fade = torch.cos(torch.linspace(0, torch.pi / 2, _FADE + 2)[1:-1]).square().to(values)
         offset = 0
@@ -185,7 +188,7 @@ class Emulator(nn.Module):
             )
             arrays = (tensors["mean"], tensors["components"], tensors["scale"])
             return cls(labels, grid, card["covered"], *arrays, network, card).eval()
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LabelError) as error:
             raise ModelError(f"{path}: its card and its weights do not fit together ({error})") from None
 
 

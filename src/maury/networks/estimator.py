@@ -185,7 +185,7 @@ class Estimator(nn.Module):
             emulator = model.emulator
             parts = (tensors[f"preparation.{key}"] for key in ("templates", "mean", "components", "scale"))
             preparation = Preparation(
-                emulator.covered, card["n_pixels"], emulator.grid.dlnw, *parts, (prior.low, prior.high)
+                emulator.covered, card["n_pixels"], emulator.grid.dlnw, *parts, v_rad=(prior.low, prior.high)
             )
             estimator = cls(labels, preparation, NetworkConfig(**card["network"]), card)
             estimator.load_state_dict(tensors)

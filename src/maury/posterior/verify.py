@@ -22,7 +22,7 @@ _FLOW_SHARE = 0.1
 _MODE_FLOOR = 0.02
 _STARTS = 4
 _ROUNDS = 5
-_ENOUGH = 0.4
+_ENOUGH = 0.3
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 # Half width of the local fit, in output pixels and in input spacings: three input pixels at least
 # must lie inside.
 _HALF_WIDTH = 1.7
-_SPACINGS = 1.4
+_SPACINGS = 1.8
 # A value is an interpolation only if a good input pixel lies this near (output pixels).
 _NEAR = 0.8
 
