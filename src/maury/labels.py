@@ -1,14 +1,14 @@
 """What is inferred: labels, their priors, and the exact map between the prior's support and R^n.
 
 The map is the probability integral transform: ``u = Phi^-1(F(x))`` with F the prior's cumulative distribution and Phi the standard
-normal's. Every real u is a point inside the prior's support, so no draw can leave it, and the prior of u is N(0, 1): a flow that does nothing
-returns the prior, and it keeps a finite density up to the bound itself (a logit box sends it to zero there).
+normal's. Every real u is a point inside the prior's support, so no draw can leave it, and the prior of u is N(0, 1): a flow that
+does nothing returns the prior, and it keeps a finite density up to the bound itself (a logit box sends it to zero there).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -250,7 +250,7 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __iter__(self) -> Iterable[Label]:
+    def __iter__(self) -> Iterator[Label]:
         return iter(self.labels)
 
     def __getitem__(self, name: str) -> Label:

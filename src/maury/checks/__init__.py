@@ -1,0 +1,1 @@
+"""Evidence that posteriors are right."""

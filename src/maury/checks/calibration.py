@@ -1,4 +1,4 @@
-"""Simulation-based calibration: are posteriors of spectra drawn from the prior right on average?
+"""Simulation-based calibration: posteriors of spectra drawn from the prior must be right on average.
 
 Talts et al. 2018, arXiv:1804.06788; for weighted draws the rank is the posterior's cumulative weight below the truth.
 """

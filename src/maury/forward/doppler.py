@@ -14,7 +14,7 @@ def log_shift(v_rad: Tensor) -> Tensor:
 
 
 def log_shift_derivative(v_rad: Tensor) -> Tensor:
-    """Derivative of `log_shift` with respect to ``v_rad``, per km/s."""
+    """Return the derivative of `log_shift` with respect to ``v_rad``, per km/s."""
     return 1 / (C_KMS * (1 - (v_rad / C_KMS).square()))
 
 

@@ -223,8 +223,8 @@ class Likelihood:
         residual = self.flux - flux
         excess = float((residual.square() / self.variance).sum()) / self.n_pixels
         scaled = float((residual.square() * w[0] / self.reference.square()).sum()) / self.n_pixels
-        arrays = (array.cpu().numpy() for array in (self.good, flux, continuum, residual))
-        return Fit(*arrays, excess, scaled)
+        pixels, model, shape, rest = (array.cpu().numpy() for array in (self.good, flux, continuum, residual))
+        return Fit(pixels, model, shape, rest, excess, scaled)
 
 
 @dataclass(frozen=True)

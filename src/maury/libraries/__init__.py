@@ -1,0 +1,1 @@
+"""Model libraries, and the emulators built from them."""

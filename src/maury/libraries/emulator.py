@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ class LabelNetwork(nn.Module):
     def __init__(self, n_labels: int, n_components: int, width: int, depth: int) -> None:
         super().__init__()
         sizes = [n_labels] + [width] * depth
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.out = nn.Linear(width, n_components)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +85,8 @@ class Emulator(nn.Module):
     mean: Tensor
     components: Tensor
     scale: Tensor
+    _low: Tensor
+    _range: Tensor
 
     def __init__(
         self,

@@ -1,0 +1,1 @@
+"""Preparation, featurizers, flows, and the estimator made of them."""

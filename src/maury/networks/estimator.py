@@ -183,9 +183,18 @@ class Estimator(nn.Module):
                 raise ModelError(f"{path}: has labels {labels.names}, the forward model {model.label_names}")
             prior = labels["v_rad"].prior
             emulator = model.emulator
-            parts = (tensors[f"preparation.{key}"] for key in ("templates", "mean", "components", "scale"))
+            templates, mean, components, scale = (
+                tensors[f"preparation.{key}"] for key in ("templates", "mean", "components", "scale")
+            )
             preparation = Preparation(
-                emulator.covered, card["n_pixels"], emulator.grid.dlnw, *parts, v_rad=(prior.low, prior.high)
+                emulator.covered,
+                card["n_pixels"],
+                emulator.grid.dlnw,
+                templates,
+                mean,
+                components,
+                scale,
+                (prior.low, prior.high),
             )
             estimator = cls(labels, preparation, NetworkConfig(**card["network"]), card)
             estimator.load_state_dict(tensors)

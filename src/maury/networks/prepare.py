@@ -5,6 +5,7 @@ The same code prepares simulated and observed spectra; every step uses the spect
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,15 @@ class Preparation(nn.Module):
     mean: Tensor
     components: Tensor
     scale: Tensor
+    rest: Tensor
+    observed: Tensor
+    shifted: Tensor
+    shifted_sq: Tensor
+    tilt: Tensor
+    design: Tensor
+    products: Tensor
+    precision: Tensor
+    index: Tensor
 
     def __init__(
         self,
@@ -197,7 +207,7 @@ class Preparation(nn.Module):
 
     def _rest_slices(self) -> list[slice]:
         edges = np.cumsum([0] + [b - a for a, b in self.covered])
-        return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
     def _least_squares(self, flux: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients of components and continua that fit aligned spectra, the residual, and the fitted spectrum at continuum 1."""

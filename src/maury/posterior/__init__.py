@@ -1,0 +1,1 @@
+"""From an estimator's answer to a verified posterior."""

@@ -16,8 +16,8 @@ from maury.labels import LabelSet
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
-from maury.spectra.regrid import regrid
 from maury.spectra.registry import read_spectrum
+from maury.spectra.regrid import regrid
 from maury.spectra.spectrum import Spectrum
 
 # A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
@@ -151,7 +151,7 @@ def _posterior(verified: Verified, spectrum: Spectrum, model: Model, seconds: fl
 
 
 def _at_bounds(labels: LabelSet, theta: NDArray[np.float64], weights: NDArray[np.float64]) -> list[str]:
-    """Flags ``at_bound:<label>`` of labels whose posterior piles up at an end of the prior."""
+    """Return flags ``at_bound:<label>`` of labels whose posterior piles up at an end of the prior."""
     flags = []
     for i, label in enumerate(labels.labels):
         margin = 0.01 * (label.prior.high - label.prior.low)

@@ -179,7 +179,7 @@ class Posterior:
         }
 
     def to_datatree(self) -> xr.DataTree:
-        """Groups ``posterior``, ``sample_stats`` and ``flow`` as ArviZ names them (chain, draw)."""
+        """Return groups ``posterior``, ``sample_stats`` and ``flow`` as ArviZ names them (chain, draw)."""
         n = len(self.draws)
         coords = {"chain": [0], "draw": np.arange(n)}
 

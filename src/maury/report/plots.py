@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,18 @@ def save_figure(figure: Figure, path: Path) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     figure.savefig(temporary, dpi=130)
     os.replace(temporary, path)
+
+
+def loss_figure(steps: Sequence[int], nats: Sequence[float]) -> Figure:
+    """Draw validation log density against training steps."""
+    figure = new_figure(7, 4)
+    axis = figure.subplots()
+    axis.plot(steps, nats, color=BLUE, marker="o", ms=3)
+    axis.set_xlabel("training step")
+    axis.set_ylabel("mean log density of the truth [nats]")
+    axis.set_title("validation spectra, density over u (prior = N(0, 1))", fontsize=11)
+    axis.grid(alpha=0.3)
+    return figure
 
 
 def _axis_names(labels: LabelSet) -> list[str]:

@@ -1,0 +1,1 @@
+"""Simulated observations, and training on them."""

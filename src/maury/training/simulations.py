@@ -14,7 +14,6 @@ from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.spectra.spectrum import PixelGrid
 
-
 # Runs of masked pixels are 1 to this many apStar pixels long.
 _RUN_LENGTHS = 8
 

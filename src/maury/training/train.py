@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from maury.labels import LabelSet, LogUniform, Uniform, label
 from maury.libraries.emulator import Emulator
 from maury.networks.estimator import Estimator, NetworkConfig
 from maury.networks.prepare import build_preparation
+from maury.report.plots import loss_figure, save_figure
 from maury.spectra.spectrum import apstar_grid
 from maury.training.checkpoint import OpenCheckpoint, latest
 from maury.training.simulations import Observing, Simulator
@@ -125,7 +127,7 @@ class Training(lightning.LightningModule):
         """Continue where the checkpoint's data ended."""
         self.data.first = int(checkpoint["global_step"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Adam, with a warm-up and a cosine decay over all steps."""
         optimizer = torch.optim.Adam(self.estimator.parameters(), lr=self.config.learning_rate)
         warmup = max(1, int(self.config.warmup * self.config.steps))
@@ -136,6 +138,18 @@ class Training(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def validation_curve(files: list[Path]) -> tuple[list[int], list[float]]:
+    """Read steps and validation log density (nats) from the loggers' CSV files, in order."""
+    points: dict[int, float] = {}
+    for file in files:
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                if row.get("val_loss"):
+                    points[int(row["step"]) + 1] = -float(row["val_loss"])
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]
 
 
 def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estimator:
@@ -192,6 +206,10 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
         use_distributed_sampler=False,
     )
     resume = latest(output)
+    curve = output / "metrics.csv"
+    if curve.exists():
+        # The logger starts its file anew.
+        curve.rename(output / f"metrics.until-{len(list(output.glob('metrics.until-*'))):03d}.csv")
     if resume:
         log.info("resuming from %s", resume)
     trainer.fit(
@@ -214,4 +232,7 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
         }
     )
     estimator.save(output / "estimator.safetensors")
+    parts = [*sorted(output.glob("metrics.until-*.csv")), curve]
+    steps, nats = validation_curve(parts)
+    save_figure(loss_figure(steps, nats), output / "loss.png")
     return estimator.eval()

@@ -1,0 +1,37 @@
+# Everything lives in .venv; nothing is installed outside it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint venv calibration clean
+
+demo: $(STAMP)
+	$(BIN)/maury demo --output demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m "slow or not slow" --cov
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+calibration: $(STAMP)
+	$(BIN)/maury check calibration --number 500 --output docs/results/calibration
+
+venv: $(STAMP)
+
+# torch first and by its pin: what other packages ask for is then satisfied, and no CUDA build is fetched.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo
