@@ -316,7 +316,7 @@ def check_calibration(
             "inferring",
             number,
             console=err,
-            disable=as_json,
+            disable=not err.is_terminal,
         )
     )
     figures = report(outcomes, loaded)

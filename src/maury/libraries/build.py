@@ -70,7 +70,8 @@ def read_config(path: Path, model: type[Model]) -> Model:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from None
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown key is often a known one misspelt, which is then also missing: tell that first.
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: {key}: {first['msg']}") from None
 

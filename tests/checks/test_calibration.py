@@ -1,0 +1,74 @@
+"""Calibration on simulated spectra, small; the figures proper come from ``make calibration``."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from maury.checks.calibration import calibrate, information_limit, report, simulated_spectra, write_outcomes
+from maury.errors import ConfigError
+from maury.forward.likelihood import Likelihood
+from maury.models import load_model
+from maury.spectra.synthetic import nominal_visit_grid
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def outcomes(model):
+    return list(calibrate(model, 4, draws=400, pixels="apstar", seed=11))
+
+
+def test_figures_and_files(model, outcomes, tmp_path):
+    figures = report(outcomes, model)
+    write_outcomes(tmp_path, outcomes, figures, model)
+    assert {path.name for path in tmp_path.iterdir()} == {"calibration.ecsv", "calibration.json", "ranks.png"}
+    assert json.loads((tmp_path / "calibration.json").read_text())["spectra"] == 4
+    assert figures["efficiency_median"] > 0.2
+
+
+def test_ranks_are_shares_of_the_posterior(outcomes):
+    ranks = np.array([outcome.ranks for outcome in outcomes])
+    assert (ranks >= 0).all()
+    assert (ranks <= 1).all()
+    # Four spectra and seven labels, all of them beyond 0.2 % of their posterior, would be a miracle.
+    assert np.mean((ranks > 0.002) & (ranks < 0.998)) > 0.7
+
+
+def test_flow_stays_below_the_information_limit(outcomes):
+    for outcome in outcomes:
+        assert outcome.log_density < outcome.limit_prior + 10
+        assert outcome.limit <= outcome.limit_prior
+
+
+def test_limit_grows_by_the_log_of_the_noise(model):
+    """Six labels: halving all errors, jitter included, gains 6 ln 2."""
+    spectrum, theta, _ = next(simulated_spectra(model, 1, nominal_visit_grid(), seed=2))
+    theta[-2], theta[-1] = 20.0, 1e-2
+    limits = []
+    for factor in (1.0, 2.0):
+        likelihood = Likelihood.of(
+            spectrum.__class__(spectrum.grid, spectrum.flux, spectrum.ivar * factor**2),
+            model.forward,
+            model.labels,
+        )
+        at = theta.clone()
+        at[-1] /= factor
+        limits.append(information_limit(likelihood, at, model.labels)[0])
+    assert limits[1] - limits[0] == pytest.approx(6 * math.log(2), abs=0.05)
+
+
+def test_simulations_depend_on_the_seed_alone(model):
+    first, second = (next(simulated_spectra(model, 1, nominal_visit_grid(), seed=9)) for _ in range(2))
+    assert np.array_equal(first[0].flux, second[0].flux)
+    assert torch.equal(first[1], second[1])
+
+
+def test_unknown_pixels(model):
+    with pytest.raises(ConfigError, match="apvisit"):
+        next(calibrate(model, 1, pixels="ccd"))
