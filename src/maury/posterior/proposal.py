@@ -30,14 +30,14 @@ class StudentT:
 
     location: Tensor
     factor: Tensor
-    dof: float = 5.0
+    dof: int = 8
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``(n, d)``."""
         normal = torch.randn(n, len(self.location), generator=generator, dtype=torch.float64)
         # A chi-squared of integer dof as a sum of squares keeps to the one generator.
         chi2 = (
-            torch.randn(n, int(self.dof), generator=generator, dtype=torch.float64)
+            torch.randn(n, self.dof, generator=generator, dtype=torch.float64)
             .square()
             .sum(1, keepdim=True)
         )

@@ -18,7 +18,7 @@ from maury.posterior.refine import Modes, Target, find_modes, spread_out
 
 KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
-_FLOW_SHARE = 0.1
+_FLOW_SHARE = 0.06
 _MODE_FLOOR = 0.02
 _STARTS = 4
 _ROUNDS = 5
