@@ -37,9 +37,7 @@ class StudentT:
         normal = torch.randn(n, len(self.location), generator=generator, dtype=torch.float64)
         # A chi-squared of integer dof as a sum of squares keeps to the one generator.
         chi2 = (
-            torch.randn(n, self.dof, generator=generator, dtype=torch.float64)
-            .square()
-            .sum(1, keepdim=True)
+            torch.randn(n, self.dof, generator=generator, dtype=torch.float64).square().sum(1, keepdim=True)
         )
         return self.location + (normal @ self.factor.T) * (self.dof / chi2).sqrt()
 

@@ -21,7 +21,10 @@ KHAT_LIMIT = 0.7
 _FLOW_SHARE = 0.06
 _MODE_FLOOR = 0.02
 _STARTS = 4
-_ROUNDS = 5
+# The first draws, whose weighted covariance corrects the Laplace approximation for the rest.
+_PILOT = 0.3
+_GOOD = 0.65
+_ROUNDS = 4
 _ENOUGH = 0.3
 
 
@@ -171,16 +174,18 @@ def verify(
     proposal = _proposal(modes, FlowAndJitter(estimator, context, v_align, jitter))
     proposals, counts = [], []
     u, log_likelihood = torch.empty(0, len(labels), dtype=torch.float64), torch.empty(0, dtype=torch.float64)
-    for _ in range(_ROUNDS):
-        new = proposal.sample(draws, generator)
+    pilot = int(_PILOT * draws)
+    for size in (pilot, draws - pilot, *[draws] * _ROUNDS):
+        new = proposal.sample(size, generator)
         u, log_likelihood = torch.cat([u, new]), torch.cat([log_likelihood, target.log_likelihood(new)])
         proposals.append(proposal)
-        counts.append(draws)
+        counts.append(size)
         weighted = _weigh(target, proposals, counts, u, log_likelihood)
         log_weights, khat = weighted.smoothed()
-        if khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
+        if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
             break
-        proposal = _adapted(weighted, proposal)
+        if weighted.ess < _GOOD * len(u):
+            proposal = _adapted(weighted, proposal)
     evaluations += sum(counts)
     result = Verified(
         weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations
