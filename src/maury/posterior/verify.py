@@ -20,6 +20,8 @@ KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
 _FLOW_SHARE = 0.06
 _MODE_FLOOR = 0.02
+# Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
+_RANKED = 192
 _STARTS = 4
 # The first draws, whose weighted covariance corrects the Laplace approximation for the rest.
 _PILOT = 0.3
@@ -81,20 +83,18 @@ def _jitter_guess(likelihood: Likelihood, theta: Tensor, labels: LabelSet) -> Te
     return (scatter.square() - noise.square()).clamp_min(0).sqrt().clamp(prior.low * 2, prior.high / 2)
 
 
-def _start(likelihood: Likelihood, labels: LabelSet, flow: Tensor, pilot: int) -> tuple[Target, Tensor, int]:
+def _start(likelihood: Likelihood, labels: LabelSet, flow: Tensor, pilot: int) -> tuple[Target, Tensor]:
     """Choose starts among the flow's draws, and set the reference continuum by the best of them."""
     target = Target(likelihood, labels)
-    middle = labels.to_normal(
-        torch.cat([labels.low[:-1] * 0.5 + labels.high[:-1] * 0.5, torch.tensor([0.01])])
-    )
-    u = torch.cat([flow[:pilot], middle[-1].expand(pilot, 1)], dim=1)
+    jitter = labels["jitter"].prior.to_normal(torch.tensor([[0.01]], dtype=torch.float64))
+    u = torch.cat([flow[:pilot], jitter.expand(pilot, 1)], dim=1)
     value = target.log_prob(u)
     theta = labels.from_normal(u[value.argmax()])
     for _ in range(2):
         theta[-1] = _jitter_guess(target.likelihood, theta, labels)
         target = Target(target.likelihood.refer(theta), labels)
     u[:, -1] = labels.to_normal(theta)[-1]
-    return target, spread_out(u, value, _STARTS), pilot
+    return target, spread_out(u, value, _STARTS)
 
 
 def _proposal(modes: Modes, flow: Proposal) -> Mixture:
@@ -162,12 +162,12 @@ def verify(
         If no draw has any posterior density.
     """
     flow_draws = estimator.sample(max(draws, 256), context, v_align, generator)
-    target, starts, evaluations = _start(likelihood, labels, flow_draws, 192)
+    target, starts = _start(likelihood, labels, flow_draws, _RANKED)
     progress("refine")
-    modes = find_modes(target, starts)
-    target = Target(target.likelihood.refer(labels.from_normal(modes.u[0])), labels)
-    modes = replace(find_modes(target, modes.u), evaluations=modes.evaluations)
-    evaluations += 2 * modes.evaluations
+    first = find_modes(target, starts)
+    target = Target(target.likelihood.refer(labels.from_normal(first.u[0])), labels)
+    modes = find_modes(target, first.u)
+    evaluations = _RANKED + first.evaluations + modes.evaluations
 
     progress("weigh")
     jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
