@@ -20,6 +20,7 @@ from maury.errors import SpectrumError
 from maury.spectra.barycentric import barycentric_correction
 from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
 from maury.spectra.files import open_fits, reason
+from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, GaussHermite, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 __all__ = ["BAD", "DEFAULT_REJECT", "PIXMASK", "apvisit_from_hdus", "bits", "is_apvisit", "read_apvisit"]
@@ -121,7 +122,7 @@ def apvisit_from_hdus(hdus: fits.HDUList, path: Path, reject: int = DEFAULT_REJE
     n = shape[1]
     header, row = hdus[0].header, _table_row(hdus)
     correction, source = _correction(header, row)
-    lsf = _lsf(hdus, path)
+    lsf = _lsf(hdus, path, [chip for chip, _ in order])
     return Spectrum(
         grid=PixelGrid(flat(wavelength), tuple((i * n, (i + 1) * n) for i in range(N_CHIPS))),
         flux=flat(flux),
@@ -130,9 +131,13 @@ def apvisit_from_hdus(hdus: fits.HDUList, path: Path, reject: int = DEFAULT_REJE
         frame="observatory",
         v_correction=correction,
         bitmask=flat(bitmask),
-        lsf=None if lsf is None else lsf[[chip for chip, _ in order]],
+        lsf=lsf,
         path=str(path),
-        meta=_meta(header, row) | {"v_correction_source": source},
+        meta=_meta(header, row)
+        | {
+            "v_correction_source": source,
+            "lsf_source": "file" if isinstance(lsf, GaussHermite) else "assumed",
+        },
     )
 
 
@@ -222,15 +227,21 @@ def _rising(wavelength: NDArray[np.float64], path: Path) -> list[tuple[int, int]
     return [(chip, steps[chip]) for chip in chips]
 
 
-def _lsf(hdus: fits.HDUList, path: Path) -> NDArray[np.float64] | None:
-    """Line-spread coefficients, ``(3, n_coefficients)``, in the file's order; None if absent or useless."""
+def _lsf(hdus: fits.HDUList, path: Path, chips: list[int]) -> LineSpread:
+    """Return the visit's line-spread function; the survey's average where the file has none that is of use."""
+    average = Gaussian(APOGEE_RESOLUTION)
     shape = _shape(hdus, LSF)
     if not shape or 0 in shape:
-        return None
+        return average
     if len(shape) != 2 or shape[0] != N_CHIPS or shape[1] > _MAX_PIXELS:
         raise SpectrumError(f"{path} HDU {LSF}: shape {shape}; line-spread coefficients have (3, 26)")
-    lsf = _data(hdus, LSF, path).astype(np.float64)
-    return lsf if np.all(np.isfinite(lsf)) and lsf.any() else None
+    coefficients = _data(hdus, LSF, path).astype(np.float64)
+    if not np.all(np.isfinite(coefficients)) or not coefficients.any():
+        return average
+    try:
+        return GaussHermite(coefficients[chips])
+    except SpectrumError as error:
+        raise SpectrumError(f"{path} HDU {LSF}: {error}") from None
 
 
 def _number(source: Any, key: str) -> float | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
+
+if TYPE_CHECKING:
+    from maury.spectra.linespread import LineSpread
 
 APSTAR_LOG10_START = 4.179
 APSTAR_LOG10_STEP = 6e-6
@@ -86,8 +89,7 @@ class Spectrum:
         The file's own pixel mask, shape ``(n_pixels,)``, kept for pictures and for other rules;
         None where absent.
     lsf
-        Line-spread coefficients as the file gives them, shape ``(n_chips, n_coefficients)``, in the order
-        of ``grid.chips``; None where absent.
+        Line-spread function (`maury.spectra.linespread`); None where the file does not tell it.
     path, index
         The file it came from and its place in it.
     meta
@@ -101,7 +103,7 @@ class Spectrum:
     frame: str = "observatory"
     v_correction: float | None = None
     bitmask: NDArray[np.int64] | None = None
-    lsf: NDArray[np.float64] | None = None
+    lsf: LineSpread | None = None
     path: str = ""
     index: int = 0
     meta: dict[str, Any] = field(default_factory=dict)

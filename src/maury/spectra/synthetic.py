@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.spectra.bits import DEFAULT_REJECT, bits
+from maury.spectra.linespread import GaussHermite
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Release = Literal["dr16", "dr17", "dr19"]
@@ -119,8 +120,8 @@ def _images(
     n = spectrum.grid.n_pixels // 3
     if spectrum.grid.chips != ((0, n), (n, 2 * n), (2 * n, 3 * n)):
         raise SpectrumError(f"{path}: an apVisit has three chips of equal length, not {spectrum.grid.chips}")
-    lsf = np.tile(_LSF, (3, 1)) if spectrum.lsf is None else np.asarray(spectrum.lsf)
-    if lsf.ndim != 2 or len(lsf) != 3:
+    lsf = spectrum.lsf.coefficients if isinstance(spectrum.lsf, GaussHermite) else np.tile(_LSF, (3, 1))
+    if len(lsf) != 3:
         raise SpectrumError(f"{path}: line-spread coefficients of shape {lsf.shape}; an apVisit has (3, 26)")
     good = spectrum.good
     error = np.full(spectrum.grid.n_pixels, _BLOWN_UP)

@@ -1,0 +1,266 @@
+"""Line-spread functions: what a detector makes of an infinitely narrow line, as Fourier transforms pixel by pixel.
+
+A spectrum ``exp(2 pi i f u)``, u = ln(wavelength), is measured at pixel i as ``T_i(f) exp(2 pi i f u_i)``. The transform T holds all that
+the spectrograph does: optics, integration over the pixel, and any shift of the centroid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maury.errors import SpectrumError
+from maury.spectra.spectrum import PixelGrid
+
+# Full width at half maximum of a Gaussian, in units of its standard deviation.
+FWHM = 2 * math.sqrt(2 * math.log(2))
+# APOGEE's average, for its files that do not tell their own.
+APOGEE_RESOLUTION = 22_500.0
+
+
+class LineSpread(Protocol):
+    """A line-spread function."""
+
+    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return ``T_i(f)``, shape ``(n_pixels, n_frequencies)``, at frequencies in cycles per unit of ln(wavelength)."""
+
+    def core(self) -> LineSpread:
+        """Return the same without far wings."""
+
+
+def log_pixel_size(grid: PixelGrid) -> NDArray[np.float64]:
+    """Size of each pixel in ln(wavelength), shape ``(n_pixels,)``; chips are apart from each other."""
+    size = np.empty(grid.n_pixels)
+    covered = np.zeros(grid.n_pixels, dtype=bool)
+    for start, stop in (*grid.chips, (0, grid.n_pixels)):
+        new = ~covered[start:stop]
+        if stop - start > 1 and new.any():
+            size[start:stop][new] = np.gradient(np.log(grid.wavelength[start:stop]))[new]
+        covered[start:stop] = True
+    return size
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian of constant resolving power ``lambda / FWHM``, integrated over the pixel unless ``integrate`` is False.
+
+    Raises
+    ------
+    SpectrumError
+        If the resolving power is not positive and finite.
+    """
+
+    resolution: float
+    integrate: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.resolution) and self.resolution > 0):
+            raise SpectrumError(f"a resolving power must be positive and finite, not {self.resolution}")
+
+    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return ``exp(-2 pi^2 f^2 sigma^2)`` times the pixel's ``sinc``."""
+        sigma = 1 / (FWHM * self.resolution)
+        out = np.exp(-2 * (np.pi * sigma * frequency) ** 2)[None] * np.ones((grid.n_pixels, 1))
+        if self.integrate:
+            out *= np.sinc(frequency * log_pixel_size(grid)[:, None])
+        return out.astype(np.complex128)
+
+    def core(self) -> Gaussian:
+        """Return itself: it has no wings."""
+        return self
+
+
+@dataclass(frozen=True)
+class GaussHermite:
+    """APOGEE's line-spread function: a bin-integrated Gauss-Hermite series with Gaussian wings, varying along each chip.
+
+    Parameters
+    ----------
+    coefficients
+        HDU 10 of an apVisit, one row a chip in the order of the grid's chips: bin size, offset of x, number of Hermite orders, orders of
+        the polynomials in x for the width and each Hermite coefficient, these polynomials, wing type, number of wing parameters,
+        orders and polynomials of the wing's share and width. Shape ``(n_chips, n_coefficients)``.
+    wings
+        False drops the wings and gives their share to the core.
+
+    Notes
+    -----
+    With ``w = (x - x0) / sigma`` the core is ``sum_n h_n He_n(w) exp(-w^2/2) / sqrt(2 pi n!)``, h_0 = 1, x in pixels of the file (wavelength
+    falls along them), integrated over the bin size (Nidever et al. 2015, AJ 150, 173, and the survey's ``lsf_gh``).
+
+    Raises
+    ------
+    SpectrumError
+        If the coefficients do not hold what they announce, or the wings are of another type.
+    """
+
+    coefficients: NDArray[np.float64]
+    wings: bool = True
+
+    def __post_init__(self) -> None:
+        array = np.asarray(self.coefficients, dtype=np.float64)
+        object.__setattr__(self, "coefficients", array)
+        if array.ndim != 2 or array.shape[1] < 6 or not np.all(np.isfinite(array)):
+            raise SpectrumError(
+                f"line-spread coefficients must be finite and (n_chips, n), not {array.shape}"
+            )
+        _ = self._chips
+
+    @cached_property
+    def _chips(self) -> list[_Chip]:
+        return [_Chip.parse(row) for row in self.coefficients]
+
+    def core(self) -> GaussHermite:
+        """Return the same without wings."""
+        return GaussHermite(self.coefficients, wings=False)
+
+    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return the transform in closed form: ``He_n`` becomes ``(-i omega)^n``, the bin a sinc.
+
+        Raises
+        ------
+        SpectrumError
+            If the grid has another number of chips.
+        """
+        if len(grid.chips) != len(self._chips):
+            raise SpectrumError(f"line-spread coefficients of {len(self._chips)} chips for {len(grid.chips)}")
+        out = np.ones((grid.n_pixels, len(frequency)), dtype=np.complex128)
+        size = log_pixel_size(grid)
+        for (start, stop), chip in zip(grid.chips, self._chips, strict=True):
+            # In the file, x runs from the red end.
+            x = np.arange(stop - start)[::-1]
+            # Radians per pixel of the file; the sign mirrors the profile, as wavelength falls along x.
+            omega = -2 * np.pi * frequency * size[start:stop, None]
+            out[start:stop] = chip.transform(x, omega, self.wings)
+        return out
+
+    def resolution(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Resolving power ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``, its full width measured."""
+        fine = np.linspace(-12, 12, 2401)
+        omega = np.linspace(0, np.pi * 4, 1024)
+        waves = np.exp(1j * np.outer(omega, fine))
+        waves[0] *= 0.5
+        out, size = np.empty(grid.n_pixels), log_pixel_size(grid)
+        for (start, stop), chip in zip(grid.chips, self._chips, strict=True):
+            # The width varies slowly: a knot every 32 pixels serves.
+            knots = np.unique(np.append(np.arange(0, stop - start, 32), stop - start - 1))
+            profile = (
+                chip.transform(knots, np.broadcast_to(omega, (len(knots), 1024)), self.wings) @ waves
+            ).real
+            half = profile.max(1, keepdims=True) / 2
+            width = (profile > half).sum(1) * (fine[1] - fine[0])
+            x = np.arange(stop - start)[::-1]
+            out[start:stop] = 1 / (np.interp(x, knots, width) * size[start:stop])
+        return out
+
+
+@dataclass(frozen=True)
+class _Chip:
+    """One row of coefficients, unpacked: polynomials in ``x + offset`` of sigma, h_1.. and of the wing's share and width."""
+
+    bin_size: float
+    offset: float
+    core: tuple[NDArray[np.float64], ...]
+    wing: tuple[NDArray[np.float64], ...]
+
+    @classmethod
+    def parse(cls, row: NDArray[np.float64]) -> _Chip:
+        def take(start: int, orders: NDArray[np.float64]) -> tuple[tuple[NDArray[np.float64], ...], int]:
+            out = []
+            for order in orders:
+                stop = start + int(order) + 1
+                if not (0 <= order <= 9 and stop <= len(row)):
+                    raise SpectrumError("line-spread coefficients end before the polynomials they announce")
+                out.append(row[start:stop])
+                start = stop
+            return tuple(out), start
+
+        hermite = int(row[2])
+        if not 0 <= hermite <= 9 or row[0] < 0:
+            raise SpectrumError(
+                f"line-spread coefficients announce {hermite} Hermite orders; 0 to 9 are possible"
+            )
+        core, at = take(hermite + 4, row[3 : hermite + 4])
+        wing: tuple[NDArray[np.float64], ...] = ()
+        if at + 2 < len(row) and row[at + 1] > 0:
+            kind, number = row[at], int(row[at + 1])
+            if kind != 1 or number != 2:
+                raise SpectrumError(
+                    f"line-spread wings of type {kind:g} with {number} parameters; only Gaussian ones are known"
+                )
+            wing, _ = take(at + 4, row[at + 2 : at + 4])
+        return cls(float(row[0]), float(row[1]), core, wing)
+
+    def transform(
+        self, x: NDArray[np.float64], omega: NDArray[np.float64], wings: bool
+    ) -> NDArray[np.complex128]:
+        """Transform at pixels ``x (n,)`` of the file and ``omega (n, k)`` radians a pixel."""
+        sigma, *h = (np.polynomial.polynomial.polyval(x + self.offset, c)[:, None] for c in self.core)
+        if np.any(sigma <= 0):
+            raise SpectrumError("line-spread coefficients give a width that is not positive")
+        s = -1j * sigma * omega
+        series, power = np.ones_like(s), np.ones_like(s)
+        for n, coefficient in enumerate(h, start=1):
+            power = power * s
+            series = series + coefficient * power / math.sqrt(math.factorial(n))
+        out = series * np.exp(-0.5 * (sigma * omega) ** 2)
+        if wings and self.wing:
+            share, width = (np.polynomial.polynomial.polyval(x + self.offset, c)[:, None] for c in self.wing)
+            out = (1 - share) * out + share * np.exp(-0.5 * (width * omega) ** 2)
+        return out * np.sinc(self.bin_size * omega / (2 * np.pi))
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """A kernel for each pixel, sampled at the pixels around it.
+
+    Parameters
+    ----------
+    kernels
+        ``kernels[i, n + k]`` is what the light at pixel ``i + k`` adds to pixel i; shape ``(n_pixels, 2 n + 1)``. Rows are normalised.
+
+    Raises
+    ------
+    SpectrumError
+        If the kernels are not finite, their number of columns is even, or a row sums to nothing.
+    """
+
+    kernels: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        kernels = np.asarray(self.kernels, dtype=np.float64)
+        if kernels.ndim != 2 or kernels.shape[1] % 2 == 0:
+            raise SpectrumError(f"tabulated kernels must be (n_pixels, 2 n + 1), not {kernels.shape}")
+        total = kernels.sum(1, keepdims=True)
+        if not np.all(np.isfinite(kernels)) or np.any(total <= 0):
+            raise SpectrumError("tabulated kernels must be finite, each with a positive sum")
+        object.__setattr__(self, "kernels", kernels / total)
+
+    def core(self) -> Tabulated:
+        """Return itself: what it holds is not divided into core and wings."""
+        return self
+
+    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return the transform of the samples, 0 beyond their Nyquist frequency.
+
+        Raises
+        ------
+        SpectrumError
+            If there are not as many kernels as pixels.
+        """
+        n_pixels, width = self.kernels.shape
+        if n_pixels != grid.n_pixels:
+            raise SpectrumError(f"{n_pixels} tabulated kernels for {grid.n_pixels} pixels")
+        half, size = width // 2, log_pixel_size(grid)[:, None]
+        phase = np.exp(2j * np.pi * frequency * size)
+        out = np.zeros((n_pixels, len(frequency)), dtype=np.complex128)
+        power = phase.conj() ** half
+        for k in range(width):
+            out += self.kernels[:, k, None] * power
+            power = power * phase
+        return np.where(np.abs(frequency) * size <= 0.5, out, 0)
