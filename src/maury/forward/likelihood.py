@@ -37,8 +37,8 @@ class Curvature:
 class Likelihood:
     """Independent Gaussian pixels; masked ones drop out.
 
-    ``flux_i ~ N(m_i C_i, 1 / ivar_i + (jitter m_i R_i)^2)`` with m the forward model, R the reference continuum (a fixed, smooth
-    guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The coefficients are integrated out: the
+    ``flux_i ~ N(m_i C_i, 1 / ivar_i + (jitter m_i R_i)^2 + (e_i R_i)^2)`` with m the forward model, e the emulator's own error at the
+    labels (from leaving its library's spectra out), R the reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The coefficients are integrated out: the
     model is never rescaled to the data.
 
     Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
@@ -51,12 +51,18 @@ class Likelihood:
     flux: Tensor
     variance: Tensor
     reference: Tensor
+    error_shape: Tensor
     bases: tuple[tuple[slice, Tensor], ...]
     degree: int
 
     @classmethod
     def of(
-        cls, spectrum: Spectrum, model: ForwardModel, labels: LabelSet, degree: int = DEGREE
+        cls,
+        spectrum: Spectrum,
+        model: ForwardModel,
+        labels: LabelSet,
+        degree: int = DEGREE,
+        inside: NDArray[np.bool_] | None = None,
     ) -> Likelihood:
         """Prepare the likelihood of a spectrum.
 
@@ -70,17 +76,16 @@ class Likelihood:
             The model's labels and ``jitter``; the priors of the velocities decide which pixels can be used.
         degree
             Of the continuum on each chip.
+        inside
+            Pixels to use, shape ``(n_pixels,)``, where several models must be compared on the same data; by default `usable_pixels`.
 
         Raises
         ------
         InferenceError
             If hardly any usable pixel lies inside the model's range.
         """
-        inside = model.usable(spectrum.grid.wavelength, labels)
-        on_chip = np.zeros_like(inside)
-        for start, stop in spectrum.grid.chips:
-            on_chip[start:stop] = True
-        inside &= on_chip
+        if inside is None:
+            inside = usable_pixels(spectrum, model, labels)
         good = spectrum.good & inside
         if not inside.any():
             w = spectrum.grid.wavelength
@@ -100,11 +105,12 @@ class Likelihood:
         device = model.basis.device
         return cls(
             model,
-            model.sampler(spectrum.grid).to(device),
+            model.sampler(spectrum.grid, spectrum.lsf).to(device),
             torch.from_numpy(np.flatnonzero(good)).to(device),
             flux.to(device),
             (1 / ivar).to(device),
             reference.abs().to(device),
+            _at(model.emulator.error_shape, model, spectrum.grid.wavelength[good]).double().to(device),
             tuple((chip, basis.to(device)) for chip, basis in bases),
             degree,
         )
@@ -143,10 +149,15 @@ class Likelihood:
     def _model(self, labels: Tensor) -> Tensor:
         return self.sampler(self.model(labels[:, :-1]))[:, self.good].double()
 
+    def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
+        """Variance of noise, jitter and emulator, over the squared reference continuum."""
+        error = self.model.emulator.error(labels[:, :-3]).double()[:, None] * self.error_shape
+        return variance + (labels[:, -1:] * m).square() + error.square()
+
     def _log_prob(self, labels: Tensor) -> Tensor:
         y, variance = self._normalised()
         m = self._model(labels)
-        total = variance + (labels[:, -1:] * m).square()
+        total = self._total(labels, m, variance)
         w = 1 / total
         r = y - m
         out = -0.5 * ((w * r.square()).sum(1) + total.log().sum(1))
@@ -176,7 +187,7 @@ class Likelihood:
         m = self.sampler(grid_flux)[:, self.good].double()
         slopes = self.sampler(grid_slopes)[..., self.good].double()
         jitter = labels[:, -1:]
-        w = 1 / (variance + (jitter * m).square())
+        w = 1 / self._total(labels, m, variance)
         continuum = self._continuum(m, w, y - m)
         r = y - m * continuum
         # The variance grows with the model: half of d(-ln V - r^2 / V) by the labels.
@@ -217,7 +228,7 @@ class Likelihood:
         labels = self._moved(labels)
         y, variance = self._normalised()
         m = self._model(labels[None])
-        w = 1 / (variance + (labels[-1] * m).square())
+        w = 1 / self._total(labels[None], m, variance)
         continuum = self._continuum(m, w, y - m)[0] * self.reference
         flux = m[0] * continuum
         residual = self.flux - flux
@@ -225,6 +236,22 @@ class Likelihood:
         scaled = float((residual.square() * w[0] / self.reference.square()).sum()) / self.n_pixels
         pixels, model, shape, rest = (array.cpu().numpy() for array in (self.good, flux, continuum, residual))
         return Fit(pixels, model, shape, rest, excess, scaled)
+
+
+def usable_pixels(spectrum: Spectrum, model: ForwardModel, labels: LabelSet) -> NDArray[np.bool_]:
+    """Pixels on a chip and inside the model's range for every label in the prior's support, shape ``(n_pixels,)``."""
+    inside = model.usable(spectrum.grid.wavelength, labels)
+    on_chip = np.zeros_like(inside)
+    for start, stop in spectrum.grid.chips:
+        on_chip[start:stop] = True
+    return inside & on_chip
+
+
+def _at(values: Tensor, model: ForwardModel, wavelength: NDArray[np.float64]) -> Tensor:
+    """Values on the model's grid, at the nearest pixels."""
+    grid = model.emulator.grid
+    nearest = np.round((np.log10(wavelength) - grid.start) / grid.step).astype(np.int64)
+    return values[torch.from_numpy(np.clip(nearest, 0, grid.n_pixels - 1)).to(values.device)]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maury.constants import C_KMS
-from maury.errors import LabelError
+from maury.errors import InferenceError, LabelError
 from maury.forward.doppler import log_shift, log_shift_derivative
 from maury.forward.rotation import rotation_transform, rotation_transform_derivative
-from maury.forward.sampling import HALF_TAPS, Banded, interpolation
+from maury.forward.sampling import Banded, interpolation, line_spread
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator
+from maury.spectra.linespread import LineSpread
 from maury.spectra.spectrum import PixelGrid
+
+
+# Light of a line farther than this from its pixel, km/s, is in the far wings: there a smooth spectrum serves as well.
+_REACH = 42.0
 
 
 class ForwardModel(nn.Module):
@@ -30,24 +35,35 @@ class ForwardModel(nn.Module):
         Rest-frame spectra.
     limb_darkening
         Linear coefficient of the rotation profile, in [0, 1].
+    v_macro
+        Standard deviation of a Gaussian macroturbulence along the line of sight, km/s; 0 for none.
+
+    Raises
+    ------
+    LabelError
+        If the limb darkening lies outside [0, 1] or the macroturbulence is negative.
     """
 
     basis: Tensor
     frequency: Tensor
 
-    def __init__(self, emulator: Emulator, limb_darkening: float = 0.6) -> None:
+    def __init__(self, emulator: Emulator, limb_darkening: float = 0.6, v_macro: float = 0.0) -> None:
         super().__init__()
         if not 0 <= limb_darkening <= 1:
             raise LabelError(f"limb_darkening must lie in [0, 1], not {limb_darkening}")
-        self.emulator, self.limb_darkening = emulator, limb_darkening
+        if not 0 <= v_macro < math.inf:
+            raise LabelError(f"v_macro must not be negative, but is {v_macro} km/s")
+        self.emulator, self.limb_darkening, self.v_macro = emulator, limb_darkening, v_macro
         self.label_names = (*emulator.labels.names, "v_rad", "v_sini")
         grid = emulator.grid
         basis = torch.cat([emulator.mean[None], emulator.components]).double()
-        transform = torch.fft.rfft(basis).to(torch.complex64)
+        frequency = 2 * math.pi * torch.fft.rfftfreq(grid.n_pixels, d=grid.dlnw, dtype=torch.float64)
+        # Macroturbulence is the same for all spectra: it goes into the components.
+        turbulence = torch.exp(-0.5 * (frequency * v_macro / C_KMS).square())
+        transform = (torch.fft.rfft(basis) * turbulence).to(torch.complex64)
         # Real and imaginary parts side by side: a real matrix product is faster than a complex one.
         self.register_buffer("basis", torch.view_as_real(transform).flatten(1), persistent=False)
-        frequency = torch.fft.rfftfreq(grid.n_pixels, d=grid.dlnw, dtype=torch.float64)
-        self.register_buffer("frequency", 2 * math.pi * frequency.float(), persistent=False)
+        self.register_buffer("frequency", frequency.float(), persistent=False)
 
     @property
     def n_labels(self) -> int:
@@ -108,9 +124,35 @@ class ForwardModel(nn.Module):
             raise LabelError("v_sini must not be negative")
         return v_rad, v_sini
 
-    def sampler(self, grid: PixelGrid) -> Banded:
-        """Operator from the emulator's grid to a detector's pixels, shape ``(..., n_pixels)`` to ``(..., grid.n_pixels)``."""
-        return interpolation(self.emulator.grid, grid.wavelength)
+    def sampler(
+        self, grid: PixelGrid, lsf: LineSpread | None = None, transmission: NDArray[np.float64] | None = None
+    ) -> Banded:
+        """Operator from the emulator's grid to a detector's pixels, shape ``(..., n_pixels)`` to ``(..., grid.n_pixels)``.
+
+        Parameters
+        ----------
+        grid
+            The detector's pixels.
+        lsf
+            Its line-spread function, pixel integration included. If the emulator contains one already, only the difference is applied; None
+            then takes the emulator's for the detector's.
+        transmission
+            Of the earth's atmosphere on the emulator's grid, shape ``(n_pixels,)``; multiplied before the line-spread function.
+
+        Raises
+        ------
+        InferenceError
+            If the emulator contains no line-spread function and none is given.
+        """
+        contained = self.emulator.contained
+        if lsf is None and contained is None:
+            raise InferenceError(
+                "the spectrum does not tell its line-spread function, and the model contains none: give one, e.g. its resolving power",
+                "missing_lsf",
+            )
+        if lsf is None or lsf == contained:
+            return interpolation(self.emulator.grid, grid.wavelength, transmission)
+        return line_spread(self.emulator.grid, grid, lsf, contained, transmission)
 
     def usable(self, wavelength: NDArray[np.float64], labels: LabelSet) -> NDArray[np.bool_]:
         """Pixels whose light comes from inside the emulator's range for every label in the prior's support.
@@ -130,7 +172,7 @@ class ForwardModel(nn.Module):
         """
         grid = self.emulator.grid
         v_rad, v_sini = labels["v_rad"].prior, labels["v_sini"].prior
-        width = v_sini.high / C_KMS / grid.dlnw + HALF_TAPS
+        width = (v_sini.high + _REACH) / C_KMS / grid.dlnw
         low, high = (
             float(log_shift(torch.tensor(v, dtype=torch.float64))) / grid.dlnw
             for v in (v_rad.low, v_rad.high)

@@ -1,4 +1,4 @@
-"""From the model's uniform logarithmic grid to detector pixels: a banded linear operator."""
+"""From the model's uniform logarithmic grid to detector pixels: banded linear operators."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maury.libraries.emulator import LogGrid
+from maury.spectra.linespread import Gaussian, LineSpread
+from maury.spectra.spectrum import PixelGrid
 
-# Taps on each side of the windowed sinc, and the shape of its Kaiser window: error below 1e-5 of what an APOGEE line can hold.
+# Taps on each side of the windowed sinc, and the shape of its Kaiser window: error of a line at APOGEE's resolution below 1e-4 of its depth.
 HALF_TAPS = 10
 _KAISER = 8.0
+# Model pixels that a line-spread kernel may reach over; far wings that go beyond are wrapped into them, so that their light is kept.
+_WINDOWS = (32, 64, 128, 256)
+# Share of a kernel that may lie outside its window.
+_LEFT_OUT = 2e-5
+# Above this share of the grid's Nyquist frequency nothing is left of a spectrum that contains a line-spread function already.
+_TAPER = 0.75
 
 
 class Banded(nn.Module):
@@ -59,7 +67,9 @@ class Banded(nn.Module):
         return out.reshape(-1, flat.shape[0])[: self.n_out].T.reshape(*x.shape[:-1], self.n_out)
 
 
-def interpolation(grid: LogGrid, wavelength: NDArray[np.float64]) -> Banded:
+def interpolation(
+    grid: LogGrid, wavelength: NDArray[np.float64], transmission: NDArray[np.float64] | None = None
+) -> Banded:
     """Band-limited interpolation (sinc with a Kaiser window) from the grid to any wavelengths.
 
     Parameters
@@ -68,6 +78,8 @@ def interpolation(grid: LogGrid, wavelength: NDArray[np.float64]) -> Banded:
         The model's grid. Wavelengths outside it get values of no meaning: `ForwardModel.usable` excludes them.
     wavelength
         Where the values are wanted, Angstrom, rising, shape ``(n_out,)``.
+    transmission
+        As in `line_spread`.
     """
     position = (np.log10(wavelength) - grid.start) / grid.step
     first = np.floor(position).astype(np.int64) - HALF_TAPS + 1
@@ -75,4 +87,79 @@ def interpolation(grid: LogGrid, wavelength: NDArray[np.float64]) -> Banded:
     distance = position[:, None] - (first[:, None] + np.arange(2 * HALF_TAPS))
     inside = np.clip(1 - (distance / HALF_TAPS) ** 2, 0, None)
     weights = np.sinc(distance) * np.i0(_KAISER * np.sqrt(inside)) / np.i0(_KAISER)
-    return Banded(first, weights / weights.sum(1, keepdims=True), grid.n_pixels)
+    weights = weights / weights.sum(1, keepdims=True)
+    if transmission is not None:
+        weights = weights * transmission[first[:, None] + np.arange(2 * HALF_TAPS)]
+    return Banded(first, weights, grid.n_pixels)
+
+
+def line_spread(
+    grid: LogGrid,
+    pixels: PixelGrid,
+    lsf: LineSpread,
+    contained: Gaussian | None = None,
+    transmission: NDArray[np.float64] | None = None,
+) -> Banded:
+    """Line-spread function and integration over pixels, from a model on the grid to a detector.
+
+    The entries of row i are the inverse Fourier transform of ``T_i(f)`` over the grid's band, so that a spectrum without content beyond the
+    grid's Nyquist frequency is mapped exactly, wherever the pixel lies.
+
+    Parameters
+    ----------
+    grid
+        The model's grid.
+    pixels
+        The detector's. Pixels outside the model's grid get values of no meaning: `ForwardModel.usable` excludes them.
+    lsf
+        The detector's line-spread function.
+    contained
+        Line-spread function that the model's spectra contain already; then only the difference, ``T_i / T_contained`` of the core without
+        far wings, is applied. Where the detector is the sharper one, this sharpens.
+    transmission
+        Of the earth's atmosphere on the model's grid, shape ``(grid.n_pixels,)``: multiplied before the line-spread function.
+    """
+    position = (np.log10(pixels.wavelength) - grid.start) / grid.step
+    profile = lsf if contained is None else lsf.core()
+    window = _window(grid, pixels, profile, contained)
+    first, weights = _kernels(grid, pixels, position, profile, contained, window)
+    if transmission is not None:
+        weights = weights * transmission[first[:, None] + np.arange(window)]
+    return Banded(first, weights, grid.n_pixels)
+
+
+def _window(grid: LogGrid, pixels: PixelGrid, lsf: LineSpread, contained: Gaussian | None) -> int:
+    """Return the shortest window that holds the kernels of a few pixels spread over the detector."""
+    position = (np.log10(pixels.wavelength) - grid.start) / grid.step
+    widest = _WINDOWS[-1]
+    first, weights = _kernels(grid, pixels, position, lsf, contained, widest, every=97)
+    distance = np.abs(first[:, None] + np.arange(widest) - position[::97, None])
+    inside = (position[::97] > widest) & (position[::97] < grid.n_pixels - widest)
+    weights, distance = np.abs(weights[inside]), distance[inside]
+    for window in _WINDOWS[:-1]:
+        if np.all((weights * (distance > window / 2 - 1)).sum(1) < _LEFT_OUT):
+            return window
+    return widest
+
+
+def _kernels(
+    grid: LogGrid,
+    pixels: PixelGrid,
+    position: NDArray[np.float64],
+    lsf: LineSpread,
+    contained: Gaussian | None,
+    window: int,
+    every: int = 1,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """First model pixel ``(n,)`` and entries ``(n, window)`` of every so manieth row."""
+    k = np.arange(window // 2 + 1)
+    frequency = k / (window * grid.dlnw)
+    transform = lsf.transform(pixels, frequency)[::every]
+    if contained is not None:
+        inner = np.exp(-2 * (np.pi * contained.sigma * frequency) ** 2)
+        taper = np.cos(np.pi / 2 * np.clip((k / k[-1] - _TAPER) / (1 - _TAPER), 0, 1)) ** 2
+        transform = transform * (taper / inner)
+    at = position[::every]
+    first = np.clip(np.floor(at).astype(np.int64) - window // 2 + 1, 0, grid.n_pixels - window)
+    phase = np.exp(2j * np.pi * k * ((at - first) / window)[:, None])
+    return first, np.fft.irfft(np.conj(transform * phase), n=window, axis=1)

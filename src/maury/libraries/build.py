@@ -18,7 +18,9 @@ from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.labels import LabelSet, Uniform, label
 from maury.libraries import kurucz
-from maury.libraries.emulator import Emulator, LabelNetwork, LogGrid, principal_components
+from maury.libraries.coefficients import LabelNetwork
+from maury.libraries.continuum import pseudo_continuum
+from maury.libraries.emulator import Emulator, LogGrid, principal_components
 
 log = logging.getLogger(__name__)
 
@@ -74,27 +76,6 @@ def read_config(path: Path, model: type[Model]) -> Model:
         first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: {key}: {first['msg']}") from None
-
-
-def pseudo_continuum(log_flux: Tensor, x: Tensor) -> Tensor:
-    """Smooth continuum of library spectra: a quadratic in ln(wavelength) fitted to ln(flux), lifted to its 95th percentile.
-
-    Parameters
-    ----------
-    log_flux
-        Shape ``(n, n_pixels)``.
-    x
-        ln(wavelength), shape ``(n_pixels,)``.
-
-    Returns
-    -------
-    Tensor
-        ln(continuum), shape ``(n, n_pixels)``; a continuous function of the flux, so that the emulator stays smooth in its labels.
-    """
-    t = 2 * (x - x.min()) / (x.max() - x.min()) - 1
-    basis = torch.linalg.qr(torch.stack([torch.ones_like(t), t, t.square()], dim=1))[0].to(log_flux)
-    smooth = (log_flux @ basis) @ basis.T
-    return smooth + torch.quantile(log_flux - smooth, 0.95, dim=1, keepdim=True)
 
 
 def shift_pixels(values: Tensor, pixels: float) -> Tensor:
@@ -189,6 +170,7 @@ def build(config: EmulatorConfig) -> Emulator:
         "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
         "resolution": "contains the survey's average line-spread function (R about 22,500)",
         "flux": "over a pseudo-continuum: a quadratic in ln(wavelength) through ln(flux), lifted to its 95th percentile",
+        "contained_resolution": 22_500.0,
         "velocity_offset_removed": config.velocity_offset,
         "recipe": config.model_dump(exclude={"source", "reference"}),
     }
@@ -203,6 +185,7 @@ def build(config: EmulatorConfig) -> Emulator:
         card,
     )
     emulator.card["held_out"] = measure(emulator, unit_points(config.held_out, config.seed + 1), at)
+    emulator.card["error_rms"] = emulator.card["held_out"]["rms"]
     return emulator.eval()
 
 

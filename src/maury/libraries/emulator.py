@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,26 +15,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from maury.errors import LabelError, ModelError
+from maury.files import writing
 from maury.labels import LabelSet
+from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
+from maury.spectra.linespread import Gaussian
 
 # Pixels over which a component fades to the continuum beyond the covered range.
 _FADE = 24
-
-
-class LabelNetwork(nn.Module):
-    """Multilayer perceptron from labels scaled to [-1, 1] to component coefficients in units of their spread."""
-
-    def __init__(self, n_labels: int, n_components: int, width: int, depth: int) -> None:
-        super().__init__()
-        sizes = [n_labels] + [width] * depth
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.out = nn.Linear(width, n_components)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(n, n_labels)`` to ``(n, n_components)``."""
-        for layer in self.hidden:
-            x = nn.functional.silu(layer(x))
-        return self.out(x)
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,10 @@ class Emulator(nn.Module):
     network
         Labels in [-1, 1] to coefficients over ``scale``.
     card
-        How it was made and how good it is.
+        How it was made and how good it is. ``contained_resolution`` is that of the line-spread function in the spectra, absent if there is
+        none; ``error_rms`` a constant error.
+    error_shape
+        Error of each pixel over its rms, shape ``(n_covered,)``; 1 if None.
     """
 
     mean: Tensor
@@ -87,6 +75,7 @@ class Emulator(nn.Module):
     scale: Tensor
     _low: Tensor
     _range: Tensor
+    error_shape: Tensor
 
     def __init__(
         self,
@@ -96,8 +85,9 @@ class Emulator(nn.Module):
         mean: Tensor,
         components: Tensor,
         scale: Tensor,
-        network: LabelNetwork,
+        network: LabelNetwork | GaussianProcess,
         card: Mapping[str, Any] | None = None,
+        error_shape: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.labels, self.grid, self.covered = labels, grid, tuple((int(a), int(b)) for a, b in covered)
@@ -106,6 +96,8 @@ class Emulator(nn.Module):
         self.register_buffer("scale", scale.float())
         self.register_buffer("mean", 1 + self._on_grid(mean.float()[None] - 1)[0])
         self.register_buffer("components", self._on_grid(components.float()))
+        shape = torch.ones_like(mean) if error_shape is None else error_shape
+        self.register_buffer("error_shape", self._on_grid(shape.float()[None])[0])
         self.register_buffer("_low", labels.low.float())
         self.register_buffer("_range", (labels.high - labels.low).float())
 
@@ -126,10 +118,24 @@ class Emulator(nn.Module):
             offset += stop - start
         return out
 
+    @property
+    def contained(self) -> Gaussian | None:
+        """Line-spread function that the spectra contain; None if they are as the star emits them."""
+        resolution = self.card.get("contained_resolution")
+        return None if resolution is None else Gaussian(resolution, integrate=False)
+
+    def _scaled(self, labels: Tensor) -> Tensor:
+        return 2 * (labels.to(self._low) - self._low) / self._range - 1
+
     def coefficients(self, labels: Tensor) -> Tensor:
         """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``."""
-        x = 2 * (labels.to(self._low) - self._low) / self._range - 1
-        return self.network(x) * self.scale
+        return self.network(self._scaled(labels)) * self.scale
+
+    def error(self, labels: Tensor) -> Tensor:
+        """Rms error of the flux over its pseudo-continuum, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""
+        if isinstance(self.network, GaussianProcess):
+            return self.network.error(self._scaled(labels))
+        return torch.full((len(labels),), float(self.card.get("error_rms", 0.0)), device=self.mean.device)
 
     def forward(self, labels: Tensor) -> Tensor:
         """Rest-frame flux over its pseudo-continuum, shape ``(n, n_pixels)``, of labels ``(n, n_labels)``."""
@@ -153,6 +159,8 @@ class Emulator(nn.Module):
         # Half precision costs 2e-5 of the continuum, far below the error of the network, and halves the file.
         tensors["components"] = self.components[:, inside].half()
         tensors["scale"] = self.scale
+        if isinstance(self.network, GaussianProcess):
+            tensors["error_shape"] = self.error_shape[inside].half()
         write_model(path, tensors, self.full_card())
 
     def full_card(self) -> dict[str, Any]:
@@ -165,7 +173,7 @@ class Emulator(nn.Module):
                 "n_pixels": self.grid.n_pixels,
             },
             "covered": [list(pair) for pair in self.covered],
-            "network": {"width": self.network.out.in_features, "depth": len(self.network.hidden)},
+            "network": self.network.settings(),
         }
 
     @classmethod
@@ -181,7 +189,7 @@ class Emulator(nn.Module):
         try:
             labels = LabelSet.from_list(card["labels"])
             grid = LogGrid(card["grid"]["log10_start"], card["grid"]["log10_step"], card["grid"]["n_pixels"])
-            network = LabelNetwork(len(labels), len(tensors["scale"]), **card["network"])
+            network = from_settings(card["network"], len(labels), len(tensors["scale"]))
             network.load_state_dict(
                 {
                     k.removeprefix("network."): v.float()
@@ -190,7 +198,8 @@ class Emulator(nn.Module):
                 }
             )
             arrays = (tensors["mean"], tensors["components"], tensors["scale"])
-            return cls(labels, grid, card["covered"], *arrays, network, card).eval()
+            shape = tensors.get("error_shape")
+            return cls(labels, grid, card["covered"], *arrays, network, card, shape).eval()
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LabelError) as error:
             raise ModelError(f"{path}: its card and its weights do not fit together ({error})") from None
 
@@ -212,9 +221,8 @@ def write_model(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, An
         path.with_suffix(".json"): (json.dumps(card, indent=1) + "\n").encode(),
     }
     for target, data in contents.items():
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
+        with writing(target) as temporary:
+            temporary.write_bytes(data)
 
 
 def read_card(path: Path) -> dict[str, Any]:

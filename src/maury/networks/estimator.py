@@ -17,7 +17,8 @@ from maury.labels import LabelSet, Uniform, log_standard_normal
 from maury.libraries.emulator import read_model, write_model
 from maury.networks.featurizers import AlignedFeaturizer
 from maury.networks.flows import LocatedSplineFlow
-from maury.networks.prepare import Preparation, Prepared
+from maury.networks.prepare import Preparation, Prepared, network_ranges
+from maury.spectra.spectrum import APSTAR_LOG10_STEP
 
 
 class NetworkConfig(BaseModel):
@@ -187,9 +188,9 @@ class Estimator(nn.Module):
                 tensors[f"preparation.{key}"] for key in ("templates", "mean", "components", "scale")
             )
             preparation = Preparation(
-                emulator.covered,
+                network_ranges(emulator),
                 card["n_pixels"],
-                emulator.grid.dlnw,
+                APSTAR_LOG10_STEP * math.log(10),
                 templates,
                 mean,
                 components,

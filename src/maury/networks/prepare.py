@@ -6,6 +6,7 @@ The same code prepares simulated and observed spectra; every step uses the spect
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,20 @@ from maury.forward.continuum import chebyshev_basis, fit_continuum
 from maury.forward.doppler import log_shift
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
-from maury.libraries.emulator import principal_components
+from maury.libraries.emulator import Emulator, principal_components
+from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian
+from maury.spectra.spectrum import (
+    APSTAR_CHIPS,
+    APSTAR_LOG10_START,
+    APSTAR_LOG10_STEP,
+    apstar_grid,
+)
 
 DEGREE = 4
 # Fractional error that no spectrum is believed below while it is being prepared.
 _FLOOR = 0.01
-_TEMPLATE_TEFF = (3800.0, 4500.0, 5300.0, 6400.0)
+# Shares of the range of teff.
+_TEMPLATE_TEFF = (0.06, 0.27, 0.52, 0.85)
 _TEMPLATE_V_SINI = (4.0, 30.0, 80.0)
 
 
@@ -46,14 +55,14 @@ class Prepared:
 
 
 class Preparation(nn.Module):
-    """Prepares spectra on the emulator's logarithmic grid.
+    """Prepares spectra on a uniform logarithmic grid.
 
     Parameters
     ----------
     covered
-        Half-open pixel ranges of the emulator.
+        Half-open pixel ranges that are used, one a chip.
     n_pixels
-        Pixels of the observed spectra (the leading part of the emulator's grid).
+        Pixels of the observed spectra.
     dlnw
         Pixel size in ln(wavelength).
     templates
@@ -219,17 +228,30 @@ class Preparation(nn.Module):
         return coefficients, residual, self.mean + coefficients[:, : len(self.scale)] @ self.components
 
 
+def network_ranges(emulator: Emulator) -> tuple[tuple[int, int], ...]:
+    """Half-open pixel ranges of the apStar grid that networks see: on a chip, and covered by the emulator."""
+    grid, out = emulator.grid, []
+    for start, stop in APSTAR_CHIPS:
+        for low, high in emulator.covered:
+            ends = [
+                (grid.start + grid.step * pixel - APSTAR_LOG10_START) / APSTAR_LOG10_STEP for pixel in (low, high - 1)
+            ]
+            first, last = max(start, math.ceil(ends[0] - 1e-6)), min(stop, math.floor(ends[1] + 1e-6) + 1)
+            if last > first:
+                out.append((first, last))
+    return tuple(out)
+
+
 @torch.no_grad()
 def build_preparation(
     model: ForwardModel,
     labels: LabelSet,
-    n_pixels: int,
     *,
     n_components: int = 40,
     n_spectra: int = 6000,
     seed: int = 0,
 ) -> Preparation:
-    """Compute templates and principal components of prepared, noise-free spectra.
+    """Compute templates and principal components of prepared, noise-free spectra on the apStar grid.
 
     Parameters
     ----------
@@ -237,25 +259,28 @@ def build_preparation(
         The forward model.
     labels
         Its labels with their priors.
-    n_pixels
-        Leading pixels of the emulator's grid that observed spectra have.
     n_components, n_spectra, seed
         Size of the basis, spectra it is computed from, and their seed.
     """
     emulator, labels = model.emulator, labels.select(model.label_names)
-    names = labels.names
+    names, pixels = labels.names, apstar_grid()
+    covered = network_ranges(emulator)
+    dlnw = APSTAR_LOG10_STEP * math.log(10)
+    lsf = None if emulator.contained else Gaussian(APOGEE_RESOLUTION, integrate=False)
+    sampler = model.sampler(pixels, lsf)
     middle = (labels.low + labels.high) / 2
-    grid = [(t, v) for t in _TEMPLATE_TEFF for v in _TEMPLATE_V_SINI]
+    teff = labels["teff"].prior
+    grid = [(teff.low + t * (teff.high - teff.low), v) for t in _TEMPLATE_TEFF for v in _TEMPLATE_V_SINI]
     points = middle.repeat(len(grid), 1)
     points[:, [names.index(n) for n in ("teff", "v_sini")]] = torch.tensor(grid, dtype=torch.float64)
     points[:, names.index("v_rad")] = 0
-    n_rest = sum(b - a for a, b in emulator.covered)
+    n_rest = sum(b - a for a, b in covered)
     v = labels["v_rad"].prior
     start = Preparation(
-        emulator.covered,
-        n_pixels,
-        emulator.grid.dlnw,
-        torch.zeros(1, n_pixels),
+        covered,
+        pixels.n_pixels,
+        dlnw,
+        torch.zeros(1, pixels.n_pixels),
         torch.zeros(n_rest),
         torch.zeros(1, n_rest),
         torch.ones(1),
@@ -265,15 +290,15 @@ def build_preparation(
     def normalised(theta: torch.Tensor) -> Tensor:
         return torch.cat(
             [
-                start.normalise(flux[:, :n_pixels], torch.full_like(flux[:, :n_pixels], 1e4))[0] - 1
-                for flux in map(model, theta.clamp(labels.low, labels.high).split(256))
+                start.normalise(flux, torch.full_like(flux, 1e4))[0] - 1
+                for flux in (sampler(model(part)) for part in theta.clamp(labels.low, labels.high).split(256))
             ]
         )
 
     templates = normalised(points)
     generator = torch.Generator().manual_seed(seed)
     draws = labels.sample(n_spectra, generator)
-    pixel = C_KMS * emulator.grid.dlnw
+    pixel = C_KMS * dlnw
     draws[:, names.index("v_rad")] = (
         1.4 * pixel * (torch.rand(n_spectra, generator=generator, dtype=torch.float64) - 0.5)
     )
@@ -281,6 +306,4 @@ def build_preparation(
     mean = spectra.mean(0)
     spectra -= mean
     components, scale = principal_components(spectra, n_components, seed)
-    return Preparation(
-        emulator.covered, n_pixels, emulator.grid.dlnw, templates, mean, components, scale, (v.low, v.high)
-    )
+    return Preparation(covered, pixels.n_pixels, dlnw, templates, mean, components, scale, (v.low, v.high))

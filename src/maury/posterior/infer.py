@@ -18,7 +18,13 @@ from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_spectrum
 from maury.spectra.regrid import regrid
-from maury.spectra.spectrum import Spectrum
+from maury.spectra.spectrum import (
+    APSTAR_LOG10_START,
+    APSTAR_LOG10_STEP,
+    APSTAR_N_PIXELS,
+    Spectrum,
+    apstar_grid,
+)
 
 # A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
 _PILE_UP = 0.1
@@ -31,8 +37,8 @@ _LOW_SNR = 10.0
 
 def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
-    grid, n = model.forward.emulator.grid, model.estimator.preparation.n_pixels
-    position = (np.log10(spectrum.grid.wavelength) - grid.start) / grid.step
+    grid, n = apstar_grid(), APSTAR_N_PIXELS
+    position = (np.log10(spectrum.grid.wavelength) - APSTAR_LOG10_START) / APSTAR_LOG10_STEP
     if len(position) == n and np.abs(position - np.arange(n)).max() < 1e-3:
         flux, ivar = spectrum.flux, spectrum.ivar
     else:
@@ -44,7 +50,7 @@ def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch
     # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1.
     level = float(np.median(np.abs(flux[ivar > 0]))) if (ivar > 0).any() else 1.0
     level = level or 1.0
-    usable = model.forward.usable(grid.wavelength.numpy()[:n], model.labels)
+    usable = model.forward.usable(grid.wavelength, model.labels)
     scaled = (flux / level, np.where(usable, ivar * level**2, 0.0))
     a, b = (torch.from_numpy(x).float()[None] for x in scaled)
     return a, b

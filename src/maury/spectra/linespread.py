@@ -19,7 +19,7 @@ from maury.spectra.spectrum import PixelGrid
 
 # Full width at half maximum of a Gaussian, in units of its standard deviation.
 FWHM = 2 * math.sqrt(2 * math.log(2))
-# APOGEE's average, for its files that do not tell their own.
+# APOGEE's average, pixels included, for its files that do not tell their own.
 APOGEE_RESOLUTION = 22_500.0
 
 
@@ -62,10 +62,14 @@ class Gaussian:
         if not (math.isfinite(self.resolution) and self.resolution > 0):
             raise SpectrumError(f"a resolving power must be positive and finite, not {self.resolution}")
 
+    @property
+    def sigma(self) -> float:
+        """Standard deviation in ln(wavelength)."""
+        return 1 / (FWHM * self.resolution)
+
     def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return ``exp(-2 pi^2 f^2 sigma^2)`` times the pixel's ``sinc``."""
-        sigma = 1 / (FWHM * self.resolution)
-        out = np.exp(-2 * (np.pi * sigma * frequency) ** 2)[None] * np.ones((grid.n_pixels, 1))
+        out = np.exp(-2 * (np.pi * self.sigma * frequency) ** 2)[None] * np.ones((grid.n_pixels, 1))
         if self.integrate:
             out *= np.sinc(frequency * log_pixel_size(grid)[:, None])
         return out.astype(np.complex128)
@@ -90,8 +94,8 @@ class GaussHermite:
 
     Notes
     -----
-    With ``w = (x - x0) / sigma`` the core is ``sum_n h_n He_n(w) exp(-w^2/2) / sqrt(2 pi n!)``, h_0 = 1, x in pixels of the file (wavelength
-    falls along them), integrated over the bin size (Nidever et al. 2015, AJ 150, 173, and the survey's ``lsf_gh``).
+    With ``w = (x - x0) / sigma`` the core is ``sum_n h_n He_n(w) exp(-w^2/2) / sqrt(2 pi n!)``, h_0 = 1, x in pixels of the file
+    (wavelength falls along them), integrated over the bin size (Nidever et al. 2015, AJ 150, 173, and the survey's ``lsf_gh``).
 
     Raises
     ------
@@ -140,7 +144,7 @@ class GaussHermite:
         return out
 
     def resolution(self, grid: PixelGrid) -> NDArray[np.float64]:
-        """Resolving power ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``, its full width measured."""
+        """Measure the resolving power ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``."""
         fine = np.linspace(-12, 12, 2401)
         omega = np.linspace(0, np.pi * 4, 1024)
         waves = np.exp(1j * np.outer(omega, fine))

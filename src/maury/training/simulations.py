@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from maury.forward.continuum import chebyshev_basis
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
+from maury.spectra.linespread import Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 
 # Runs of masked pixels are 1 to this many apStar pixels long.
@@ -33,6 +35,9 @@ class Observing(BaseModel):
     chip_loss_probability: float = Field(0.01, description="chance, chip by chip, that it is lost whole")
     sky_share: float = Field(0.04, description="share of pixels whose error is inflated up to 5 times")
     chip_spread: float = Field(0.25, description="standard deviation of ln(error) between chips")
+    resolution: tuple[float, ...] = Field(
+        (), description="resolving powers, one drawn a batch, for models that contain no line-spread function"
+    )
     continuum_degree: int = Field(4, ge=0)
     continuum_spread: float = Field(
         0.15, description="standard deviation of the first-order continuum coefficient; falls as 1/order"
@@ -67,11 +72,26 @@ class Simulator:
         Detector pixels; chips outside the emulator's range are masked.
     observing
         Noise, masks and continua.
+    lsf
+        The detector's line-spread function; None for those of ``observing.resolution``, or what the model contains.
     """
 
-    def __init__(self, model: ForwardModel, labels: LabelSet, grid: PixelGrid, observing: Observing) -> None:
+    def __init__(
+        self,
+        model: ForwardModel,
+        labels: LabelSet,
+        grid: PixelGrid,
+        observing: Observing,
+        lsf: LineSpread | None = None,
+    ) -> None:
         self.model, self.labels, self.grid, self.observing = model, labels, grid, observing
-        self.sampler = model.sampler(grid)
+        profiles: list[LineSpread | None] = [lsf]
+        if lsf is None and observing.resolution:
+            profiles = [Gaussian(r, integrate=False) for r in observing.resolution]
+        self.samplers = [model.sampler(grid, profile) for profile in profiles]
+        grid_pixels = np.round((np.log10(grid.wavelength) - model.emulator.grid.start) / model.emulator.grid.step)
+        nearest = torch.from_numpy(np.clip(grid_pixels, 0, model.emulator.grid.n_pixels - 1)).long()
+        self.error_shape = model.emulator.error_shape[nearest]
         self.usable = torch.from_numpy(model.usable(grid.wavelength, labels))
         self._chebyshev = [chebyshev_basis(b - a, observing.continuum_degree).float() for a, b in grid.chips]
         # Finer pixels mean longer runs and gaps.
@@ -86,16 +106,16 @@ class Simulator:
     def observe(self, labels: Tensor, generator: torch.Generator) -> Simulation:
         """Simulate spectra of given labels ``(n, n_labels)``, ``jitter`` last."""
         n = len(labels)
-        clean = self.sampler(self.model(labels[:, :-1]))
+        choice = int(torch.randint(len(self.samplers), (1,), generator=generator)) if len(self.samplers) > 1 else 0
+        clean = self.samplers[choice](self.model(labels[:, :-1]))
         continuum = self._continuum(n, generator)
         signal = clean * continuum
         snr, sigma = self._errors(n, generator)
         sigma = sigma * continuum
         jitter = labels[:, -1:].float() * signal
-        flux = (
-            signal
-            + torch.randn(signal.shape, generator=generator) * (sigma.square() + jitter.square()).sqrt()
-        )
+        error = self.model.emulator.error(labels[:, :-3])[:, None] * self.error_shape * continuum
+        spread = (sigma.square() + jitter.square() + error.square()).sqrt()
+        flux = signal + torch.randn(signal.shape, generator=generator) * spread
         keep = self.usable & ~self._masks(n, generator)
         return Simulation(
             labels, torch.where(keep, flux, 0.0), torch.where(keep, sigma**-2, 0.0), continuum, snr

@@ -171,7 +171,7 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
     labels = config.label_set(model.emulator)
     grid = apstar_grid()
     preparation = build_preparation(
-        model, labels, grid.n_pixels, n_components=config.network.components, seed=config.seed
+        model, labels, n_components=config.network.components, seed=config.seed
     )
     estimator = Estimator(labels.select(model.label_names), preparation, config.network)
     simulator = Simulator(model, labels, grid, config.observing)

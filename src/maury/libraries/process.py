@@ -1,0 +1,180 @@
+"""An emulator of a grid with holes: principal components of its nodes, kriged over the labels, with leave-one-out errors."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+import maury
+from maury.errors import ConfigError
+from maury.labels import LabelSet, Uniform, label
+from maury.libraries.coefficients import GaussianProcess
+from maury.libraries.continuum import pseudo_continuum
+from maury.libraries.emulator import Emulator, LogGrid
+from maury.libraries.grid import Grid
+from maury.spectra.linespread import Gaussian
+
+log = logging.getLogger(__name__)
+
+# Interpolation onto the logarithmic grid rings in the last pixels.
+_TRIM = 8
+# The error's shape is smoothed over this much, so that it may stay where it is when the spectrum moves.
+_SHAPE_KMS = 400.0
+
+
+class GridConfig(BaseModel):
+    """What `build_from_grid` needs to know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    library: Literal["grid"]
+    source: Path
+    reference: str
+    range: dict[str, tuple[float, float]]
+    step: float = Field(
+        4e-6, gt=0, description="log10(wavelength) a pixel; a third of APOGEE's FWHM in any fibre is more than twice that"
+    )
+    components: int = Field(100, gt=0)
+    resolution: float = Field(22_500.0, gt=0, description="at which the errors are measured")
+
+
+def resample(grid: Grid, step: float) -> tuple[LogGrid, int, Tensor]:
+    """Spectra of all nodes on a logarithmic grid: the grid, its covered length, and the flux ``(n_nodes, n)``.
+
+    What the grid cannot hold, detail beyond its Nyquist frequency, is taken out first, so that nothing is aliased.
+    """
+    w = grid.wavelength
+    start = float(np.log10(w[0]))
+    n = int(np.floor((np.log10(w[-1]) - start) / step)) + 1
+    log_grid = LogGrid(start, step, fast_length(n + 64))
+    finer = LogGrid(start, step / 2, 2 * n - 1).wavelength.numpy()
+    parts = []
+    for chunk in np.array_split(np.arange(grid.n_nodes), max(1, grid.n_nodes // 32)):
+        flux = torch.from_numpy(CubicSpline(w, grid.flux(chunk).astype(np.float64), axis=1)(finer))
+        parts.append(low_pass(flux, 0.5)[:, ::2].float())
+    return log_grid, n, torch.cat(parts)
+
+
+def fast_length(n: int) -> int:
+    """Shortest even length of at least ``n`` whose prime factors are 2, 3 and 5."""
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and n % 2 == 0:
+            return n
+        n += 1
+
+
+def filtered(values: Tensor, transfer: Callable[[Tensor], Tensor]) -> Tensor:
+    """Rows ``(n, n_pixels)`` with their Fourier transform multiplied by a function of cycles a pixel; mirrored, so that ends do not jump."""
+    n = values.shape[1]
+    mirrored = torch.cat([values, values[:, 1:-1].flip(1)], dim=1)
+    f = torch.fft.rfftfreq(mirrored.shape[1], dtype=torch.float64)
+    return torch.fft.irfft(torch.fft.rfft(mirrored) * transfer(f).to(values), n=mirrored.shape[1])[:, :n]
+
+
+def low_pass(values: Tensor, share: float) -> Tensor:
+    """Take out what lies above a share of the Nyquist frequency, with a soft edge over the last tenth."""
+    return filtered(values, lambda f: torch.cos(torch.pi / 2 * ((2 * f / share - 0.9) / 0.1).clamp(0, 1)).square())
+
+
+def smooth(values: Tensor, sigma_pixels: float) -> Tensor:
+    """Convolve rows ``(n, n_pixels)`` with a Gaussian."""
+    return filtered(values, lambda f: torch.exp(-2 * (torch.pi * f * sigma_pixels) ** 2))
+
+
+def build_from_grid(config: GridConfig) -> Emulator:
+    """Compute the emulator that the config describes, and its leave-one-out errors.
+
+    Each node's spectrum is predicted from all the others, with the same length scales, at the stated resolution. These residuals enter the
+    likelihood: through the process's own spread they say how far to believe the emulator between nodes and in holes.
+
+    Raises
+    ------
+    ConfigError
+        If the range does not name the grid's labels.
+    """
+    grid = Grid.open(config.source)
+    if tuple(config.range) != tuple(grid.labels):
+        raise ConfigError(f"range: the labels of {config.source.name} are, in order, {', '.join(grid.labels)}")
+    labels = LabelSet(tuple(label(name, Uniform(low=a, high=b)) for name, (a, b) in config.range.items()))
+    nodes = torch.from_numpy(np.asarray(grid.nodes, dtype=np.float64))
+    inside = ((nodes >= labels.low) & (nodes <= labels.high)).all(1)
+    log_grid, n, flux = resample(grid, config.step)
+    log_flux, nodes = flux[inside].clamp_min(1e-30).log(), nodes[inside]
+    log.info("%d nodes, %d pixels", *log_flux.shape)
+    x = log_grid.wavelength[:n].log()
+    flux = (log_flux - pseudo_continuum(log_flux, x.float())).exp()
+    mean = flux.mean(0)
+    deviations = (flux - mean).double()
+    sigma = Gaussian(config.resolution).sigma / log_grid.dlnw
+    seen = smooth(deviations, sigma)
+
+    scaled = 2 * (nodes - labels.low) / (labels.high - labels.low) - 1
+    # Few spectra, many pixels: the components come from their inner products.
+    variance, vectors = torch.linalg.eigh(deviations @ deviations.T)
+    k = min(config.components, len(nodes) - 1)
+    components = (vectors[:, -k:].flip(1).T @ deviations) / variance[-k:].flip(0).sqrt()[:, None]
+    coefficients = deviations @ components.T
+    scale = coefficients.std(0)
+    process = GaussianProcess(len(labels), k, len(nodes))
+    process.fit_scales(scaled, seen @ seen.T / seen.shape[1])
+    matrix, _ = process.leave_one_out()
+    residual = matrix @ seen
+    rms = residual.square().mean(1).sqrt()
+    process.fit(coefficients / scale, rms)
+    shape = (residual / rms[:, None]).square().mean(0)[None]
+    shape = smooth(shape, _SHAPE_KMS / 299792.458 / log_grid.dlnw)[0].clamp_min(0.01).sqrt()
+    card = {
+        "name": config.name,
+        "kind": "emulator",
+        "maury": maury.__version__,
+        "library": "grid",
+        "reference": config.reference,
+        "source": config.source.name,
+        "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
+        "resolution": "as the star emits it, at the library's sampling: the line-spread function is applied by the forward model",
+        "flux": "over a pseudo-continuum: a quadratic in ln(wavelength) through ln(flux), lifted to its 95th percentile",
+        "recipe": config.model_dump(mode="json", exclude={"source", "reference"}),
+        "process": {
+            "length": process.log_length.exp().tolist(),
+            "nugget": float(process.log_nugget.exp()),
+            "nodes": len(nodes),
+        },
+    }
+    keep = slice(_TRIM, n - _TRIM)
+    emulator = Emulator(
+        labels,
+        log_grid,
+        [(keep.start, keep.stop)],
+        mean[keep],
+        components[:, keep],
+        scale,
+        process,
+        card,
+        shape[keep],
+    )
+    truncation = smooth(deviations - coefficients @ components, sigma).square().mean().sqrt()
+    emulator.card["leave_one_out"] = {
+        "spectra": len(nodes),
+        "resolution": config.resolution,
+        "median_rms": float(rms.median()),
+        "mean_rms": float(rms.mean()),
+        "p90_rms": float(rms.quantile(0.9)),
+        "max_rms": float(rms.max()),
+        "median_rms_unsmoothed": float((matrix @ deviations).square().mean(1).sqrt().median()),
+        "rms_of_component_truncation": float(truncation),
+    }
+    return emulator.eval()
