@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maury.libraries.emulator import LogGrid
-from maury.spectra.linespread import Gaussian, LineSpread
+from maury.spectra.linespread import FWHM, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 
 # Taps on each side of the windowed sinc, and the shape of its Kaiser window: error of a line at APOGEE's resolution below 1e-4 of its depth.
@@ -16,10 +18,10 @@ HALF_TAPS = 10
 _KAISER = 8.0
 # Model pixels that a line-spread kernel may reach over; far wings that go beyond are wrapped into them, so that their light is kept.
 _WINDOWS = (32, 64, 128, 256)
+# Above this share of the grid's Nyquist frequency little but numerical noise is left of spectra that contain a line-spread function.
+_TAPER = 0.5
 # Share of a kernel that may lie outside its window.
 _LEFT_OUT = 2e-5
-# Above this share of the grid's Nyquist frequency nothing is left of a spectrum that contains a line-spread function already.
-_TAPER = 0.75
 
 
 class Banded(nn.Module):
@@ -85,8 +87,7 @@ def interpolation(
     first = np.floor(position).astype(np.int64) - HALF_TAPS + 1
     first = np.clip(first, 0, grid.n_pixels - 2 * HALF_TAPS)
     distance = position[:, None] - (first[:, None] + np.arange(2 * HALF_TAPS))
-    inside = np.clip(1 - (distance / HALF_TAPS) ** 2, 0, None)
-    weights = np.sinc(distance) * np.i0(_KAISER * np.sqrt(inside)) / np.i0(_KAISER)
+    weights = np.sinc(distance) * _kaiser(distance, HALF_TAPS)
     weights = weights / weights.sum(1, keepdims=True)
     if transmission is not None:
         weights = weights * transmission[first[:, None] + np.arange(2 * HALF_TAPS)]
@@ -114,25 +115,55 @@ def line_spread(
     lsf
         The detector's line-spread function.
     contained
-        Line-spread function that the model's spectra contain already; then only the difference, ``T_i / T_contained`` of the core without
-        far wings, is applied. Where the detector is the sharper one, this sharpens.
+        Line-spread function that the model's spectra contain already. Then only the difference in width is applied, as the Gaussian between
+        the two resolving powers: the average contains the survey's typical skewness and wings. Where the detector is the sharper one,
+        this sharpens.
     transmission
         Of the earth's atmosphere on the model's grid, shape ``(grid.n_pixels,)``: multiplied before the line-spread function.
     """
     position = (np.log10(pixels.wavelength) - grid.start) / grid.step
-    profile = lsf if contained is None else lsf.core()
-    window = _window(grid, pixels, profile, contained)
-    first, weights = _kernels(grid, pixels, position, profile, contained, window)
+    if contained is None:
+        window = _window(grid, pixels, lsf)
+        first, weights = _kernels(grid, pixels, position, lsf, window)
+    else:
+        window = _WINDOWS[1]
+        first, weights = _kernels(grid, pixels, position, Difference(lsf, contained), window)
+        weights = weights * _kaiser(position[:, None] - (first[:, None] + np.arange(window)), window / 2)
+        weights = weights / weights.sum(1, keepdims=True)
     if transmission is not None:
         weights = weights * transmission[first[:, None] + np.arange(window)]
     return Banded(first, weights, grid.n_pixels)
 
 
-def _window(grid: LogGrid, pixels: PixelGrid, lsf: LineSpread, contained: Gaussian | None) -> int:
+def _kaiser(distance: NDArray[np.float64], half_width: float) -> NDArray[np.float64]:
+    """Kaiser window, 1 at distance 0 and 0 beyond the half width."""
+    inside = np.clip(1 - (distance / half_width) ** 2, 0, None)
+    return np.i0(_KAISER * np.sqrt(inside)) / np.i0(_KAISER)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The Gaussian that takes spectra of one resolving power to a detector's."""
+
+    lsf: LineSpread
+    contained: Gaussian
+
+    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return ``exp(-2 pi^2 f^2 (sigma_i^2 - sigma_contained^2))``, which may rise with f, and a taper towards the highest."""
+        variance = 1 / (FWHM * self.lsf.resolving_power(grid)[:, None]) ** 2 - self.contained.sigma**2
+        share = np.clip((frequency / frequency.max() - _TAPER) / (1 - _TAPER), 0, 1)
+        return np.exp(-2 * (np.pi * frequency) ** 2 * variance) * np.cos(np.pi / 2 * share) ** 2 + 0j
+
+    def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Return the detector's."""
+        return self.lsf.resolving_power(grid)
+
+
+def _window(grid: LogGrid, pixels: PixelGrid, lsf: LineSpread) -> int:
     """Return the shortest window that holds the kernels of a few pixels spread over the detector."""
     position = (np.log10(pixels.wavelength) - grid.start) / grid.step
     widest = _WINDOWS[-1]
-    first, weights = _kernels(grid, pixels, position, lsf, contained, widest, every=97)
+    first, weights = _kernels(grid, pixels, position, lsf, widest, every=97)
     distance = np.abs(first[:, None] + np.arange(widest) - position[::97, None])
     inside = (position[::97] > widest) & (position[::97] < grid.n_pixels - widest)
     weights, distance = np.abs(weights[inside]), distance[inside]
@@ -147,18 +178,13 @@ def _kernels(
     pixels: PixelGrid,
     position: NDArray[np.float64],
     lsf: LineSpread,
-    contained: Gaussian | None,
     window: int,
     every: int = 1,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """First model pixel ``(n,)`` and entries ``(n, window)`` of every so manieth row."""
+    """First model pixel ``(n,)`` and entries ``(n, window)`` of every ``every``-th row."""
     k = np.arange(window // 2 + 1)
     frequency = k / (window * grid.dlnw)
     transform = lsf.transform(pixels, frequency)[::every]
-    if contained is not None:
-        inner = np.exp(-2 * (np.pi * contained.sigma * frequency) ** 2)
-        taper = np.cos(np.pi / 2 * np.clip((k / k[-1] - _TAPER) / (1 - _TAPER), 0, 1)) ** 2
-        transform = transform * (taper / inner)
     at = position[::every]
     first = np.clip(np.floor(at).astype(np.int64) - window // 2 + 1, 0, grid.n_pixels - window)
     phase = np.exp(2j * np.pi * k * ((at - first) / window)[:, None])

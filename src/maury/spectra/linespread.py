@@ -29,8 +29,8 @@ class LineSpread(Protocol):
     def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return ``T_i(f)``, shape ``(n_pixels, n_frequencies)``, at frequencies in cycles per unit of ln(wavelength)."""
 
-    def core(self) -> LineSpread:
-        """Return the same without far wings."""
+    def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Return ``lambda / FWHM`` at each pixel, shape ``(n_pixels,)``."""
 
 
 def log_pixel_size(grid: PixelGrid) -> NDArray[np.float64]:
@@ -74,9 +74,12 @@ class Gaussian:
             out *= np.sinc(frequency * log_pixel_size(grid)[:, None])
         return out.astype(np.complex128)
 
-    def core(self) -> Gaussian:
-        """Return itself: it has no wings."""
-        return self
+    def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Return ``lambda / FWHM``, the pixel's variance of a twelfth of its square included, shape ``(n_pixels,)``."""
+        variance = np.full(grid.n_pixels, self.sigma**2)
+        if self.integrate:
+            variance += log_pixel_size(grid) ** 2 / 12
+        return 1 / (FWHM * np.sqrt(variance))
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,6 @@ class GaussHermite:
         HDU 10 of an apVisit, one row a chip in the order of the grid's chips: bin size, offset of x, number of Hermite orders, orders of
         the polynomials in x for the width and each Hermite coefficient, these polynomials, wing type, number of wing parameters,
         orders and polynomials of the wing's share and width. Shape ``(n_chips, n_coefficients)``.
-    wings
-        False drops the wings and gives their share to the core.
 
     Notes
     -----
@@ -104,7 +105,6 @@ class GaussHermite:
     """
 
     coefficients: NDArray[np.float64]
-    wings: bool = True
 
     def __post_init__(self) -> None:
         array = np.asarray(self.coefficients, dtype=np.float64)
@@ -118,10 +118,6 @@ class GaussHermite:
     @cached_property
     def _chips(self) -> list[_Chip]:
         return [_Chip.parse(row) for row in self.coefficients]
-
-    def core(self) -> GaussHermite:
-        """Return the same without wings."""
-        return GaussHermite(self.coefficients, wings=False)
 
     def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return the transform in closed form: ``He_n`` becomes ``(-i omega)^n``, the bin a sinc.
@@ -140,11 +136,11 @@ class GaussHermite:
             x = np.arange(stop - start)[::-1]
             # Radians per pixel of the file; the sign mirrors the profile, as wavelength falls along x.
             omega = -2 * np.pi * frequency * size[start:stop, None]
-            out[start:stop] = chip.transform(x, omega, self.wings)
+            out[start:stop] = chip.transform(x, omega)
         return out
 
-    def resolution(self, grid: PixelGrid) -> NDArray[np.float64]:
-        """Measure the resolving power ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``."""
+    def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Measure ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``."""
         fine = np.linspace(-12, 12, 2401)
         omega = np.linspace(0, np.pi * 4, 1024)
         waves = np.exp(1j * np.outer(omega, fine))
@@ -154,7 +150,7 @@ class GaussHermite:
             # The width varies slowly: a knot every 32 pixels serves.
             knots = np.unique(np.append(np.arange(0, stop - start, 32), stop - start - 1))
             profile = (
-                chip.transform(knots, np.broadcast_to(omega, (len(knots), 1024)), self.wings) @ waves
+                chip.transform(knots, np.broadcast_to(omega, (len(knots), 1024))) @ waves
             ).real
             half = profile.max(1, keepdims=True) / 2
             width = (profile > half).sum(1) * (fine[1] - fine[0])
@@ -201,7 +197,7 @@ class _Chip:
         return cls(float(row[0]), float(row[1]), core, wing)
 
     def transform(
-        self, x: NDArray[np.float64], omega: NDArray[np.float64], wings: bool
+        self, x: NDArray[np.float64], omega: NDArray[np.float64]
     ) -> NDArray[np.complex128]:
         """Transform at pixels ``x (n,)`` of the file and ``omega (n, k)`` radians a pixel."""
         sigma, *h = (np.polynomial.polynomial.polyval(x + self.offset, c)[:, None] for c in self.core)
@@ -213,7 +209,7 @@ class _Chip:
             power = power * s
             series = series + coefficient * power / math.sqrt(math.factorial(n))
         out = series * np.exp(-0.5 * (sigma * omega) ** 2)
-        if wings and self.wing:
+        if self.wing:
             share, width = (np.polynomial.polynomial.polyval(x + self.offset, c)[:, None] for c in self.wing)
             out = (1 - share) * out + share * np.exp(-0.5 * (width * omega) ** 2)
         return out * np.sinc(self.bin_size * omega / (2 * np.pi))
@@ -245,9 +241,12 @@ class Tabulated:
             raise SpectrumError("tabulated kernels must be finite, each with a positive sum")
         object.__setattr__(self, "kernels", kernels / total)
 
-    def core(self) -> Tabulated:
-        """Return itself: what it holds is not divided into core and wings."""
-        return self
+    def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Return ``lambda / FWHM`` of the Gaussian with each kernel's variance, shape ``(n_pixels,)``."""
+        offset = np.arange(self.kernels.shape[1]) - self.kernels.shape[1] // 2
+        mean = self.kernels @ offset
+        variance = np.maximum(self.kernels @ offset**2 - mean**2, 1e-6)
+        return 1 / (FWHM * np.sqrt(variance) * log_pixel_size(grid))
 
     def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return the transform of the samples, 0 beyond their Nyquist frequency.
