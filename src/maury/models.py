@@ -41,10 +41,11 @@ class Model:
     labels: LabelSet
 
 
-def shipped() -> dict[str, Path]:
-    """Return the models that come with the package: name to folder."""
+def shipped(estimators: bool = False) -> dict[str, Path]:
+    """Return the models that come with the package, name to folder; only those with an estimator if that is asked for."""
     root = Path(str(resources.files("maury") / "assets"))
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/emulator.safetensors"))}
+    part = "estimator" if estimators else "emulator"
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{part}.safetensors"))}
 
 
 def folder(name: str | Path) -> Path:

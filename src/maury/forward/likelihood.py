@@ -38,8 +38,8 @@ class Likelihood:
     """Independent Gaussian pixels; masked ones drop out.
 
     ``flux_i ~ N(m_i C_i, 1 / ivar_i + (jitter m_i R_i)^2 + (e_i R_i)^2)`` with m the forward model, e the emulator's own error at the
-    labels (from leaving its library's spectra out), R the reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The coefficients are integrated out: the
-    model is never rescaled to the data.
+    labels (from leaving its library's spectra out), R the reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on
+    each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The coefficients are integrated out: the model is never rescaled to the data.
 
     Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
     results go to the CPU. Build with `of`.

@@ -19,7 +19,6 @@ from maury.libraries.emulator import Emulator
 from maury.spectra.linespread import LineSpread
 from maury.spectra.spectrum import PixelGrid
 
-
 # Light of a line farther than this from its pixel, km/s, is in the far wings: there a smooth spectrum serves as well.
 _REACH = 42.0
 

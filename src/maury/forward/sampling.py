@@ -13,7 +13,7 @@ from maury.libraries.emulator import LogGrid
 from maury.spectra.linespread import FWHM, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 
-# Taps on each side of the windowed sinc, and the shape of its Kaiser window: error of a line at APOGEE's resolution below 1e-4 of its depth.
+# Taps on each side of the windowed sinc, and the shape of its Kaiser window: a line at APOGEE's resolution is right to 1e-4 of its depth.
 HALF_TAPS = 10
 _KAISER = 8.0
 # Model pixels that a line-spread kernel may reach over; far wings that go beyond are wrapped into them, so that their light is kept.

@@ -104,7 +104,7 @@ class GaussianProcess(nn.Module):
 
     @torch.no_grad()
     def error(self, x: Tensor) -> Tensor:
-        """Expected rms error of the flux, shape ``(n,)``: the spread, scaled as the leave-one-out residuals nearby ask for."""
+        """Return the expected rms error of the flux, shape ``(n,)``: the spread, scaled as the leave-one-out residuals nearby ask for."""
         level = self.error_weights[-1] + self.kernel(x.to(self.nodes)) @ self.error_weights[:-1]
         return torch.exp(level) * self.spread(x).to(level)
 
@@ -123,7 +123,7 @@ class GaussianProcess(nn.Module):
         nodes
             In [-1, 1], shape ``(n_nodes, n_labels)``.
         products
-            Inner products of the centred spectra, over the number of pixels, shape ``(n_nodes, n_nodes)``: all that the residuals' norms need.
+            Inner products of the centred spectra over their pixels, all that the residuals' norms need; shape ``(n_nodes, n_nodes)``.
         """
         self.nodes.copy_(nodes)
         start = [-0.4] * nodes.shape[1] + [-4.3]
@@ -134,7 +134,9 @@ class GaussianProcess(nn.Module):
         def loss() -> Tensor:
             optimizer.zero_grad()
             trial = buffers | {"log_length": scales[:-1], "log_nugget": scales[-1]}
-            residual = torch.func.functional_call(_LeaveOneOut(self), {f"process.{k}": v for k, v in trial.items()}, ())
+            residual = torch.func.functional_call(
+                _LeaveOneOut(self), {f"process.{k}": v for k, v in trial.items()}, ()
+            )
             value = ((residual @ products) * residual).sum(1).clamp_min(1e-20).sqrt().mean().log()
             value.backward()
             return value
@@ -172,7 +174,9 @@ class _LeaveOneOut(nn.Module):
         return self.process.leave_one_out()[0]
 
 
-def from_settings(settings: dict[str, int | str], n_labels: int, n_components: int) -> LabelNetwork | GaussianProcess:
+def from_settings(
+    settings: dict[str, int | str], n_labels: int, n_components: int
+) -> LabelNetwork | GaussianProcess:
     """Build, unfilled, what `settings` describes.
 
     Raises
@@ -186,4 +190,3 @@ def from_settings(settings: dict[str, int | str], n_labels: int, n_components: i
     if kind == "gaussian-process":
         return GaussianProcess(n_labels, n_components, int(settings["nodes"]))
     raise ValueError(f"unknown kind of coefficients {kind!r}")
-

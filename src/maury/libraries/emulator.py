@@ -132,7 +132,7 @@ class Emulator(nn.Module):
         return self.network(self._scaled(labels)) * self.scale
 
     def error(self, labels: Tensor) -> Tensor:
-        """Rms error of the flux over its pseudo-continuum, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""
+        """Rms error of the flux, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""
         if isinstance(self.network, GaussianProcess):
             return self.network.error(self._scaled(labels))
         return torch.full((len(labels),), float(self.card.get("error_rms", 0.0)), device=self.mean.device)

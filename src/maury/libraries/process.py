@@ -42,7 +42,9 @@ class GridConfig(BaseModel):
     reference: str
     range: dict[str, tuple[float, float]]
     step: float = Field(
-        4e-6, gt=0, description="log10(wavelength) a pixel; a third of APOGEE's FWHM in any fibre is more than twice that"
+        4e-6,
+        gt=0,
+        description="log10(wavelength) a pixel; a third of APOGEE's FWHM in any fibre is more than twice that",
     )
     components: int = Field(100, gt=0)
     resolution: float = Field(22_500.0, gt=0, description="at which the errors are measured")
@@ -78,7 +80,7 @@ def fast_length(n: int) -> int:
 
 
 def filtered(values: Tensor, transfer: Callable[[Tensor], Tensor]) -> Tensor:
-    """Rows ``(n, n_pixels)`` with their Fourier transform multiplied by a function of cycles a pixel; mirrored, so that ends do not jump."""
+    """Multiply the Fourier transform of rows ``(n, n_pixels)`` by a function of cycles a pixel; mirrored, so that ends do not jump."""
     n = values.shape[1]
     mirrored = torch.cat([values, values[:, 1:-1].flip(1)], dim=1)
     f = torch.fft.rfftfreq(mirrored.shape[1], dtype=torch.float64)
@@ -87,7 +89,9 @@ def filtered(values: Tensor, transfer: Callable[[Tensor], Tensor]) -> Tensor:
 
 def low_pass(values: Tensor, share: float) -> Tensor:
     """Take out what lies above a share of the Nyquist frequency, with a soft edge over the last tenth."""
-    return filtered(values, lambda f: torch.cos(torch.pi / 2 * ((2 * f / share - 0.9) / 0.1).clamp(0, 1)).square())
+    return filtered(
+        values, lambda f: torch.cos(torch.pi / 2 * ((2 * f / share - 0.9) / 0.1).clamp(0, 1)).square()
+    )
 
 
 def smooth(values: Tensor, sigma_pixels: float) -> Tensor:
@@ -108,7 +112,9 @@ def build_from_grid(config: GridConfig) -> Emulator:
     """
     grid = Grid.open(config.source)
     if tuple(config.range) != tuple(grid.labels):
-        raise ConfigError(f"range: the labels of {config.source.name} are, in order, {', '.join(grid.labels)}")
+        raise ConfigError(
+            f"range: the labels of {config.source.name} are, in order, {', '.join(grid.labels)}"
+        )
     labels = LabelSet(tuple(label(name, Uniform(low=a, high=b)) for name, (a, b) in config.range.items()))
     nodes = torch.from_numpy(np.asarray(grid.nodes, dtype=np.float64))
     inside = ((nodes >= labels.low) & (nodes <= labels.high)).all(1)

@@ -234,7 +234,8 @@ def network_ranges(emulator: Emulator) -> tuple[tuple[int, int], ...]:
     for start, stop in APSTAR_CHIPS:
         for low, high in emulator.covered:
             ends = [
-                (grid.start + grid.step * pixel - APSTAR_LOG10_START) / APSTAR_LOG10_STEP for pixel in (low, high - 1)
+                (grid.start + grid.step * pixel - APSTAR_LOG10_START) / APSTAR_LOG10_STEP
+                for pixel in (low, high - 1)
             ]
             first, last = max(start, math.ceil(ends[0] - 1e-6)), min(stop, math.floor(ends[1] + 1e-6) + 1)
             if last > first:

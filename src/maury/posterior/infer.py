@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from maury.errors import InferenceError
-from maury.forward.likelihood import Likelihood
-from maury.labels import LabelSet
-from maury.models import DEFAULT, Model, load_model
+from maury.forward.likelihood import Likelihood, usable_pixels
+from maury.labels import LabelSet, Prior, Uniform
+from maury.models import DEFAULT, Model, load_model, shipped
+from maury.posterior.proposal import Flow
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_spectrum
@@ -33,6 +36,13 @@ _NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
 _HIGH_JITTER = 0.05
 _POOR_FIT = 1.5
 _LOW_SNR = 10.0
+# km/s: rotation below this is no wider than what is not known of an average line-spread function.
+_SLOW = 10.0
+# km/s around 0 in which a spectrum that its survey moved to rest is searched.
+_REST_V_RAD = 30.0
+# Models whose evidences differ by more than this (nats) need no better ones to be told apart.
+_CLOSE = 20.0
+AUTO = "auto"
 
 
 def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,6 +72,7 @@ def infer(
     *,
     draws: int = 1000,
     seed: int = 0,
+    priors: Mapping[str, Prior] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
     """Infer a star's labels from its spectrum.
@@ -69,13 +80,16 @@ def infer(
     Parameters
     ----------
     spectrum
-        A spectrum or the path of a file.
+        A spectrum or the path of a file, of which the first spectrum is taken.
     model
-        Name, folder, or a loaded model.
+        Name, folder, or a loaded model. ``"auto"`` runs all shipped models that cover the spectrum and lets the evidence choose.
     draws
         Importance draws a round; more rounds are added while the weights are uneven.
     seed
         The same seed gives the same draws on the same device.
+    priors
+        Priors that replace the model's, by label; each must lie inside the model's. A spectrum at rest gets ``v_rad`` within 30 km/s of 0
+        unless this says otherwise.
     progress
         Told what stage begins.
 
@@ -87,8 +101,10 @@ def infer(
     ------
     SpectrumError, ModelError
         If a file cannot be used.
+    LabelError
+        If a prior is of no label of the model or reaches beyond its range.
     InferenceError
-        If the spectrum cannot be inferred: no usable pixels, or none inside the model's wavelengths.
+        If the spectrum cannot be inferred: no usable pixels, none inside the model's wavelengths, or no line-spread function.
 
     Examples
     --------
@@ -97,33 +113,97 @@ def infer(
     """
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum)
-    if not isinstance(model, Model):
-        model = load_model(model)
     if draws < 100:
         raise InferenceError(f"draws must be at least 100 for the weights to be judged, not {draws}")
-    began = time.perf_counter()
     if not spectrum.good.any():
         raise InferenceError("every pixel is masked: nothing to infer from", "all_masked")
-    likelihood = Likelihood.of(spectrum, model.forward, model.labels)
+    if isinstance(model, str) and model == AUTO:
+        return _choose(spectrum, draws, seed, priors or {}, progress)
+    if not isinstance(model, Model):
+        model = load_model(model)
+    return _infer(spectrum, model, draws, seed, priors or {}, progress)
+
+
+def _infer(
+    spectrum: Spectrum,
+    model: Model,
+    draws: int,
+    seed: int,
+    priors: Mapping[str, Prior],
+    progress: Callable[[str], None],
+    inside: NDArray[np.bool_] | None = None,
+    nested: bool = True,
+) -> Posterior:
+    began = time.perf_counter()
+    labels = labels_for(spectrum, model, priors)
+    likelihood = Likelihood.of(spectrum, model.forward, labels, inside=inside)
     progress("flow")
     with torch.no_grad():
         context, v_align = model.estimator.context(*to_model_grid(spectrum, model))
+    flow = Flow(model.estimator, context[0], v_align[0], labels.select(model.forward.label_names))
     generator = torch.Generator().manual_seed(seed)
     verified = verify(
-        likelihood,
-        model.labels,
-        model.estimator,
-        context[0],
-        v_align[0],
-        draws=draws,
-        generator=generator,
-        progress=progress,
+        likelihood, labels, flow, draws=draws, generator=generator, nested=nested, progress=progress
     )
-    return _posterior(verified, spectrum, model, time.perf_counter() - began)
+    return _posterior(verified, spectrum, model, labels, time.perf_counter() - began)
 
 
-def _posterior(verified: Verified, spectrum: Spectrum, model: Model, seconds: float) -> Posterior:
-    labels = model.labels
+def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:
+    """Return the model's labels with the priors that this spectrum is inferred under.
+
+    Raises
+    ------
+    LabelError
+        If a prior is of no label of the model.
+    """
+    if spectrum.frame == "rest" and "v_rad" not in priors:
+        priors = {**priors, "v_rad": Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)}
+    return model.labels.with_priors(priors)
+
+
+def _choose(
+    spectrum: Spectrum, draws: int, seed: int, priors: Mapping[str, Prior], progress: Callable[[str], None]
+) -> Posterior:
+    """Infer with every shipped model that covers the spectrum, on the same pixels; return the one of the highest evidence."""
+    began = time.perf_counter()
+    models = [load_model(name) for name in shipped(estimators=True)]
+    inside = {m.name: usable_pixels(spectrum, m.forward, labels_for(spectrum, m, priors)) for m in models}
+    models = [m for m in models if inside[m.name].any()]
+    if not models:
+        return _infer(spectrum, load_model(DEFAULT), draws, seed, priors, progress)
+    common = np.logical_and.reduce([inside[m.name] for m in models])
+    found, failures = [], {}
+    for m in models:
+        try:
+            stage = partial(_stage, progress, m.name)
+            found.append(_infer(spectrum, m, draws, seed, priors, stage, common, nested=False))
+        except InferenceError as error:
+            failures[m.name] = error
+    if not found:
+        raise next(iter(failures.values()))
+    best = max(found, key=lambda posterior: posterior.log_evidence)
+    # Where the winner's weights are poor, or a rival is near, the exact evidence decides.
+    close = [p for p in found if p.khat > KHAT_LIMIT and p.log_evidence > best.log_evidence - _CLOSE]
+    for rough in close:
+        m = next(m for m in models if m.name == rough.model)
+        found[found.index(rough)] = _infer(spectrum, m, draws, seed, priors, progress, common)
+    best = max(found, key=lambda posterior: posterior.log_evidence)
+    evidence = np.array([p.log_evidence for p in found])
+    share = np.exp(evidence - evidence.max())
+    tried = [
+        {"model": p.model, "log_evidence": p.log_evidence, "probability": float(s)}
+        for p, s in zip(found, share / share.sum(), strict=True)
+    ]
+    return replace(best, extra={**best.extra, "models": tried}, seconds=time.perf_counter() - began)
+
+
+def _stage(progress: Callable[[str], None], model: str, stage: str) -> None:
+    progress(f"{model}: {stage}")
+
+
+def _posterior(
+    verified: Verified, spectrum: Spectrum, model: Model, labels: LabelSet, seconds: float
+) -> Posterior:
     theta = labels.from_normal(verified.draws.u)
     best = (verified.draws.log_likelihood + verified.draws.log_prior).argmax()
     fit = verified.target.likelihood.fit(theta[best])
@@ -134,6 +214,8 @@ def _posterior(verified: Verified, spectrum: Spectrum, model: Model, seconds: fl
     warn += ["high_jitter"] * (jitter > _HIGH_JITTER)
     warn += ["poor_fit"] * (fit.rchi2_jitter > _POOR_FIT)
     warn += ["low_snr"] * (spectrum.snr < _LOW_SNR)
+    warn += ["average_lsf"] * (model.forward.emulator.contained is not None and _slow(labels, theta, weights))
+    warn += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
     warn += ["khat"] * (verified.khat > KHAT_LIMIT)
     return Posterior(
         labels=labels,
@@ -154,6 +236,12 @@ def _posterior(verified: Verified, spectrum: Spectrum, model: Model, seconds: fl
         seconds=seconds,
         evaluations=verified.evaluations,
     )
+
+
+def _slow(labels: LabelSet, theta: torch.Tensor, weights: NDArray[np.float64]) -> bool:
+    """Tell whether the rotation found is slow enough to rest on the library's average line-spread function."""
+    v_sini = theta[:, labels.index("v_sini")].numpy()
+    return bool(weights @ (v_sini < _SLOW) > 0.5)
 
 
 def _at_bounds(labels: LabelSet, theta: NDArray[np.float64], weights: NDArray[np.float64]) -> list[str]:

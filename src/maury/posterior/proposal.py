@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from maury.labels import log_standard_normal
+from maury.errors import LabelError
+from maury.labels import LabelSet, log_standard_normal
 from maury.networks.estimator import Estimator
 
 
@@ -53,19 +54,80 @@ class StudentT:
         )
 
 
+class Flow:
+    """A flow's density of one spectrum's labels, under priors that may be narrower than those it was trained for.
+
+    Draws outside the narrower support, a share ``outside`` of all, are replaced by draws from the prior there.
+
+    Parameters
+    ----------
+    estimator, context, v_align
+        The flow, and its context of the spectrum: ``(n_features,)`` and ``()``.
+    labels
+        The estimator's labels with the priors wanted, without nuisances.
+
+    Raises
+    ------
+    LabelError
+        If a prior reaches beyond the one that the estimator was trained for, or there are other labels.
+    """
+
+    def __init__(self, estimator: Estimator, context: Tensor, v_align: Tensor, labels: LabelSet) -> None:
+        self.estimator, self.context, self.v_align, self.labels = estimator, context, v_align, labels
+        trained = estimator.labels
+        if labels.names != trained.names:
+            raise LabelError(
+                f"the estimator infers {', '.join(trained.names)}, not {', '.join(labels.names)}"
+            )
+        for label, wide in zip(labels, trained, strict=True):
+            if label.prior.low < wide.prior.low or label.prior.high > wide.prior.high:
+                raise LabelError(
+                    f"prior of {label.name}: [{label.prior.low:g}, {label.prior.high:g}] reaches beyond "
+                    f"[{wide.prior.low:g}, {wide.prior.high:g}], for which the model was trained"
+                )
+        self.same = labels == trained
+        self.outside = 0.0
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw ``(n, n_labels)``; the first call measures the share outside."""
+        u = self.estimator.sample(n, self.context, self.v_align, generator)
+        if self.same:
+            return u
+        theta = self.estimator.labels.from_normal(u)
+        inside = ((theta >= self.labels.low) & (theta <= self.labels.high)).all(1)
+        if self.outside == 0:
+            self.outside = float((~inside).double().mean().clamp(1e-3, 1))
+        prior = torch.randn(u.shape, generator=generator, dtype=torch.float64)
+        moved = self.labels.to_normal(theta.clamp(self.labels.low, self.labels.high))
+        return torch.where(inside[:, None], moved, prior)
+
+    @torch.no_grad()
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log density, shape ``(n,)``."""
+        context, v_align = self.context.expand(len(u), -1), self.v_align.expand(len(u))
+        if self.same:
+            return self.estimator.log_prob(u, context, v_align)
+        wide = self.estimator.labels
+        there = wide.to_normal(self.labels.from_normal(u))
+        moved = self.estimator.log_prob(there, context, v_align)
+        moved = moved + self.labels.log_abs_det(u) - wide.log_abs_det(there)
+        # Far out in u the two maps meet the bound itself, and their ratio loses its meaning.
+        moved = torch.where(moved.isfinite(), moved, -math.inf)
+        prior = log_standard_normal(u).sum(-1) + math.log(max(self.outside, 1e-3))
+        return torch.logaddexp(moved, prior)
+
+
 @dataclass(frozen=True)
 class FlowAndJitter:
     """The flow's density of the labels, times one of the jitter: mostly a Student-t about its best value, else its prior."""
 
-    estimator: Estimator
-    context: Tensor
-    v_align: Tensor
+    flow: Flow
     jitter: StudentT
     prior_share: float = 0.2
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``(n, n_labels + 1)``."""
-        u = self.estimator.sample(n, self.context, self.v_align, generator)
+        u = self.flow.sample(n, generator)
         j = self.jitter.sample(n, generator)
         prior = torch.rand(n, 1, generator=generator) < self.prior_share
         return torch.cat(
@@ -77,11 +139,7 @@ class FlowAndJitter:
         j = u[:, -1:]
         by_t = self.jitter.log_prob(j) + math.log1p(-self.prior_share)
         by_prior = log_standard_normal(j[:, 0]) + math.log(self.prior_share)
-        with torch.no_grad():
-            labels = self.estimator.log_prob(
-                u[:, :-1], self.context.expand(len(u), -1), self.v_align.expand(len(u))
-            )
-        return labels + torch.logaddexp(by_t, by_prior)
+        return self.flow.log_prob(u[:, :-1]) + torch.logaddexp(by_t, by_prior)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
-from maury.networks.estimator import Estimator
 from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
-from maury.posterior.proposal import FlowAndJitter, Mixture, Proposal, StudentT
+from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, Proposal, StudentT
 from maury.posterior.refine import Modes, Target, find_modes, spread_out
 
 KHAT_LIMIT = 0.7
@@ -131,12 +130,11 @@ def _weigh(
 def verify(
     likelihood: Likelihood,
     labels: LabelSet,
-    estimator: Estimator,
-    context: Tensor,
-    v_align: Tensor,
+    flow: Flow,
     *,
     draws: int,
     generator: torch.Generator,
+    nested: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Verified:
     """Correct a flow's posterior of one spectrum to the exact one.
@@ -147,12 +145,14 @@ def verify(
         Of the spectrum.
     labels
         The model's labels and ``jitter``.
-    estimator, context, v_align
-        The flow and its context of this spectrum, ``(n_features,)`` and ``()``.
+    flow
+        The flow of this spectrum.
     draws
         Importance draws a round; more rounds follow while the weights are uneven.
     generator
         Source of randomness.
+    nested
+        Whether nested sampling takes over where the weights are not to be trusted.
     progress
         Told what stage begins.
 
@@ -161,7 +161,7 @@ def verify(
     InferenceError
         If no draw has any posterior density.
     """
-    flow_draws = estimator.sample(max(draws, 256), context, v_align, generator)
+    flow_draws = flow.sample(max(draws, 256), generator)
     target, starts = _start(likelihood, labels, flow_draws, _RANKED)
     progress("refine")
     first = find_modes(target, starts)
@@ -171,7 +171,7 @@ def verify(
 
     progress("weigh")
     jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
-    proposal = _proposal(modes, FlowAndJitter(estimator, context, v_align, jitter))
+    proposal = _proposal(modes, FlowAndJitter(flow, jitter))
     proposals, counts = [], []
     u, log_likelihood = torch.empty(0, len(labels), dtype=torch.float64), torch.empty(0, dtype=torch.float64)
     pilot = int(_PILOT * draws)
@@ -190,15 +190,15 @@ def verify(
     result = Verified(
         weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations
     )
-    if khat <= KHAT_LIMIT:
+    if khat <= KHAT_LIMIT or not nested:
         return result
     progress("nested sampling")
-    nested = nested_sampling(target, generator)
+    sampled = nested_sampling(target, generator)
     return replace(
         result,
-        draws=nested.draws,
-        log_weights=nested.log_weights,
-        log_evidence=nested.log_evidence,
+        draws=sampled.draws,
+        log_weights=sampled.log_weights,
+        log_evidence=sampled.log_evidence,
         method="nested",
-        evaluations=evaluations + nested.evaluations,
+        evaluations=evaluations + sampled.evaluations,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,9 +149,7 @@ class GaussHermite:
         for (start, stop), chip in zip(grid.chips, self._chips, strict=True):
             # The width varies slowly: a knot every 32 pixels serves.
             knots = np.unique(np.append(np.arange(0, stop - start, 32), stop - start - 1))
-            profile = (
-                chip.transform(knots, np.broadcast_to(omega, (len(knots), 1024))) @ waves
-            ).real
+            profile = (chip.transform(knots, np.broadcast_to(omega, (len(knots), 1024))) @ waves).real
             half = profile.max(1, keepdims=True) / 2
             width = (profile > half).sum(1) * (fine[1] - fine[0])
             x = np.arange(stop - start)[::-1]
@@ -196,9 +194,7 @@ class _Chip:
             wing, _ = take(at + 4, row[at + 2 : at + 4])
         return cls(float(row[0]), float(row[1]), core, wing)
 
-    def transform(
-        self, x: NDArray[np.float64], omega: NDArray[np.float64]
-    ) -> NDArray[np.complex128]:
+    def transform(self, x: NDArray[Any], omega: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Transform at pixels ``x (n,)`` of the file and ``omega (n, k)`` radians a pixel."""
         sigma, *h = (np.polynomial.polynomial.polyval(x + self.offset, c)[:, None] for c in self.core)
         if np.any(sigma <= 0):
@@ -212,7 +208,8 @@ class _Chip:
         if self.wing:
             share, width = (np.polynomial.polynomial.polyval(x + self.offset, c)[:, None] for c in self.wing)
             out = (1 - share) * out + share * np.exp(-0.5 * (width * omega) ** 2)
-        return out * np.sinc(self.bin_size * omega / (2 * np.pi))
+        measured: NDArray[np.complex128] = out * np.sinc(self.bin_size * omega / (2 * np.pi))
+        return measured
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,9 @@ class Simulator:
         if lsf is None and observing.resolution:
             profiles = [Gaussian(r, integrate=False) for r in observing.resolution]
         self.samplers = [model.sampler(grid, profile) for profile in profiles]
-        grid_pixels = np.round((np.log10(grid.wavelength) - model.emulator.grid.start) / model.emulator.grid.step)
+        grid_pixels = np.round(
+            (np.log10(grid.wavelength) - model.emulator.grid.start) / model.emulator.grid.step
+        )
         nearest = torch.from_numpy(np.clip(grid_pixels, 0, model.emulator.grid.n_pixels - 1)).long()
         self.error_shape = model.emulator.error_shape[nearest]
         self.usable = torch.from_numpy(model.usable(grid.wavelength, labels))
@@ -106,7 +108,9 @@ class Simulator:
     def observe(self, labels: Tensor, generator: torch.Generator) -> Simulation:
         """Simulate spectra of given labels ``(n, n_labels)``, ``jitter`` last."""
         n = len(labels)
-        choice = int(torch.randint(len(self.samplers), (1,), generator=generator)) if len(self.samplers) > 1 else 0
+        choice = (
+            int(torch.randint(len(self.samplers), (1,), generator=generator)) if len(self.samplers) > 1 else 0
+        )
         clean = self.samplers[choice](self.model(labels[:, :-1]))
         continuum = self._continuum(n, generator)
         signal = clean * continuum

@@ -170,9 +170,7 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
     model = ForwardModel(Emulator.load(config.emulator), config.limb_darkening)
     labels = config.label_set(model.emulator)
     grid = apstar_grid()
-    preparation = build_preparation(
-        model, labels, n_components=config.network.components, seed=config.seed
-    )
+    preparation = build_preparation(model, labels, n_components=config.network.components, seed=config.seed)
     estimator = Estimator(labels.select(model.label_names), preparation, config.network)
     simulator = Simulator(model, labels, grid, config.observing)
     data = OnTheFly(simulator, config.batch, config.epoch, config.seed + 1)
