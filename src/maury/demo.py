@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from maury.models import Model
+from maury.spectra.linespread import nominal_visit_lsf
 from maury.spectra.spectrum import Spectrum
 from maury.spectra.synthetic import nominal_visit_grid, write_apvisit
 from maury.training.simulations import Observing, Simulator
@@ -46,7 +47,8 @@ def simulate_visit(
     observing = Observing(
         snr=(snr, snr * 1.0001), masked=(0.05, 0.06), chip_loss_probability=0, gap_probability=0
     )
-    simulator = Simulator(model.forward, model.labels, grid, observing)
+    lsf = nominal_visit_lsf()
+    simulator = Simulator(model.forward, model.labels, grid, observing, lsf)
     simulator.usable[:] = True
     labels = torch.tensor([[truth[name] for name in model.labels.names]], dtype=torch.float64)
     simulation = simulator.observe(labels, torch.Generator().manual_seed(seed))
@@ -58,6 +60,7 @@ def simulate_visit(
         simulation.ivar[0].double().numpy() / level**2,
         id="maury-demo",
         v_correction=v_correction,
+        lsf=lsf,
     )
 
 

@@ -69,7 +69,9 @@ def test_is_the_dense_normal_density(
         model = forward.sampler(visit.grid)(forward(star[None, :-1]))[0, good].double()
         level = model * likelihood.reference
         x = level[:, None] * design[good]
-        covariance = torch.diag(1 / torch.from_numpy(visit.ivar[good]) + (star[-1] * level) ** 2)
+        error = forward.emulator.error(star[None, :-3]).double() * likelihood.reference
+        noise = 1 / torch.from_numpy(visit.ivar[good]) + (star[-1] * level) ** 2 + error**2
+        covariance = torch.diag(noise)
         covariance += SPREAD**2 * x @ x.T
         normal = torch.distributions.MultivariateNormal(level, covariance)
         expected = float(normal.log_prob(torch.from_numpy(visit.flux[good])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,17 @@ from maury.posterior.infer import infer, to_model_grid
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT
 from maury.report.plots import BLUE, GREY, new_figure, save_figure
+from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, LineSpread, nominal_visit_lsf
 from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
 from maury.spectra.synthetic import nominal_visit_grid
 from maury.training.simulations import Observing, Simulator
 
 # Share of pixels that real visits lose by the default rule.
 REAL_MASKS = (0.04, 0.12)
-_GRIDS = {"apvisit": nominal_visit_grid, "apstar": apstar_grid}
+_DETECTORS: dict[str, tuple[Callable[[], PixelGrid], Callable[[], LineSpread]]] = {
+    "apvisit": (nominal_visit_grid, nominal_visit_lsf),
+    "apstar": (apstar_grid, lambda: Gaussian(APOGEE_RESOLUTION, integrate=False)),
+}
 _BATCH = 25
 
 
@@ -91,17 +95,18 @@ def rank(posterior: Posterior, truth: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def simulated_spectra(
-    model: Model, number: int, grid: PixelGrid, seed: int
+    model: Model, number: int, pixels: str, seed: int
 ) -> Iterator[tuple[Spectrum, Tensor, float]]:
     """Yield spectra simulated from the prior, their labels ``(n_labels,)`` with nuisance, and the S/N drawn."""
-    simulator = Simulator(model.forward, model.labels, grid, Observing(masked=REAL_MASKS))
+    grid, lsf = (make() for make in _DETECTORS[pixels])
+    simulator = Simulator(model.forward, model.labels, grid, Observing(masked=REAL_MASKS), lsf)
     generator = torch.Generator().manual_seed(seed)
     for first in range(0, number, _BATCH):
         batch = simulator(min(_BATCH, number - first), generator)
         for i in range(len(batch.labels)):
             flux, ivar = batch.flux[i].double().numpy(), batch.ivar[i].double().numpy()
             yield (
-                Spectrum(grid, flux, ivar, id=f"simulated-{first + i}"),
+                Spectrum(grid, flux, ivar, id=f"simulated-{first + i}", lsf=lsf),
                 batch.labels[i],
                 float(batch.snr[i]),
             )
@@ -117,9 +122,9 @@ def calibrate(
     ConfigError
         If ``pixels`` is neither ``"apvisit"`` nor ``"apstar"``.
     """
-    if pixels not in _GRIDS:
-        raise ConfigError(f"pixels: {pixels!r} is not one of {', '.join(_GRIDS)}")
-    for i, (spectrum, theta, snr) in enumerate(simulated_spectra(model, number, _GRIDS[pixels](), seed)):
+    if pixels not in _DETECTORS:
+        raise ConfigError(f"pixels: {pixels!r} is not one of {', '.join(_DETECTORS)}")
+    for i, (spectrum, theta, snr) in enumerate(simulated_spectra(model, number, pixels, seed)):
         posterior = infer(spectrum, model, draws=draws, seed=seed + i)
         limits = information_limit(Likelihood.of(spectrum, model.forward, model.labels), theta, model.labels)
         yield Outcome(

@@ -88,8 +88,13 @@ class GaussianProcess(nn.Module):
         """Prior covariance of the nodes with trend and nugget, float64, shape ``(n_nodes, n_nodes)``."""
         nodes = self.nodes.double()
         phi = quadratics(nodes)
-        nugget = torch.exp(self.log_nugget.double()) * torch.eye(len(nodes), dtype=torch.float64)
-        return self.kernel(nodes) + self.TREND * phi @ phi.T + nugget
+        noise = self.nugget * torch.eye(len(nodes), dtype=torch.float64, device=nodes.device)
+        return self.kernel(nodes) + self.TREND * phi @ phi.T + noise
+
+    @property
+    def nugget(self) -> Tensor:
+        """Variance of what is not smooth, in units of the process's own; never so small that the covariance cannot be inverted."""
+        return torch.exp(self.log_nugget.double()) + 1e-6
 
     @torch.no_grad()
     def spread(self, x: Tensor) -> Tensor:
@@ -112,8 +117,7 @@ class GaussianProcess(nn.Module):
         """Matrix that takes node values to their leave-one-out residuals ``(n_nodes, n_nodes)``, and the spreads there ``(n_nodes,)``."""
         inverse = torch.linalg.inv(self.covariance())
         diagonal = inverse.diagonal()
-        nugget = torch.exp(self.log_nugget.double())
-        return inverse / diagonal[:, None], (1 / diagonal - nugget).clamp_min(1e-12).sqrt()
+        return inverse / diagonal[:, None], (1 / diagonal - self.nugget).clamp_min(1e-12).sqrt()
 
     def fit_scales(self, nodes: Tensor, products: Tensor, steps: int = 60) -> None:
         """Choose length scales and nugget so that the mean leave-one-out residual is least.

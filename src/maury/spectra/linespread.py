@@ -23,6 +23,14 @@ FWHM = 2 * math.sqrt(2 * math.log(2))
 APOGEE_RESOLUTION = 22_500.0
 
 
+# Of the middle of a DR13 visit: bin size, zero point, orders, Gauss-Hermite polynomials and wings, as HDU 10 holds them.
+NOMINAL_VISIT = (
+    *(2, 2048, 5, 1, 1, 1, 1, 1, 0),
+    *(2.8687, -3.6e-5, -0.071, 7.7e-6, 0.1393, -4.8e-5, -0.1445, 1.4e-5, 0.0438, 3.0e-5, -0.0494),
+    *(1, 2, 0, 0, 0.01936, 13.5),
+)
+
+
 class LineSpread(Protocol):
     """A line-spread function."""
 
@@ -157,6 +165,11 @@ class GaussHermite:
         return out
 
 
+def nominal_visit_lsf() -> GaussHermite:
+    """Return a typical line-spread function of APOGEE's visits, the same on each of the three chips."""
+    return GaussHermite(np.tile(NOMINAL_VISIT, (3, 1)))
+
+
 @dataclass(frozen=True)
 class _Chip:
     """One row of coefficients, unpacked: polynomials in ``x + offset`` of sigma, h_1.. and of the wing's share and width."""
@@ -208,8 +221,7 @@ class _Chip:
         if self.wing:
             share, width = (np.polynomial.polynomial.polyval(x + self.offset, c)[:, None] for c in self.wing)
             out = (1 - share) * out + share * np.exp(-0.5 * (width * omega) ** 2)
-        measured: NDArray[np.complex128] = out * np.sinc(self.bin_size * omega / (2 * np.pi))
-        return measured
+        return np.asarray(out * np.sinc(self.bin_size * omega / (2 * np.pi)), dtype=np.complex128)
 
 
 @dataclass(frozen=True)
