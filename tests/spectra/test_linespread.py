@@ -1,15 +1,13 @@
 """Line-spread functions against direct quadrature in pixel space."""
 
 from dataclasses import replace
-from math import factorial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.polynomial import hermite_e, legendre, polynomial
-from scipy.stats import norm
 
+from gauss_hermite import profile
 from maury.errors import SpectrumError
 from maury.spectra import nominal_visit_grid, read_apvisit
 from maury.spectra.linespread import (
@@ -22,23 +20,6 @@ from maury.spectra.linespread import (
     nominal_visit_lsf,
 )
 from maury.spectra.spectrum import PixelGrid, apstar_grid
-
-
-def profile(row, x0, y):
-    """The survey's profile at offsets ``y`` (pixels) from a line at ``x0``, its bin integrated by Gauss-Legendre."""
-    bin_size, offset, orders = row[0], row[1], int(row[2])
-    widths = row[3 : 4 + orders].astype(int) + 1
-    ends = np.cumsum(widths) + 4 + orders
-    sigma, *h = (polynomial.polyval(x0 + offset, row[e - w : e]) for e, w in zip(ends, widths, strict=True))
-    share, wing = row[-2:]
-    series = [1.0, *h] / np.sqrt([factorial(n) for n in range(orders + 1)])
-    nodes, weights = legendre.leggauss(24)
-    out = np.zeros_like(y)
-    for node, weight in zip(nodes, weights, strict=True):
-        at = y + node * bin_size / 2
-        core = hermite_e.hermeval(at / sigma, series) * norm.pdf(at / sigma) / sigma
-        out += weight / 2 * ((1 - share) * core + share * norm.pdf(at / wing) / wing)
-    return out
 
 
 @pytest.mark.parametrize("chip", [0, 1, 2])
