@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from maury.errors import SpectrumError
 from maury.spectra import read_apvisit
-from maury.spectra.apogee import _unsigned
 from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
+from maury.spectra.cards import unsigned
 
 N = 64
 Visit = Callable[..., Path]
@@ -51,7 +51,7 @@ def test_real_visit(real_visit: Path) -> None:
         assert getattr(spectrum, name).dtype.isnative
     # Blue, green, red: the file has red first.
     assert spectrum.lsf is not None
-    np.testing.assert_allclose(spectrum.lsf[:, 9], [2.2404542, 2.44982195, 2.86876607])
+    np.testing.assert_allclose(spectrum.lsf.coefficients[:, 9], [2.2404542, 2.44982195, 2.86876607])
     expected = {
         "telescope": "apo25m",
         "plate": "9518",
@@ -92,9 +92,9 @@ def test_each_bit_rejects_by_its_rule(write_visit: Visit) -> None:
 
 def test_sign_bit_of_the_mask_is_one_bit() -> None:
     mask = np.array([-32768, 1, -1], dtype=np.int16)
-    np.testing.assert_array_equal(_unsigned(mask), [32768, 1, 65535])
-    np.testing.assert_array_equal(_unsigned(mask.astype(np.int32)), [2**32 - 32768, 1, 2**32 - 1])
-    np.testing.assert_array_equal(_unsigned(np.array([5], np.int64)), [5])
+    np.testing.assert_array_equal(unsigned(mask), [32768, 1, 65535])
+    np.testing.assert_array_equal(unsigned(mask.astype(np.int32)), [2**32 - 32768, 1, 2**32 - 1])
+    np.testing.assert_array_equal(unsigned(np.array([5], np.int64)), [5])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, -1.0, 1e9])
@@ -299,7 +299,7 @@ def test_what_is_wrong_is_named(write_visit: Visit, edit: Edit, message: str) ->
 
 @pytest.mark.parametrize("edit", [drop(10), reshape(10, (3, 0)), put(10, 0, 9, np.nan)])
 def test_lsf_may_be_absent(write_visit: Visit, edit: Edit) -> None:
-    assert read_apvisit(write_visit(edit)).lsf is None
+    assert read_apvisit(write_visit(edit)).meta["lsf_source"] == "assumed"
 
 
 def test_table_may_be_absent(write_visit: Visit) -> None:

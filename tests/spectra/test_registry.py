@@ -28,7 +28,7 @@ Visit = Callable[..., Path]
 def test_formats_are_found_by_content(write_visit: Visit, tmp_path: Path) -> None:
     path = write_visit().rename(tmp_path / "no_suffix")
     assert read_spectrum(str(path)).id == "2M00242666+5341178"
-    assert [form.name for form in FORMATS] == ["apVisit"]
+    assert len({form.name for form in FORMATS}) == 5
 
 
 @pytest.mark.parametrize("release", ["dr16", "dr17", "dr19"])
@@ -150,10 +150,10 @@ def aspcapstar() -> fits.HDUList:
 @pytest.mark.parametrize(
     ("hdus", "message"),
     [
-        (apstar(1), "apStar.*supported: apVisit"),
-        (apstar(3), "apStar"),
-        (mwmstar(), "mwmStar"),
-        (aspcapstar(), "aspcapStar"),
+        (apstar(1), "CRVAL1"),
+        (apstar(3), "CRVAL1"),
+        (mwmstar(), "HDU 3: column 'ivar' is missing"),
+        (aspcapstar(), "supported: .*aspcapStar"),
         (fits.HDUList([fits.PrimaryHDU(np.ones((3, 4)))]), r"0: PrimaryHDU \(3, 4\)"),
         (fits.HDUList([fits.PrimaryHDU()]), "another kind"),
     ],

@@ -16,6 +16,7 @@ from flat_star import make_spectrum
 from maury.errors import SpectrumError
 from maury.spectra import Spectrum, apstar_grid, nominal_visit_grid, read_apvisit, write_apvisit
 from maury.spectra.bits import bits
+from maury.spectra.linespread import NOMINAL_VISIT, GaussHermite
 
 
 @pytest.mark.parametrize("n", [4096, 2048])
@@ -39,7 +40,7 @@ def test_nominal_grid_agrees_with_a_real_visit(real_visit: Path) -> None:
 @pytest.mark.parametrize("release", ["dr16", "dr17", "dr19"])
 @pytest.mark.parametrize("n", [64, 2048])
 def test_round_trip(write_visit: Callable[..., Path], release: str, n: int) -> None:
-    lsf = np.arange(78.0).reshape(3, 26)
+    lsf = GaussHermite(np.array(NOMINAL_VISIT) * [[1.0], [1.0], [1.0]])
     bitmask = np.arange(3 * n) % 2**15
     meta = {"telescope": "apo1m", "plate": "7", "fiber": 99, "mjd": 57000, "ra": 99.0, "starflag": 8}
     source = make_spectrum(n, lsf=lsf, meta=meta)
@@ -48,7 +49,7 @@ def test_round_trip(write_visit: Callable[..., Path], release: str, n: int) -> N
     np.testing.assert_array_equal(back.flux, source.flux.astype(np.float32))
     np.testing.assert_allclose(back.ivar, source.ivar, rtol=3e-7)
     np.testing.assert_array_equal(back.bitmask, bitmask)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(back.lsf, lsf)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(back.lsf.coefficients, lsf.coefficients)
     assert back.grid.chips == source.grid.chips
     assert back.id == source.id
     assert back.frame == "observatory"
@@ -105,16 +106,16 @@ def test_pixels_out_of_use_stay_so(write_visit: Callable[..., Path]) -> None:
 
 def test_default_lsf_is_written(write_visit: Callable[..., Path]) -> None:
     lsf = read_apvisit(write_visit()).lsf
-    assert lsf is not None
-    assert lsf.shape == (3, 26)
-    np.testing.assert_allclose(lsf[:, [0, 1, 9, 25]], [[2, 2048, 2.8687, 13.5]] * 3)
+    assert isinstance(lsf, GaussHermite)
+    np.testing.assert_allclose(lsf.coefficients[:, [0, 1, 9, 25]], [[2, 2048, 2.8687, 13.5]] * 3)
 
 
 def test_real_visit_survives_rewriting(real_visit: Path, tmp_path: Path) -> None:
     source = read_apvisit(real_visit)
     write_apvisit(tmp_path / "again.fits", source)
     back = read_apvisit(tmp_path / "again.fits")
-    for name in ("flux", "ivar", "lsf"):
+    np.testing.assert_array_equal(back.lsf.coefficients, source.lsf.coefficients)
+    for name in ("flux", "ivar"):
         np.testing.assert_allclose(getattr(back, name), getattr(source, name), rtol=3e-7)
     assert (back.id, back.v_correction) == (source.id, source.v_correction)
     assert back.meta == source.meta
@@ -152,7 +153,9 @@ def test_other_grids_and_lsfs_are_refused(spectrum: Spectrum, tmp_path: Path) ->
     with pytest.raises(SpectrumError, match="three chips"):
         write_apvisit(tmp_path / "a.fits", Spectrum(grid, np.ones(grid.n_pixels), np.ones(grid.n_pixels)))
     with pytest.raises(SpectrumError, match="line-spread"):
-        write_apvisit(tmp_path / "a.fits", replace(spectrum, lsf=np.ones((2, 26))))
+        write_apvisit(
+            tmp_path / "a.fits", replace(spectrum, lsf=GaussHermite(np.tile(NOMINAL_VISIT, (2, 1))))
+        )
 
 
 def test_nothing_half_written_is_left(

@@ -98,7 +98,7 @@ def simulated_spectra(
     model: Model, number: int, pixels: str, seed: int
 ) -> Iterator[tuple[Spectrum, Tensor, float]]:
     """Yield spectra simulated from the prior, their labels ``(n_labels,)`` with nuisance, and the S/N drawn."""
-    grid, lsf = (make() for make in _DETECTORS[pixels])
+    grid, lsf = _DETECTORS[pixels][0](), _DETECTORS[pixels][1]()
     simulator = Simulator(model.forward, model.labels, grid, Observing(masked=REAL_MASKS), lsf)
     generator = torch.Generator().manual_seed(seed)
     for first in range(0, number, _BATCH):

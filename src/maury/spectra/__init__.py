@@ -1,16 +1,25 @@
 """Observed spectra: what they are, and how files become them."""
 
 from maury.spectra.apogee import read_apvisit
-from maury.spectra.registry import read_spectrum
+from maury.spectra.registry import read_spectra, read_spectrum
 from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
 from maury.spectra.synthetic import nominal_visit_grid, write_apvisit
+from maury.spectra.synthetic_star import write_apstar, write_aspcapstar, write_mwm
+from maury.spectra.table import from_specutils, read_table, write_table
 
 __all__ = [
     "PixelGrid",
     "Spectrum",
     "apstar_grid",
+    "from_specutils",
     "nominal_visit_grid",
     "read_apvisit",
+    "read_spectra",
     "read_spectrum",
+    "read_table",
+    "write_apstar",
     "write_apvisit",
+    "write_aspcapstar",
+    "write_mwm",
+    "write_table",
 ]

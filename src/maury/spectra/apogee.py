@@ -5,9 +5,7 @@ Each HDU holds three rows, one a chip; row 0 is the red chip, and wavelengths fa
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ from numpy.typing import NDArray
 from maury.errors import SpectrumError
 from maury.spectra.barycentric import barycentric_correction
 from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
-from maury.spectra.files import open_fits, reason
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, GaussHermite, LineSpread
+from maury.spectra.cards import image_data, image_shape, inverse_variance, number, text, unsigned, velocity
+from maury.spectra.files import open_fits
+from maury.spectra.linespread import APOGEE_RESOLUTION, GaussHermite, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 __all__ = ["BAD", "DEFAULT_REJECT", "PIXMASK", "apvisit_from_hdus", "bits", "is_apvisit", "read_apvisit"]
@@ -28,14 +27,10 @@ __all__ = ["BAD", "DEFAULT_REJECT", "PIXMASK", "apvisit_from_hdus", "bits", "is_
 FLUX, ERROR, MASK, WAVELENGTH, LSF, TABLE = 1, 2, 3, 4, 10, 11
 N_CHIPS = 3
 _MAX_PIXELS = 16384
-# Errors this many times the chip's median mark pixels that the pipeline gave up on.
-_ERROR_LIMIT = 1e3
 # No pixel of the spectrograph lies outside (Angstrom).
 _WAVELENGTH_RANGE = (14500.0, 17500.0)
 # The earth moves with at most 31 km/s; what is larger is a mark for a missing value.
 _CORRECTION_LIMIT = 35.0
-_MISSING = (-9999.99, -9999.0)
-_MISSING_VELOCITY = 99.99
 
 _TEXTS = {
     "telescope": "TELESCOP",
@@ -60,15 +55,19 @@ def is_apvisit(hdus: fits.HDUList) -> bool:
     header = hdus[0].header
     first = hdus[1].header if len(hdus) > 1 else {}
     # A single-visit apStar has three rows too, but uniform pixels.
-    if "NVISITS" in header or any("LOG" in _text(h, "CTYPE1").upper() for h in (header, first)):
+    if "NVISITS" in header or any("LOG" in text(h, "CTYPE1").upper() for h in (header, first)):
         return False
     if "AP1DVISIT" in str(header.get("HISTORY", "")) or ("FIBERID" in header and "OBJID" in header):
         return True
     if len(hdus) <= WAVELENGTH:
         return False
     last = hdus[WAVELENGTH].header
-    named = any(_text(last, key).upper().startswith("WAVELENGTH") for key in ("BUNIT", "EXTNAME"))
-    return named and _shape(hdus, WAVELENGTH) == _shape(hdus, FLUX) and _shape(hdus, FLUX)[:1] == (N_CHIPS,)
+    named = any(text(last, key).upper().startswith("WAVELENGTH") for key in ("BUNIT", "EXTNAME"))
+    return (
+        named
+        and image_shape(hdus, WAVELENGTH) == image_shape(hdus, FLUX)
+        and image_shape(hdus, FLUX)[:1] == (N_CHIPS,)
+    )
 
 
 def read_apvisit(path: str | os.PathLike[str], *, reject: int = DEFAULT_REJECT) -> Spectrum:
@@ -103,17 +102,17 @@ def read_apvisit(path: str | os.PathLike[str], *, reject: int = DEFAULT_REJECT) 
 
 def apvisit_from_hdus(hdus: fits.HDUList, path: Path, reject: int = DEFAULT_REJECT) -> Spectrum:
     """Read one visit spectrum from an open file, as `read_apvisit` does."""
-    shape = _shape(hdus, FLUX)
+    shape = image_shape(hdus, FLUX)
     if shape and (len(shape) != 2 or shape[0] != N_CHIPS or not 2 <= shape[1] <= _MAX_PIXELS):
         raise SpectrumError(f"{path} HDU {FLUX}: shape {shape}; an apVisit has (3, 4096) or (3, 2048)")
     flux, error, mask, raw = (
         _image(hdus, hdu, path, shape, "iu" if hdu == MASK else "iuf")
         for hdu in (FLUX, ERROR, MASK, WAVELENGTH)
     )
-    bitmask = _unsigned(mask)
+    bitmask = unsigned(mask)
     flux, error = flux.astype(np.float64), error.astype(np.float64)
     wavelength, measured = _complete(raw.astype(np.float64), path)
-    ivar = _inverse_variance(flux, error, measured & ((bitmask & reject) == 0))
+    ivar = inverse_variance(flux, error, measured & ((bitmask & reject) == 0))
     order = _rising(wavelength, path)
 
     def flat(rows: NDArray[Any]) -> NDArray[Any]:
@@ -127,7 +126,7 @@ def apvisit_from_hdus(hdus: fits.HDUList, path: Path, reject: int = DEFAULT_REJE
         grid=PixelGrid(flat(wavelength), tuple((i * n, (i + 1) * n) for i in range(N_CHIPS))),
         flux=flat(flux),
         ivar=flat(ivar),
-        id=_text(header, "OBJID") or path.name.split(".fit")[0],
+        id=text(header, "OBJID") or path.name.split(".fit")[0],
         frame="observatory",
         v_correction=correction,
         bitmask=flat(bitmask),
@@ -141,36 +140,16 @@ def apvisit_from_hdus(hdus: fits.HDUList, path: Path, reject: int = DEFAULT_REJE
     )
 
 
-def _shape(hdus: fits.HDUList, hdu: int) -> tuple[int, ...]:
-    """Shape that an image's header tells, without reading it; empty where there is no image."""
-    if len(hdus) <= hdu or not isinstance(hdus[hdu], fits.ImageHDU | fits.CompImageHDU):
-        return ()
-    return tuple(hdus[hdu].shape)
-
-
 def _image(hdus: fits.HDUList, hdu: int, path: Path, shape: tuple[int, ...], kinds: str) -> NDArray[Any]:
-    found = _shape(hdus, hdu)
+    found = image_shape(hdus, hdu)
     if not found:
         raise SpectrumError(f"{path} HDU {hdu}: missing or no image; an apVisit has 12 HDUs")
     if found != shape:
         raise SpectrumError(f"{path} HDU {hdu}: shape {found}, but the flux has {shape}")
-    data = _data(hdus, hdu, path)
+    data = image_data(hdus, hdu, path)
     if data.dtype.kind not in kinds:
         raise SpectrumError(f"{path} HDU {hdu}: values of type {data.dtype}, which an apVisit has not there")
     return data.astype(data.dtype.newbyteorder("="))
-
-
-def _data(hdus: fits.HDUList, hdu: int, path: Path) -> NDArray[Any]:
-    try:
-        return np.asarray(hdus[hdu].data)
-    except Exception as error:
-        raise SpectrumError(f"{path} HDU {hdu}: cannot be read ({reason(error)})") from error
-
-
-def _unsigned(mask: NDArray[Any]) -> NDArray[np.int64]:
-    """Widen a mask; its sign bit is a bit like any other and must not set all the higher ones."""
-    width = 8 * mask.dtype.itemsize
-    return mask.astype(np.int64) & np.int64((1 << min(width, 63)) - 1)
 
 
 def _complete(wavelength: NDArray[np.float64], path: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -198,18 +177,6 @@ def _complete(wavelength: NDArray[np.float64], path: Path) -> tuple[NDArray[np.f
     return filled, measured
 
 
-def _inverse_variance(
-    flux: NDArray[np.float64], error: NDArray[np.float64], usable: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    good = usable & np.isfinite(flux) & np.isfinite(error) & (error > 0)
-    for chip, there in enumerate(good):
-        if there.any():
-            there &= error[chip] <= _ERROR_LIMIT * np.median(error[chip][there])
-    with np.errstate(over="ignore", under="ignore", divide="ignore"):
-        ivar = 1 / np.square(np.where(good, error, 1.0))
-    return np.where(good & np.isfinite(ivar), ivar, 0.0)
-
-
 def _rising(wavelength: NDArray[np.float64], path: Path) -> list[tuple[int, int]]:
     """Chips in rising wavelength, each with the step (1 or -1) that reads its pixels so."""
     steps = []
@@ -229,46 +196,19 @@ def _rising(wavelength: NDArray[np.float64], path: Path) -> list[tuple[int, int]
 
 def _lsf(hdus: fits.HDUList, path: Path, chips: list[int]) -> LineSpread:
     """Return the visit's line-spread function; the survey's average where the file has none that is of use."""
-    average = Gaussian(APOGEE_RESOLUTION)
-    shape = _shape(hdus, LSF)
+    average = Gaussian(APOGEE_RESOLUTION, integrate=False)
+    shape = image_shape(hdus, LSF)
     if not shape or 0 in shape:
         return average
     if len(shape) != 2 or shape[0] != N_CHIPS or shape[1] > _MAX_PIXELS:
         raise SpectrumError(f"{path} HDU {LSF}: shape {shape}; line-spread coefficients have (3, 26)")
-    coefficients = _data(hdus, LSF, path).astype(np.float64)
+    coefficients = image_data(hdus, LSF, path).astype(np.float64)
     if not np.all(np.isfinite(coefficients)) or not coefficients.any():
         return average
     try:
         return GaussHermite(coefficients[chips])
     except SpectrumError as error:
         raise SpectrumError(f"{path} HDU {LSF}: {error}") from None
-
-
-def _number(source: Any, key: str) -> float | None:
-    """Value of a keyword or column; None where absent, not a number, or the survey's mark for missing."""
-    try:
-        value = float(source[key])
-    except (KeyError, ValueError, TypeError, IndexError, OverflowError, fits.VerifyError):
-        return None
-    missing = not math.isfinite(value) or any(math.isclose(value, mark, abs_tol=1e-2) for mark in _MISSING)
-    return None if missing else value
-
-
-def _velocity(source: Any, *keys: str) -> float | None:
-    """First of some velocities that is there; an exact 0 is an unset one."""
-    for key in keys:
-        value = _number(source, key)
-        if value is not None and value != 0 and not math.isclose(value, _MISSING_VELOCITY, abs_tol=1e-4):
-            return value
-    return None
-
-
-def _text(header: Mapping[str, Any], key: str) -> str:
-    try:
-        value = header.get(key)
-    except fits.VerifyError:
-        return ""
-    return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
 def _table_row(hdus: fits.HDUList) -> Any:
@@ -282,35 +222,35 @@ def _table_row(hdus: fits.HDUList) -> Any:
 def _correction(header: fits.Header, row: Any) -> tuple[float | None, str | None]:
     """Barycentric correction, km/s, and its source: the header (to DR16), the table (DR17), else astropy."""
     for source, place in ((header, "header"), (row, "table")):
-        value = _velocity(source, "BC")
+        value = velocity(source, "BC")
         if value is not None and abs(value) < _CORRECTION_LIMIT:
             return value, place
-    ra, dec, jd = (_number(header, key) for key in ("RA", "DEC", "JD-MID"))
+    ra, dec, jd = (number(header, key) for key in ("RA", "DEC", "JD-MID"))
     if ra is None or dec is None or jd is None or ra == dec == 0:
         return None, None
-    value = barycentric_correction(ra, dec, jd, _text(header, "TELESCOP"))
+    value = barycentric_correction(ra, dec, jd, text(header, "TELESCOP"))
     return value, None if value is None else "astropy"
 
 
 def _release(header: fits.Header, row: Any) -> str | None:
-    if _text(header, "SURVEY").upper() == "SDSS-V":
+    if text(header, "SURVEY").upper() == "SDSS-V":
         return "SDSS-V"
     if any(key in header for key in ("WAVEID", "LSFID", "MTPFLUX")):
         return "DR17"
-    if "BC" not in header and _velocity(row, "BC") is not None:
+    if "BC" not in header and velocity(row, "BC") is not None:
         return "DR17"
     return "DR13-DR16" if "AP1DVISIT" in str(header.get("HISTORY", "")) else None
 
 
 def _meta(header: fits.Header, row: Any) -> dict[str, Any]:
     """Gather what a user may want to see again; what the file has not is left out."""
-    found: dict[str, Any] = {name: _text(header, key) or None for name, key in _TEXTS.items()}
+    found: dict[str, Any] = {name: text(header, key) or None for name, key in _TEXTS.items()}
     for name, key in _INTEGERS.items():
-        value = _number(header, key)
+        value = number(header, key)
         found[name] = None if value is None else int(value)
-    found |= {name: _number(header, key) for name, key in _FLOATS.items()}
+    found |= {name: number(header, key) for name, key in _FLOATS.items()}
     # The survey's own: relative to the observatory, and to the barycentre.
-    found["v_rad_survey"] = _velocity(header, "VRAD") or _velocity(row, "VREL", "VRAD")
-    found["v_helio_survey"] = _velocity(header, "VHELIO") or _velocity(row, "VHELIO")
+    found["v_rad_survey"] = velocity(header, "VRAD") or velocity(row, "VREL", "VRAD")
+    found["v_helio_survey"] = velocity(header, "VHELIO") or velocity(row, "VHELIO")
     found["release"] = _release(header, row)
     return {name: value for name, value in found.items() if value is not None}

@@ -1,24 +1,28 @@
-"""Read a spectrum from a file of any known format."""
+"""Read spectra from a file of any known format."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from astropy.io import fits
 
 from maury.errors import SpectrumError
 from maury.spectra.apogee import apvisit_from_hdus, is_apvisit
+from maury.spectra.apstar import is_apstar, is_aspcapstar, read_apstar, read_aspcapstar
 from maury.spectra.bits import DEFAULT_REJECT
 from maury.spectra.files import open_fits
+from maury.spectra.mwm import is_mwm, read_mwm
 from maury.spectra.spectrum import Spectrum
+from maury.spectra.table import fits_table, is_fits_table, is_table_file, read_table
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format.
+    """A FITS format.
 
     Parameters
     ----------
@@ -27,33 +31,43 @@ class Format:
     sniff
         Tells from an open file whether it is meant to be of this format.
     read
-        Reads it: open file, its path for messages, mask bits that take a pixel out of use.
+        Yields its spectra: open file, its path for messages, mask bits that take a pixel out of use.
     reject
         Those bits, unless the caller chooses others.
     """
 
     name: str
     sniff: Callable[[fits.HDUList], bool]
-    read: Callable[[fits.HDUList, Path, int], Spectrum]
-    reject: int
+    read: Callable[[fits.HDUList, Path, int], Iterator[Spectrum]]
+    reject: int = DEFAULT_REJECT
 
 
-FORMATS = (Format("apVisit", is_apvisit, apvisit_from_hdus, DEFAULT_REJECT),)
+def _apvisit(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spectrum]:
+    yield apvisit_from_hdus(hdus, path, reject)
 
 
-def read_spectrum(path: str | os.PathLike[str], *, reject: int | None = None) -> Spectrum:
-    """Read a spectrum, whatever its format.
+FORMATS = (
+    Format("apStar", is_apstar, read_apstar),
+    Format("mwmVisit or mwmStar", is_mwm, read_mwm),
+    Format("apVisit", is_apvisit, _apvisit),
+    Format("aspcapStar", is_aspcapstar, read_aspcapstar),
+    Format("table", is_fits_table, fits_table),
+)
+
+
+def read_spectra(path: str | os.PathLike[str], *, reject: int | None = None) -> Iterator[Spectrum]:
+    """Yield every spectrum of a file, one at a time.
 
     Parameters
     ----------
     path
-        A FITS file, also compressed by gzip or bzip2.
+        A FITS file, also compressed by gzip or bzip2, or a table in ECSV or Parquet (docs/formats.md).
     reject
         Bits of the file's pixel mask that take a pixel out of use (`maury.spectra.bits`); None for the
         format's usual ones, 0 for none.
 
-    Returns
-    -------
+    Yields
+    ------
     Spectrum
         Possibly without a single usable pixel: that is for the caller to flag.
 
@@ -61,29 +75,56 @@ def read_spectrum(path: str | os.PathLike[str], *, reject: int | None = None) ->
     ------
     SpectrumError
         If the file is missing, damaged or of no known format; the message names the file and, where it can,
-        the HDU.
+        the HDU. Spectra before the damage have been yielded by then.
+
+    Examples
+    --------
+    >>> for spectrum in read_spectra("mwmVisit-0.6.0-27.fits"):  # doctest: +SKIP
+    ...     print(spectrum.id, spectrum.snr)
+    """
+    if is_table_file(path):
+        yield read_table(path)
+        return
+    with open_fits(path) as hdus:
+        for form in FORMATS:
+            if form.sniff(hdus):
+                yield from form.read(hdus, Path(path), form.reject if reject is None else reject)
+                return
+        known = ", ".join(form.name for form in FORMATS)
+        raise SpectrumError(f"{path}: a FITS file of another kind ({_describe(hdus)}); supported: {known}")
+
+
+def read_spectrum(path: str | os.PathLike[str], index: int = 0, *, reject: int | None = None) -> Spectrum:
+    """Read one spectrum, by default the first, of a file of any known format.
+
+    Parameters
+    ----------
+    path, reject
+        As for `read_spectra`.
+    index
+        Its place in the file, from 0.
+
+    Raises
+    ------
+    SpectrumError
+        As `read_spectra` does, and if the file holds fewer spectra.
 
     Examples
     --------
     >>> spectrum = read_spectrum("apVisit-r13-9518-57729-104.fits")  # doctest: +SKIP
     """
-    with open_fits(path) as hdus:
-        for form in FORMATS:
-            if form.sniff(hdus):
-                return form.read(hdus, Path(path), form.reject if reject is None else reject)
-        known = ", ".join(form.name for form in FORMATS)
-        raise SpectrumError(f"{path}: a FITS file of another kind ({_describe(hdus)}); supported: {known}")
+    if index < 0:
+        raise SpectrumError(f"{path}: spectra count from 0, not from {index}")
+    spectra = read_spectra(path, reject=reject)
+    try:
+        for spectrum in islice(spectra, index, None):
+            return spectrum
+    finally:
+        spectra.close()  # type: ignore[attr-defined]
+    raise SpectrumError(f"{path}: has no spectrum {index}: it holds fewer")
 
 
 def _describe(hdus: fits.HDUList) -> str:
-    header = hdus[0].header
-    first = hdus[1].header if len(hdus) > 1 else {}
-    if "NVISITS" in header and "LOG" in f"{header.get('CTYPE1', '')}{first.get('CTYPE1', '')}".upper():
-        return "an APOGEE apStar"
-    if "SDSS_ID" in header or "V_ASTRA" in header:
-        return "an SDSS-V mwmStar, mwmVisit or astraStar"
-    if len(hdus) > 3 and first.get("NAXIS") == 1 and "CRVAL1" in first:
-        return "an aspcapStar or other one-dimensional spectrum"
     parts = [
         f"{number}: {type(hdu).__name__} {getattr(hdu, 'shape', '')}" for number, hdu in enumerate(hdus[:5])
     ]

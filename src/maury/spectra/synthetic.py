@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,8 +12,9 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
+from maury.files import writing
 from maury.spectra.bits import DEFAULT_REJECT, bits
-from maury.spectra.linespread import GaussHermite
+from maury.spectra.linespread import NOMINAL_VISIT, GaussHermite
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Release = Literal["dr16", "dr17", "dr19"]
@@ -29,12 +29,6 @@ _DISPERSION = (
 # The same as HDU 9 tells it: one cubic in (pixel + offset) / 3000 for all chips; offsets red, green, blue.
 _WAVE_OFFSETS = (-6433.90731, -2050.81534, 2354.38261)
 _WAVE_POLYNOMIAL = (1.61565373e4, -4.23760086e2, -2.32212235e1, 4.06560758e-1)
-# Bin size, zero point, orders, Gauss-Hermite polynomials and wings, as HDU 10 holds them.
-_LSF = (
-    *(2, 2048, 5, 1, 1, 1, 1, 1, 0),
-    *(2.8687, -3.6e-5, -0.071, 7.7e-6, 0.1393, -4.8e-5, -0.1445, 1.4e-5, 0.0438, 3.0e-5, -0.0494),
-    *(1, 2, 0, 0, 0.01936, 13.5),
-)
 _EXTNAMES = (
     "FLUX",
     "ERROR",
@@ -101,17 +95,13 @@ def write_apvisit(
         raise SpectrumError(
             f"{path}: unknown release {release!r}; choose one of {', '.join(get_args(Release))}"
         )
-    # The name keeps its end, by which astropy chooses to compress.
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         hdus = [_primary(spectrum, release, header or {}), *_images(path, spectrum, release, bitmask)]
         hdus.append(_table(spectrum, release))
-        fits.HDUList(hdus).writeto(temporary, overwrite=True, output_verify="exception")
-        os.replace(temporary, path)
+        with writing(path) as temporary:
+            fits.HDUList(hdus).writeto(temporary, overwrite=True, output_verify="exception")
     except (OSError, ValueError, fits.VerifyError) as error:
         raise SpectrumError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _images(
@@ -120,7 +110,11 @@ def _images(
     n = spectrum.grid.n_pixels // 3
     if spectrum.grid.chips != ((0, n), (n, 2 * n), (2 * n, 3 * n)):
         raise SpectrumError(f"{path}: an apVisit has three chips of equal length, not {spectrum.grid.chips}")
-    lsf = spectrum.lsf.coefficients if isinstance(spectrum.lsf, GaussHermite) else np.tile(_LSF, (3, 1))
+    lsf = (
+        spectrum.lsf.coefficients
+        if isinstance(spectrum.lsf, GaussHermite)
+        else np.tile(NOMINAL_VISIT, (3, 1))
+    )
     if len(lsf) != 3:
         raise SpectrumError(f"{path}: line-spread coefficients of shape {lsf.shape}; an apVisit has (3, 26)")
     good = spectrum.good

@@ -1,0 +1,324 @@
+"""Spectra in plain tables (ECSV, FITS, Parquet) and in specutils' ``Spectrum``: columns with units, the medium stated."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from maury.errors import SpectrumError
+from maury.files import writing
+from maury.spectra.files import reason
+from maury.spectra.linespread import Gaussian
+from maury.spectra.spectrum import PixelGrid, Spectrum
+
+__all__ = ["from_specutils", "read_table", "to_vacuum", "write_table"]
+
+_WAVELENGTH = ("wavelength", "lambda", "wave", "spectral_axis", "loglam")
+_FLUX = ("flux",)
+_NOISE = ("ivar", "error", "uncertainty", "flux_error", "e_flux", "sigma")
+_MASK = ("mask", "pixel_flags")
+_MEDIUM = ("medium", "air_or_vac", "airorvac", "vacuum")
+_FRAMES = ("observatory", "barycentric", "rest")
+_MAX_PIXELS = 1_000_000
+# A step this many times the median one parts two chips.
+_GAP = 20.0
+
+
+def is_table_file(path: str | os.PathLike[str]) -> bool:
+    """Tell from its first bytes whether a file is an ECSV or Parquet table."""
+    try:
+        # A pipe would wait for ever.
+        if not Path(path).is_file():
+            return False
+        with Path(path).open("rb") as stream:
+            head = stream.read(16)
+    except (OSError, ValueError):
+        return False
+    return head.startswith((b"# %ECSV", b"PAR1"))
+
+
+def is_fits_table(hdus: fits.HDUList) -> bool:
+    """Tell whether an open FITS file has a table with columns of wavelength and flux."""
+    return _fits_hdu(hdus) is not None
+
+
+def _fits_hdu(hdus: fits.HDUList) -> int | None:
+    for number, hdu in enumerate(hdus[:8]):
+        if isinstance(hdu, fits.BinTableHDU):
+            names = {str(name).lower() for name in hdu.columns.names}
+            if names & set(_WAVELENGTH) and names & set(_FLUX):
+                return number
+    return None
+
+
+def fits_table(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spectrum]:
+    """Yield the spectrum of a FITS table, as `read_table` does."""
+    from astropy.table import Table
+
+    number = _fits_hdu(hdus)
+    table = Table.read(hdus, hdu=number)
+    table.meta = {**{k: v for k, v in hdus[0].header.items() if k}, **table.meta}
+    yield from_table(table, f"{path} HDU {number}", path)
+
+
+def read_table(path: str | os.PathLike[str], *, medium: str | None = None) -> Spectrum:
+    """Read a spectrum from a table in ECSV, Parquet or FITS.
+
+    Parameters
+    ----------
+    path
+        One row a pixel: ``wavelength`` and ``flux`` with units, one of ``ivar``, ``error`` or ``uncertainty``, and optionally
+        ``mask`` (true or not 0 where a pixel is bad). Metadata: ``medium`` (air or vacuum), ``frame`` (observatory, barycentric or
+        rest; observatory if absent), ``resolution`` (the resolving power), ``v_correction`` (km/s), ``id``.
+    medium
+        What the wavelengths are of, where the file does not say.
+
+    Raises
+    ------
+    SpectrumError
+        If the file cannot be read, a column or the medium is missing, or wavelengths repeat or have no unit.
+    """
+    path = Path(path)
+    from astropy.table import Table
+
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+        kind = (
+            "parquet" if head.startswith(b"PAR1") else "fits" if head.startswith(b"SIMPLE") else "ascii.ecsv"
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table = _read_parquet(path) if kind == "parquet" else Table.read(path, format=kind)
+    except SpectrumError:
+        raise
+    except FileNotFoundError:
+        raise SpectrumError(f"{path}: no such file") from None
+    except Exception as error:
+        raise SpectrumError(f"{path}: cannot be read as a table ({reason(error)})") from error
+    return from_table(table, str(path), path, medium)
+
+
+def _read_parquet(path: Path) -> Any:
+    from astropy.table import Table
+
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise SpectrumError(
+            f"{path}: a Parquet table needs the package pyarrow: pip install pyarrow"
+        ) from None
+    return Table.read(path, format="parquet")
+
+
+def from_table(table: Any, where: str, path: Path | str = "", medium: str | None = None) -> Spectrum:
+    """Turn an astropy table, one row a pixel, into a spectrum; see `read_table`."""
+    meta = {str(key).lower(): value for key, value in dict(table.meta or {}).items()}
+    columns = {str(name).lower(): table[name] for name in table.colnames}
+    found = {
+        kind: next((name for name in names if name in columns), None)
+        for kind, names in (("wavelength", _WAVELENGTH), ("flux", _FLUX), ("noise", _NOISE), ("mask", _MASK))
+    }
+    for kind, names in (("wavelength", _WAVELENGTH[:1]), ("flux", _FLUX), ("noise", _NOISE[:3])):
+        if found[kind] is None:
+            raise SpectrumError(
+                f"{where}: needs a column {' or '.join(names)}; it has {', '.join(columns) or 'none'}"
+            )
+    axis = columns[found["wavelength"] or ""]
+    unit = units.Unit(axis.unit) if axis.unit is not None else None
+    if unit is None:
+        raise SpectrumError(
+            f"{where}: column {found['wavelength']!r} has no unit: state it, e.g. Angstrom, nm or micron"
+        )
+    wavelength, bad = _angstrom(_numbers(axis, where), unit, where)
+    medium = medium or next((str(meta[key]) for key in _MEDIUM if key in meta), None)
+    wavelength = _in_vacuum(wavelength, medium, where)
+    flux = _numbers(columns["flux"], where)
+    noise = _numbers(columns[found["noise"] or ""], where)
+    mask = (
+        np.zeros(len(flux), bool) if found["mask"] is None else _numbers(columns[found["mask"]], where) != 0
+    )
+    is_ivar = found["noise"] == "ivar"
+    return _spectrum(wavelength, flux, noise, is_ivar, mask | bad, meta, where, str(path))
+
+
+def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
+    """Turn a specutils ``Spectrum`` into one of ours.
+
+    Parameters
+    ----------
+    spectrum
+        With an uncertainty; its ``meta`` may state ``medium``, ``frame``, ``resolution``, ``v_correction`` and ``id``.
+    medium
+        ``"air"`` or ``"vacuum"``, where the metadata do not say.
+
+    Raises
+    ------
+    SpectrumError
+        If it has no uncertainty or the medium is not stated.
+    """
+    where = "specutils Spectrum"
+    meta = {str(key).lower(): value for key, value in dict(spectrum.meta or {}).items()}
+    axis = spectrum.spectral_axis
+    wavelength, bad = _angstrom(np.asarray(axis.value, np.float64), axis.unit, where)
+    medium = medium or next((str(meta[key]) for key in _MEDIUM if key in meta), None)
+    wavelength = _in_vacuum(wavelength, medium, where)
+    if spectrum.uncertainty is None:
+        raise SpectrumError(f"{where}: has no uncertainty; a likelihood needs one")
+    noise = np.asarray(spectrum.uncertainty.array, np.float64)
+    kind = str(spectrum.uncertainty.uncertainty_type)
+    if kind not in ("std", "var", "ivar"):
+        raise SpectrumError(f"{where}: uncertainty of type {kind!r}; std, var or ivar are known")
+    with np.errstate(invalid="ignore"):
+        noise = np.sqrt(noise) if kind == "var" else noise
+    mask = np.zeros(len(noise), bool) if spectrum.mask is None else np.asarray(spectrum.mask, bool)
+    flux = np.asarray(spectrum.flux.value, np.float64)
+    return _spectrum(wavelength, flux, noise, kind == "ivar", mask | bad, meta, where, "")
+
+
+def to_vacuum(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vacuum wavelengths of air wavelengths, Angstrom, by inverting Ciddor 1996 (Applied Optics 35, 1566) for standard air."""
+    vacuum = wavelength.copy()
+    for _ in range(4):
+        s2 = (1e4 / vacuum) ** 2
+        vacuum = wavelength * (1 + 0.05792105 / (238.0185 - s2) + 0.00167917 / (57.362 - s2))
+    return vacuum
+
+
+def _numbers(column: Any, where: str) -> NDArray[np.float64]:
+    """Return a column as numbers, ``nan`` where masked."""
+    try:
+        values = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    except (TypeError, ValueError) as error:
+        raise SpectrumError(
+            f"{where}: column {column.name!r} does not hold numbers ({reason(error)})"
+        ) from None
+    if values.ndim != 1 or not 2 <= values.size <= _MAX_PIXELS:
+        raise SpectrumError(
+            f"{where}: column {column.name!r} has the shape {values.shape}; one number a pixel is wanted"
+        )
+    return np.asarray(values)
+
+
+def _angstrom(
+    values: NDArray[np.float64], unit: Any, where: str
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Wavelengths in Angstrom, and where they are missing."""
+    try:
+        with np.errstate(all="ignore"):
+            out = (values * unit).to_value(units.AA, equivalencies=units.spectral())
+    except Exception as error:
+        raise SpectrumError(
+            f"{where}: unit {unit} of its wavelengths is none of a wavelength ({reason(error)})"
+        ) from None
+    out = np.asarray(out, np.float64)
+    if not np.all(np.isfinite(out) & (out > 0)):
+        raise SpectrumError(f"{where}: wavelengths that are not finite and positive")
+    return out, np.zeros(out.shape, bool)
+
+
+def _in_vacuum(wavelength: NDArray[np.float64], medium: str | None, where: str) -> NDArray[np.float64]:
+    word = (medium or "").strip().lower()
+    if word in ("vacuum", "vac", "true"):
+        return wavelength
+    if word == "air":
+        return to_vacuum(wavelength)
+    raise SpectrumError(
+        f"{where}: does not say whether its wavelengths are of air or vacuum (80 km/s apart): set its metadata 'medium' to one"
+        if not word
+        else f"{where}: medium {medium!r} is neither 'air' nor 'vacuum'"
+    )
+
+
+def _spectrum(
+    wavelength: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    is_ivar: bool,
+    mask: NDArray[np.bool_],
+    meta: Mapping[str, Any],
+    where: str,
+    path: str,
+) -> Spectrum:
+    if not len(wavelength) == len(flux) == len(noise) == len(mask):
+        raise SpectrumError(f"{where}: wavelength, flux, noise and mask have different lengths")
+    order = np.argsort(wavelength, kind="stable")
+    wavelength, flux, noise, mask = wavelength[order], flux[order], noise[order], mask[order]
+    step = np.diff(wavelength)
+    if np.any(step <= 0):
+        raise SpectrumError(
+            f"{where}: wavelength {wavelength[:-1][step <= 0][0]:.5f} Angstrom occurs twice: merge or drop such rows"
+        )
+    with np.errstate(all="ignore"):
+        ivar = noise if is_ivar else 1 / np.square(noise)
+    good = ~mask & np.isfinite(flux) & np.isfinite(noise) & (noise > 0) & np.isfinite(ivar)
+    edges = [0, *(np.flatnonzero(step > _GAP * np.median(step)) + 1), len(wavelength)]
+    chips = tuple((int(a), int(b)) for a, b in pairwise(edges))
+    frame = str(meta.get("frame", "observatory")).strip().lower()
+    if frame not in _FRAMES:
+        raise SpectrumError(f"{where}: frame {frame!r} is none of {', '.join(_FRAMES)}")
+    resolution = _number(meta, "resolution", where)
+    return Spectrum(
+        PixelGrid(wavelength, chips),
+        flux,
+        np.where(good, ivar, 0.0),
+        id=str(meta.get("id", meta.get("object", ""))) or Path(path).stem,
+        frame=frame,
+        v_correction=_number(meta, "v_correction", where),
+        lsf=None if resolution is None else Gaussian(resolution),
+        path=path,
+    )
+
+
+def _number(meta: Mapping[str, Any], key: str, where: str) -> float | None:
+    short = next((meta[k] for k in (key, key[:8]) if k in meta), None)
+    if short is None:
+        return None
+    try:
+        return float(short)
+    except (TypeError, ValueError):
+        raise SpectrumError(f"{where}: metadata {key!r} is no number: {short!r}") from None
+
+
+def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:
+    """Write a spectrum as ECSV, FITS or Parquet, by the ending of the name; `read_table` reads it again.
+
+    Raises
+    ------
+    SpectrumError
+        If the ending is another or the file cannot be written.
+    """
+    from astropy.table import Table
+
+    path = Path(path)
+    formats = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet"}
+    if path.suffix not in formats:
+        raise SpectrumError(f"{path}: ends with none of {', '.join(formats)}")
+    table = Table(
+        {
+            "wavelength": spectrum.grid.wavelength * units.AA,
+            "flux": spectrum.flux,
+            "ivar": spectrum.ivar,
+            "mask": (~spectrum.good).astype(np.int16),
+        }
+    )
+    table.meta = {"medium": "vacuum", "frame": spectrum.frame, "id": spectrum.id}
+    if spectrum.v_correction is not None:
+        # Eight letters, as FITS has them.
+        table.meta["v_correc"] = spectrum.v_correction
+    if isinstance(spectrum.lsf, Gaussian):
+        table.meta["resoluti"] = spectrum.lsf.resolution
+    try:
+        with writing(path) as temporary:
+            table.write(temporary, format=formats[path.suffix])
+    except (OSError, ImportError, ValueError) as error:
+        raise SpectrumError(f"{path}: cannot be written ({reason(error)})") from None
