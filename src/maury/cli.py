@@ -13,10 +13,9 @@ import typer
 from rich.console import Console
 
 from maury import __version__
-from maury.errors import MauryError
+from maury.errors import Failure, MauryError
 
 if TYPE_CHECKING:
-    from maury.models import Model
     from maury.posterior.result import Posterior
 
 app = typer.Typer(
@@ -63,8 +62,13 @@ def _root(
 
 @app.command()
 def infer(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Spectra; apVisit FITS.")],
-    model: ModelOption = "kurucz-apogee",
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="apVisit, apStar, aspcapStar, mwmVisit, mwmStar or a table."),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name of a shipped model, a folder, or 'auto': the evidence chooses.")
+    ] = "kurucz-apogee",
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[
@@ -73,41 +77,47 @@ def infer(
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
-    """Infer the labels of stars from their spectra.
+    """Infer the labels of stars from their spectra; a file may hold many.
 
     Example: maury infer apVisit-r13-9518-57729-104.fits --output results
     """
     from maury.models import load_model
+    from maury.posterior.infer import AUTO, infer_files
 
-    loaded = load_model(model, device.value)
+    loaded = model if model == AUTO else load_model(model, device.value)
     if output:
         _make_folder(output)
-    rows, names = [], _unique_stems(files)
-    for file, name in zip(files, names, strict=True):
-        with err.status(f"{file}: reading") as status:
-            posterior, failure = _infer_one(
-                file, loaded, draws, seed, lambda stage, s=status, f=file: s.update(f"{f}: {stage}")
-            )
-        if posterior is None:
-            flag, reason = failure
-            err.print(
-                f"error: {_with_name(file, reason)}",
-                style="red",
-                highlight=False,
-                soft_wrap=True,
-                markup=False,
-            )
-            rows.append({"file": str(file), "flag_bad": flag, "reason": reason})
+    rows: list[dict[str, Any]] = []
+    names = dict(zip(files, _unique_stems(files), strict=True))
+    with err.status("reading") as status:
+        found = infer_files(files, loaded, draws=draws, seed=seed, progress=status.update)
+        for item in found:
+            if isinstance(item, Failure):
+                _print_error(_with_name(item.path, item.reason))
+                rows.append(
+                    {
+                        "file": str(item.path),
+                        "index": item.index,
+                        "flag_bad": item.flag,
+                        "reason": item.reason,
+                    }
+                )
+                if as_json:
+                    _print_json(_failed_json(item, model))
+                continue
             if as_json:
-                _print_json(_failed_json(file, loaded.name, flag, reason))
-            continue
-        if as_json:
-            _print_json(posterior.to_json())
-        else:
-            _print_posterior(posterior)
-        if output:
-            _write_posterior(posterior, output, name)
-        rows.append(posterior.row())
+                _print_json(item.to_json())
+            else:
+                _print_posterior(item)
+            rows.append(item.row())
+            if output:
+                index = item.spectrum.index
+                name = names[Path(item.spectrum.path)] + (f"-{index}" if index else "")
+                try:
+                    _write_posterior(item, output, name)
+                except (MauryError, OSError) as error:
+                    # The table and the other stars' files are still worth having.
+                    _print_error(str(error))
     if output:
         from maury.report.tables import write_summary
 
@@ -117,27 +127,15 @@ def infer(
         raise typer.Exit(BAD_INPUT)
 
 
-def _infer_one(
-    file: Path, model: Model, draws: int, seed: int, progress: Any
-) -> tuple[Posterior | None, tuple[str, str]]:
-    """One bad spectrum never stops the others: return the posterior, or a flag and the reason."""
-    from maury.posterior.infer import infer as infer_spectrum
-
-    try:
-        return infer_spectrum(file, model, draws=draws, seed=seed, progress=progress), ("", "")
-    except MauryError as error:
-        return None, (error.flag, str(error))
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        return None, ("internal_error", f"internal error, please report it ({type(error).__name__}: {error})")
+def _print_error(message: str) -> None:
+    err.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
 
 
 def _with_name(file: Path, reason: str) -> str:
     return reason if str(file) in reason else f"{file}: {reason}"
 
 
-def _failed_json(file: Path, model: str, flag: str, reason: str) -> dict[str, Any]:
+def _failed_json(failure: Failure, model: str) -> dict[str, Any]:
     empty = (
         "labels",
         "v_bary",
@@ -151,11 +149,11 @@ def _failed_json(file: Path, model: str, flag: str, reason: str) -> dict[str, An
         "method",
         "seconds",
     )
-    start: dict[str, Any] = {"file": str(file), "index": 0, "id": None, "model": model}
+    start: dict[str, Any] = {"file": str(failure.path), "index": failure.index, "id": None, "model": model}
     return (
         start
         | dict.fromkeys(empty)
-        | {"flag_warn": [], "flag_bad": [flag], "error": _with_name(file, reason)}
+        | {"flag_warn": [], "flag_bad": [failure.flag], "error": _with_name(failure.path, failure.reason)}
     )
 
 
@@ -271,7 +269,8 @@ def models_show(name: Annotated[str, typer.Argument()]) -> None:
     from maury.models import folder
 
     path = folder(name)
-    cards = {part: read_card(path / f"{part}.safetensors") for part in ("emulator", "estimator")}
+    parts = [part for part in ("emulator", "estimator") if (path / f"{part}.json").exists()] or ["emulator"]
+    cards = {part: read_card(path / f"{part}.safetensors") for part in parts}
     sys.stdout.write(json.dumps(cards, indent=1) + "\n")
 
 
@@ -282,13 +281,14 @@ def models_build(
     ],
     output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
 ) -> None:
-    """Compute an emulator from a model library."""
-    from maury.libraries.build import EmulatorConfig, build, read_config
+    """Compute an emulator from a model library; print its error."""
+    from maury.libraries.build import build_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    emulator = build(read_config(config, EmulatorConfig))
+    emulator = build_from_file(config)
     emulator.save(output / "emulator.safetensors")
-    sys.stdout.write(json.dumps(emulator.card["held_out"]) + "\n")
+    card = emulator.card
+    sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
 
 
 @check_app.command("calibration")
@@ -337,7 +337,7 @@ def main() -> None:
     except MauryError as error:
         if debug:
             raise
-        err.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        _print_error(str(error))
         sys.exit(BAD_INPUT)
     except Exception as error:
         if debug:

@@ -4,6 +4,11 @@ A message says what was wrong, where (file, HDU, field, label), and what to do.
 The command line prints it in one line and exits with 2.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
 
 class MauryError(Exception):
     """Base class of every error that bad input can cause.
@@ -38,3 +43,13 @@ class InferenceError(MauryError):
     def __init__(self, message: str, flag: str = "failed") -> None:
         super().__init__(message)
         self.flag = flag
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A spectrum without a posterior: where it is, the flag that a catalogue gives it, and why."""
+
+    path: Path
+    index: int
+    flag: str
+    reason: str

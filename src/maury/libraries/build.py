@@ -21,6 +21,7 @@ from maury.libraries import kurucz
 from maury.libraries.coefficients import LabelNetwork
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid, principal_components
+from maury.libraries.process import GridConfig, build_from_grid
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,23 @@ def read_config(path: Path, model: type[Model]) -> Model:
         first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: {key}: {first['msg']}") from None
+
+
+def build_from_file(path: Path) -> Emulator:
+    """Compute the emulator that a TOML file describes: of the Kurucz networks, or of any grid.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or a key is unknown or impossible.
+    """
+    try:
+        library = tomllib.loads(Path(path).read_text()).get("library")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        library = None
+    if library == "grid":
+        return build_from_grid(read_config(path, GridConfig))
+    return build(read_config(path, EmulatorConfig))
 
 
 def shift_pixels(values: Tensor, pixels: float) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maury.errors import InferenceError
+from maury.errors import Failure, InferenceError, MauryError
 from maury.forward.likelihood import Likelihood, usable_pixels
 from maury.labels import LabelSet, Prior, Uniform
 from maury.models import DEFAULT, Model, load_model, shipped
 from maury.posterior.proposal import Flow
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
-from maury.spectra.registry import read_spectrum
+from maury.spectra.registry import read_spectra, read_spectrum
 from maury.spectra.regrid import regrid
 from maury.spectra.spectrum import (
     APSTAR_LOG10_START,
@@ -146,6 +147,57 @@ def _infer(
         likelihood, labels, flow, draws=draws, generator=generator, nested=nested, progress=progress
     )
     return _posterior(verified, spectrum, model, labels, time.perf_counter() - began)
+
+
+def infer_files(
+    files: Iterable[str | Path],
+    model: Model | str | Path = DEFAULT,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    priors: Mapping[str, Prior] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Posterior | Failure]:
+    """Infer every spectrum of some files; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    files
+        Files of any format, each with one spectrum or many.
+    model, draws, seed, priors, progress
+        As for `infer`.
+
+    Yields
+    ------
+    Posterior or Failure
+        In the order of the files and of the spectra in them.
+    """
+    for file in map(Path, files):
+        spectra, index = read_spectra(file), 0
+        while True:
+            # Reading and inferring may each fail; after a failed read the rest of the file is lost.
+            try:
+                spectrum = next(spectra)
+            except StopIteration:
+                break
+            except Exception as error:
+                yield _failure(file, index, error)
+                break
+            stage = partial(_stage, progress, f"{file}" + (f" [{index}]" if index else ""))
+            try:
+                yield infer(spectrum, model, draws=draws, seed=seed, priors=priors, progress=stage)
+            except Exception as error:
+                yield _failure(file, index, error)
+            index += 1
+
+
+def _failure(path: Path, index: int, error: Exception) -> Failure:
+    if isinstance(error, MauryError):
+        return Failure(path, index, error.flag, str(error))
+    if "--debug" in sys.argv:
+        raise error
+    reason = f"internal error, please report it ({type(error).__name__}: {error})"
+    return Failure(path, index, "internal_error", reason)
 
 
 def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from maury.errors import InferenceError
+from maury.files import writing
 from maury.forward.doppler import add_velocities
 from maury.forward.likelihood import Fit
 from maury.labels import LabelSet
@@ -63,6 +63,8 @@ class Posterior:
         What to be careful about (docs/flags.md).
     seconds, evaluations
         Time and likelihood evaluations spent.
+    extra
+        Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried.
     """
 
     labels: LabelSet
@@ -152,6 +154,7 @@ class Posterior:
             "seconds": self.seconds,
             "flag_warn": list(self.flag_warn),
             "flag_bad": list(self.flag_bad),
+            **self.extra,
         }
 
     def row(self) -> dict[str, Any]:
@@ -222,15 +225,11 @@ class Posterior:
         InferenceError
             If it cannot be written.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            self.to_datatree().to_netcdf(temporary, engine="h5netcdf")
-            os.replace(temporary, path)
+            with writing(path) as temporary:
+                self.to_datatree().to_netcdf(temporary, engine="h5netcdf")
         except OSError as error:
             raise InferenceError(f"{path}: cannot be written ({error.strerror or error})") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
         """Corner plot of the verified posterior over the flow's."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from maury.files import writing
 from maury.labels import UNITS
 from maury.posterior.result import Posterior
 
@@ -39,6 +39,10 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
         f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
     )
+    for tried in posterior.extra.get("models", ()):
+        table.caption += (
+            f"\n{tried['model']}: ln Z {tried['log_evidence']:.1f}, probability {tried['probability']:.3g}"
+        )
     table.caption_justify = "left"
     return table
 
@@ -67,6 +71,5 @@ def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table.meta["comments"] = [
         "maury: percentiles of verified posteriors; v_rad in the frame of the file, v_bary at the barycentre"
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    table.write(temporary, format="ascii.ecsv", overwrite=True)
-    os.replace(temporary, path)
+    with writing(path) as temporary:
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
