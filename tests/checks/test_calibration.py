@@ -11,7 +11,6 @@ from maury.checks.calibration import calibrate, information_limit, report, simul
 from maury.errors import ConfigError
 from maury.forward.likelihood import Likelihood
 from maury.models import load_model
-from maury.spectra.synthetic import nominal_visit_grid
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def test_flow_stays_below_the_information_limit(outcomes):
 
 def test_limit_grows_by_the_log_of_the_noise(model):
     """Six labels: halving all errors, jitter included, gains 6 ln 2."""
-    spectrum, theta, _ = next(simulated_spectra(model, 1, nominal_visit_grid(), seed=2))
+    spectrum, theta, _ = next(simulated_spectra(model, 1, "apvisit", seed=2))
     theta[-2], theta[-1] = 20.0, 1e-2
     limits = []
     for factor in (1.0, 2.0):
@@ -64,7 +63,7 @@ def test_limit_grows_by_the_log_of_the_noise(model):
 
 
 def test_simulations_depend_on_the_seed_alone(model):
-    first, second = (next(simulated_spectra(model, 1, nominal_visit_grid(), seed=9)) for _ in range(2))
+    first, second = (next(simulated_spectra(model, 1, "apvisit", seed=9)) for _ in range(2))
     assert np.array_equal(first[0].flux, second[0].flux)
     assert torch.equal(first[1], second[1])
 

@@ -19,6 +19,10 @@ KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
 _FLOW_SHARE = 0.06
 _MODE_FLOOR = 0.02
+# A jitter well below the noise has a long lower tail in u, where its likelihood falls as a Gaussian of the variance: a share of the
+# draws is this much wider in jitter, so that no weight there grows large.
+_WIDE_SHARE = 0.08
+_WIDE = 2.5
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
 _RANKED = 192
 _STARTS = 4
@@ -101,7 +105,13 @@ def _proposal(modes: Modes, flow: Proposal) -> Mixture:
     weights = torch.cat(
         [torch.tensor([_FLOW_SHARE], dtype=torch.float64), (1 - _FLOW_SHARE) * mass / mass.sum()]
     )
-    return Mixture([flow, *(StudentT(u, f) for u, f in zip(modes.u, modes.factor, strict=True))], weights)
+    parts: list[Proposal] = [flow]
+    for u, factor in zip(modes.u, modes.factor, strict=True):
+        wide = factor.clone()
+        wide[-1] *= _WIDE
+        share = torch.tensor([1 - _WIDE_SHARE, _WIDE_SHARE], dtype=torch.float64)
+        parts.append(Mixture([StudentT(u, factor), StudentT(u, wide)], share))
+    return Mixture(parts, weights)
 
 
 def _adapted(draws: Weighted, previous: Mixture) -> Mixture:
@@ -184,7 +194,7 @@ def verify(
         log_weights, khat = weighted.smoothed()
         if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
             break
-        if weighted.ess < _GOOD * len(u):
+        if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
             proposal = _adapted(weighted, proposal)
     evaluations += sum(counts)
     result = Verified(
