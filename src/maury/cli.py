@@ -40,6 +40,12 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Library(StrEnum):
+    """Model libraries that can be fetched."""
+
+    phoenix_aces = "phoenix-aces"
+
+
 ModelOption = Annotated[str, typer.Option("--model", help="Name of a shipped model, or a folder.")]
 OutputOption = Annotated[Path, typer.Option("--output", help="Folder to write to.")]
 
@@ -289,6 +295,61 @@ def models_build(
     emulator.save(output / "emulator.safetensors")
     card = emulator.card
     sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
+
+
+def _range(text: str, option: str) -> tuple[float, float]:
+    """Read ``low:high`` or one number."""
+    low, _, high = text.partition(":")
+    try:
+        values = float(low), float(high or low)
+    except ValueError:
+        values = (1.0, 0.0)
+    if not values[0] <= values[1]:
+        raise MauryError(f"{option} {text}: needs LOW:HIGH, such as 2300:7000, or one number")
+    return values
+
+
+@models_app.command("fetch")
+def models_fetch(
+    library: Annotated[Library, typer.Argument(help="Which library.")],
+    output: Annotated[Path, typer.Option(help="The grid file, HDF5.")],
+    band: Annotated[str, typer.Option(help="Wavelengths, Angstrom in vacuum.")] = "15000:17100",
+    teff: Annotated[str, typer.Option(help="K.")] = "2300:7000",
+    logg: Annotated[str, typer.Option()] = "0:6",
+    m_h: Annotated[str, typer.Option("--m-h")] = "-2:0.5",
+    alpha_m: Annotated[str, typer.Option("--alpha-m")] = "0",
+    base: Annotated[
+        str | None, typer.Option(help="Address of the archive's folder HiResFITS, if not the public one.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Downloads at the same time.", min=1, max=64)] = 8,
+) -> None:
+    """Download a model library's spectra, cropped to a band, into one grid file; run it again to go on.
+
+    Example: maury models fetch phoenix-aces --teff 2300:4500 --output phoenix.h5
+    """
+    from rich.progress import Progress
+
+    from maury.libraries.fetch import ARCHIVE, Archive, fetch
+    from maury.libraries.phoenix import nodes_within
+
+    ranges = {
+        "teff": _range(teff, "--teff"),
+        "logg": _range(logg, "--logg"),
+        "m_h": _range(m_h, "--m-h"),
+        "alpha_m": _range(alpha_m, "--alpha-m"),
+    }
+    nodes = nodes_within(ranges)
+    with Progress(console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task(f"{library} spectra", total=len(nodes))
+        fetch(
+            output,
+            nodes,
+            _range(band, "--band"),
+            archive=Archive(base or ARCHIVE),
+            jobs=jobs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    err.print(f"grid written to {output}", highlight=False, soft_wrap=True)
 
 
 @check_app.command("calibration")

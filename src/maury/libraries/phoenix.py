@@ -41,7 +41,7 @@ _FILE = re.compile(
     r"lte(\d{5})([+-]\d\.\d\d)([+-]\d\.\d)(?:\.Alpha=([+-]\d\.\d\d))?\." + NAME + r"-HiRes\.fits"
 )
 # astropy's and our own handling of warnings is not safe among threads.
-_fits_lock = threading.Lock()
+fits_lock = threading.Lock()
 
 
 @dataclass(frozen=True, order=True)
@@ -179,7 +179,7 @@ def read_flux(path: str | os.PathLike[str], pixels: slice, n_pixels: int, node: 
 def _read(path: Path, pixels: slice) -> tuple[NDArray[Any], dict[str, Any], int]:
     """Read a slice of the primary HDU, its header and its length."""
     try:
-        with _fits_lock, open_fits(path) as hdus:
+        with fits_lock, open_fits(path) as hdus:
             if len(hdus[0].shape) != 1:
                 raise ModelError(f"{path} HDU 0: shape {hdus[0].shape}; needs one row of pixels")
             return np.array(hdus[0].section[pixels]), dict(hdus[0].header), int(hdus[0].shape[0])

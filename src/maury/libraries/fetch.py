@@ -1,0 +1,405 @@
+"""Copy a part of the PHOENIX-ACES archive into one grid file: ``maury models fetch phoenix-aces``.
+
+Each spectrum is downloaded, verified, cropped and kept as a small part; the parts become one grid file at the end. Whatever stops
+a run, the next one goes on with what is there.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import shutil
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from astropy.io import fits
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from maury.errors import MauryError, ModelError
+from maury.files import writing
+from maury.libraries import gridfile, phoenix
+from maury.libraries.phoenix import Node
+
+ARCHIVE = "https://phoenix.astro.physik.uni-goettingen.de/data/HiResFITS"
+_CHUNK = 1 << 18
+_RETRIED = {408, 425, 429, 500, 502, 503, 504}
+_MAX_DELAY_S = 60.0
+# Files that fail for good after all attempts before the run gives up: the archive is then ill as a whole.
+_MAX_FAILURES = 10
+
+
+class Missing(ModelError):
+    """The archive has no such file."""
+
+
+@dataclass
+class Archive:
+    """A web server's copy of the archive.
+
+    Attributes
+    ----------
+    base
+        Address of its folder ``HiResFITS``.
+    attempts
+        How often a file is tried in all.
+    patience
+        Seconds before the second attempt; doubled for each further one.
+    timeout
+        Seconds without a byte after which a connection is given up.
+    stop
+        Set to end all downloads soon.
+    """
+
+    base: str = ARCHIVE
+    attempts: int = 7
+    patience: float = 1.0
+    timeout: float = 60.0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        if urllib.parse.urlsplit(self.base).scheme not in ("http", "https"):
+            raise ModelError(f"base address {self.base!r}: must begin with http:// or https://")
+
+    def url(self, path: PurePosixPath) -> str:
+        """Address of a file."""
+        return f"{self.base.rstrip('/')}/{urllib.parse.quote(str(path), safe='/=+')}"
+
+    def download(self, path: PurePosixPath, target: Path, check: Callable[[Path], None]) -> None:
+        """Download a file to ``target``, go on with what of it is there, and verify it; try again where that may help.
+
+        Raises
+        ------
+        Missing
+            If the archive does not have it.
+        ModelError
+            If it did not come whole and sound in all attempts.
+        OSError
+            If it cannot be written.
+        """
+        url = self.url(path)
+        for attempt in range(1, self.attempts + 1):
+            pause = self.patience * 2 ** (attempt - 1)
+            try:
+                self._continue(url, target)
+                check(target)
+            except urllib.error.HTTPError as error:
+                if error.code in (404, 410):
+                    raise Missing(f"{url}: not in the archive") from None
+                reason = f"the server answered {error.code} {error.reason}"
+                if error.code == 416:
+                    # What is there is longer than the file: not a part of it.
+                    target.unlink(missing_ok=True)
+                elif error.code not in _RETRIED:
+                    raise ModelError(f"{url}: {reason}") from None
+                pause = max(pause, _retry_after(error))
+            except ModelError as error:
+                # It came whole, and is damaged.
+                target.unlink(missing_ok=True)
+                reason = str(error)
+            except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+                reason = f"connection lost ({gridfile.first_line(error)})"
+            else:
+                return
+            if attempt < self.attempts and self.stop.wait(
+                min(pause, _MAX_DELAY_S) * random.uniform(0.8, 1.2)
+            ):
+                raise ModelError(f"{url}: stopped")
+        raise ModelError(f"{url}: {reason}; given up after {self.attempts} attempts, run it again later")
+
+    def _continue(self, url: str, target: Path) -> None:
+        done = target.stat().st_size if target.exists() else 0
+        headers = {"User-Agent": "maury", "Accept-Encoding": "identity"}
+        if done:
+            headers["Range"] = f"bytes={done}-"
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            first, _, total = (
+                (answer.headers.get("Content-Range") or "").removeprefix("bytes ").partition("/")
+            )
+            continued = answer.status == 206 and first.startswith(f"{done}-")
+            length = answer.headers.get("Content-Length")
+            expected = int(total) if continued and total.isdigit() else int(length) if length else None
+            with target.open("ab" if continued else "wb") as file:
+                while chunk := answer.read(_CHUNK):
+                    file.write(chunk)
+                    if self.stop.is_set():
+                        raise ModelError(f"{url}: stopped")
+                size = file.tell()
+        if expected is not None and size < expected:
+            raise http.client.IncompleteRead(b"", expected - size)
+        if expected is not None and size > expected:
+            raise ModelError(f"{url}: {size} bytes instead of {expected}")
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
+    value = error.headers.get("Retry-After", "") if error.headers else ""
+    return float(value) if value.isdigit() else 0.0
+
+
+def verify_checksums(path: Path) -> None:
+    """Raise a `ModelError` if a FITS file is not readable or contradicts the CHECKSUM or DATASUM in it."""
+    try:
+        with phoenix.fits_lock, warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+            warnings.simplefilter("ignore")
+            for i, hdu in enumerate(hdus):
+                if hdu.verify_datasum() == 0 or hdu.verify_checksum() == 0:
+                    raise ModelError(f"{path.name} HDU {i}: damaged, its checksum differs")
+    except (OSError, ValueError, TypeError, fits.VerifyError) as error:
+        raise ModelError(f"{path.name}: not a readable FITS file ({gridfile.first_line(error)})") from None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The folder beside the output in which finished spectra lie until all are there."""
+
+    folder: Path
+
+    def spectrum(self, node: Node) -> Path:
+        """File of a node's cropped spectrum."""
+        return self.folder / f"{node.file}.npy"
+
+    def hole(self, node: Node) -> Path:
+        """Empty file that says that the archive lacks a node."""
+        return self.folder / f"{node.file}.hole"
+
+    def download(self, name: str) -> Path:
+        """File of a download under way."""
+        return self.folder / f"{name}.download"
+
+    def done(self, node: Node) -> bool:
+        """Tell whether a node needs no more work."""
+        return self.spectrum(node).exists() or self.hole(node).exists()
+
+    def claim(self, request: dict[str, object], where: str) -> None:
+        """Note what the parts are of, or check that they are of the same.
+
+        Raises
+        ------
+        MauryError
+            If they are of another band or archive.
+        """
+        note = self.folder / "request.json"
+        if note.exists():
+            if json.loads(note.read_text()) != request:
+                raise MauryError(
+                    f"{self.folder}: holds parts of another request ({note.read_text()}); remove it or choose another {where}"
+                )
+            return
+        with writing(note) as temporary:
+            temporary.write_text(json.dumps(request))
+
+
+def fetch(
+    output: str | os.PathLike[str],
+    nodes: Sequence[Node],
+    band: tuple[float, float],
+    *,
+    archive: Archive | None = None,
+    jobs: int = 8,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Download spectra of the PHOENIX-ACES library, crop them to a band, and write them to a grid file.
+
+    Parameters
+    ----------
+    output
+        The grid file, HDF5. While the work is under way finished spectra lie in ``OUTPUT.parts`` beside it. A file that holds
+        just what is asked for is left alone.
+    nodes
+        Which spectra, as `phoenix.nodes_within` lists them; those that the archive lacks become holes of the grid.
+    band
+        First and last wavelength, Angstrom in vacuum.
+    archive
+        Where from.
+    jobs
+        Downloads at the same time.
+    progress
+        Told how many nodes of how many are done.
+
+    Raises
+    ------
+    ModelError
+        If the archive has none of the nodes, cannot be reached, or sends files that are damaged again and again.
+    MauryError
+        If the output exists and holds something else, is being fetched by another process, or the disk is full. What is
+        finished stays for the next run.
+    """
+    output, archive = Path(output), archive or Archive()
+    request: dict[str, object] = {"library": phoenix.NAME, "base": archive.base, "band": list(band)}
+    parts = Parts(output.with_name(output.name + ".parts"))
+    advice = f"finished spectra are kept in {parts.folder}: make room and run the same command again"
+    with gridfile.disk_errors(output, advice):
+        if _already(output, request, nodes):
+            progress(len(nodes), len(nodes))
+            return
+        parts.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(parts.folder / "lock", output):
+            parts.claim(request, "--output")
+            wavelength, pixels = _wavelength(archive, parts, band)
+            _download_all(archive, parts, nodes, wavelength, pixels, jobs, progress)
+            _assemble(output, parts, nodes, wavelength[pixels], request)
+        shutil.rmtree(parts.folder, ignore_errors=True)
+
+
+@contextmanager
+def _alone(lock: Path, output: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however that ends."""
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise MauryError(f"{output}: another process is fetching it; wait for it to end") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _already(output: Path, request: dict[str, object], nodes: Sequence[Node]) -> bool:
+    if not output.exists():
+        return False
+    with gridfile.open_hdf5(output) as file:
+        known = file.attrs.get("request")
+        asked = {tuple(row) for row in phoenix.columns(nodes)[1].tolist()}
+        rows = np.concatenate([file["nodes"][:], file["holes"][:]]) if known else np.empty((0, 0))
+    if known and json.loads(known) == request and {tuple(row) for row in rows.tolist()} == asked:
+        return True
+    raise MauryError(
+        f"{output}: exists and holds something else than is asked for; remove it or choose another --output"
+    )
+
+
+def _wavelength(
+    archive: Archive, parts: Parts, band: tuple[float, float]
+) -> tuple[NDArray[np.float64], slice]:
+    """All wavelengths of the library, and which of them lie in the band."""
+    path = parts.folder / phoenix.WAVELENGTH_FILE
+    if not path.exists():
+        download = parts.download(phoenix.WAVELENGTH_FILE)
+        try:
+            archive.download(PurePosixPath(phoenix.WAVELENGTH_FILE), download, verify_checksums)
+        except Missing as error:
+            raise ModelError(
+                f"{error}; --base must be the address of the folder HiResFITS, which has it"
+            ) from None
+        download.replace(path)
+    wavelength = phoenix.read_wavelength(path)
+    first, stop = np.searchsorted(wavelength, [band[0] - 1e-6, band[1] + 1e-6])
+    if stop - first < 2:
+        raise ModelError(
+            f"band {band[0]:g} to {band[1]:g} Angstrom: the library reaches from {wavelength[0]:.0f} to {wavelength[-1]:.0f}"
+        )
+    return wavelength, slice(int(first), int(stop))
+
+
+def _download_all(
+    archive: Archive,
+    parts: Parts,
+    nodes: Sequence[Node],
+    wavelength: NDArray[np.float64],
+    pixels: slice,
+    jobs: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    todo = [node for node in nodes if not parts.done(node)]
+    done, failed = len(nodes) - len(todo), []
+    progress(done, len(nodes))
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: set[Future[None]] = {
+            pool.submit(_one, archive, parts, node, wavelength, pixels) for node in todo
+        }
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    error = future.exception()
+                    if isinstance(error, ModelError):
+                        failed.append(error)
+                    elif error is not None:
+                        raise error
+                    else:
+                        done += 1
+                        progress(done, len(nodes))
+                if len(failed) >= _MAX_FAILURES:
+                    break
+        finally:
+            archive.stop.set()
+            pool.shutdown(cancel_futures=True)
+            archive.stop.clear()
+    if failed:
+        raise ModelError(
+            f"{len(nodes) - done} of {len(nodes)} spectra are missing yet; the first failed thus: {failed[0]}. "
+            f"The others are kept in {parts.folder}: run the same command again"
+        )
+
+
+def _one(archive: Archive, parts: Parts, node: Node, wavelength: NDArray[np.float64], pixels: slice) -> None:
+    download = parts.download(node.file)
+    kept: list[NDArray[np.float32]] = []
+
+    def check(path: Path) -> None:
+        verify_checksums(path)
+        flux = phoenix.read_flux(path, pixels, len(wavelength), node)
+        gridfile.check_flux(flux, wavelength[pixels], node.file)
+        kept[:] = [flux]
+
+    try:
+        archive.download(node.path, download, check)
+    except Missing:
+        parts.hole(node).touch()
+        return
+    with writing(parts.spectrum(node)) as temporary:
+        np.save(temporary, kept[0])
+    download.unlink()
+
+
+def _assemble(
+    output: Path,
+    parts: Parts,
+    nodes: Sequence[Node],
+    wavelength: NDArray[np.float64],
+    request: dict[str, object],
+) -> None:
+    present = [node for node in nodes if parts.spectrum(node).exists()]
+    if not present:
+        first = f"{request['base']}/{nodes[0].path}"
+        shutil.rmtree(parts.folder, ignore_errors=True)
+        raise ModelError(
+            f"the archive has none of the {len(nodes)} spectra asked for, the first being {first}"
+        )
+    labels, rows = phoenix.columns(nodes)
+    there = np.array([parts.spectrum(node).exists() for node in nodes])
+
+    def fluxes() -> Iterator[NDArray[np.float32]]:
+        for node in present:
+            path = parts.spectrum(node)
+            try:
+                yield np.load(path)
+            except (ValueError, EOFError) as error:
+                path.unlink()
+                raise ModelError(
+                    f"{path}: damaged ({error}); run the same command again to fetch it"
+                ) from None
+
+    gridfile.write_grid(
+        output,
+        labels,
+        rows[there],
+        wavelength,
+        fluxes(),
+        reference=phoenix.REFERENCE,
+        holes=rows[~there],
+        attributes={"request": json.dumps(request)},
+    )
