@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -147,15 +148,18 @@ def test_parts_of_another_band(server, tmp_path):
 
 def test_disk_full(server, tmp_path, monkeypatch):
     """One error, nothing half-written, and the finished parts are used later."""
-    saved, real = [], np.save
+    saved, real = [], fetching.writing
 
-    def save(path, array):
-        if len(saved) == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        saved.append(path)
-        real(path, array)
+    @contextmanager
+    def full(path):
+        with real(path) as temporary:
+            yield temporary
+            if path.suffix == ".f32":
+                if len(saved) == 4:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                saved.append(path)
 
-    monkeypatch.setattr(fetching.np, "save", save)
+    monkeypatch.setattr(fetching, "writing", full)
     output = tmp_path / "grid.h5"
     with pytest.raises(MauryError, match="disk is full; finished spectra are kept"):
         fetch(output, NODES, BAND, archive=patient(server), jobs=1)
@@ -164,6 +168,19 @@ def test_disk_full(server, tmp_path, monkeypatch):
     server.requests.clear()
     fetch(output, NODES, BAND, archive=patient(server))
     assert sum(server.requests.values()) == len(NODES) - 4
+    check(output)
+
+
+def test_damaged_part_is_fetched_anew(server, tmp_path):
+    server.faults[NODES[-1].file] = ["403"]
+    output = tmp_path / "grid.h5"
+    with pytest.raises(ModelError, match="403"):
+        fetch(output, NODES, BAND, archive=patient(server))
+    part = tmp_path / "grid.h5.parts" / f"{NODES[0].file}.f32"
+    part.write_bytes(part.read_bytes()[:50])
+    with pytest.raises(ModelError, match="fetch it anew"):
+        fetch(output, NODES, BAND, archive=patient(server))
+    fetch(output, NODES, BAND, archive=patient(server))
     check(output)
 
 
@@ -186,12 +203,12 @@ def test_killed_and_resumed(server, tmp_path):
     with pytest.raises(MauryError, match="another process"):
         fetch(output, NODES, BAND, archive=patient(server))
     # The single worker may be some files ahead of the one who watches; let it come to rest.
-    while len(list((tmp_path / "grid.h5.parts").glob("*.npy"))) < 7:
+    while len(list((tmp_path / "grid.h5.parts").glob("*.f32"))) < 7:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    kept = {path.name.removesuffix(".npy") for path in (tmp_path / "grid.h5.parts").glob("lte*.npy")}
+    kept = {path.name.removesuffix(".f32") for path in (tmp_path / "grid.h5.parts").glob("lte*.f32")}
     server.requests.clear()
     fetch(output, NODES, BAND, archive=patient(server))
     assert not kept & set(server.requests)

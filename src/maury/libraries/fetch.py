@@ -168,7 +168,7 @@ class Parts:
 
     def spectrum(self, node: Node) -> Path:
         """File of a node's cropped spectrum."""
-        return self.folder / f"{node.file}.npy"
+        return self.folder / f"{node.file}.f32"
 
     def hole(self, node: Node) -> Path:
         """Empty file that says that the archive lacks a node."""
@@ -361,7 +361,7 @@ def _one(archive: Archive, parts: Parts, node: Node, wavelength: NDArray[np.floa
         parts.hole(node).touch()
         return
     with writing(parts.spectrum(node)) as temporary:
-        np.save(temporary, kept[0])
+        kept[0].astype("<f4").tofile(temporary)
     download.unlink()
 
 
@@ -385,13 +385,11 @@ def _assemble(
     def fluxes() -> Iterator[NDArray[np.float32]]:
         for node in present:
             path = parts.spectrum(node)
-            try:
-                yield np.load(path)
-            except (ValueError, EOFError) as error:
+            flux = np.fromfile(path, "<f4")
+            if flux.shape != wavelength.shape:
                 path.unlink()
-                raise ModelError(
-                    f"{path}: damaged ({error}); run the same command again to fetch it"
-                ) from None
+                raise ModelError(f"{path}: damaged; run the same command again to fetch it anew")
+            yield flux
 
     gridfile.write_grid(
         output,
