@@ -41,6 +41,6 @@ def test_lower_layers_do_not_import_higher_ones(layer):
 
 
 def test_assets_are_small():
-    assets = SOURCE / "assets" / "kurucz-apogee"
-    assert (assets / "emulator.safetensors").stat().st_size < 5e6
-    assert (assets / "estimator.safetensors").stat().st_size < 40e6
+    for assets in (SOURCE / "assets").iterdir():
+        assert (assets / "emulator.safetensors").stat().st_size < 8e6
+        assert (assets / "estimator.safetensors").stat().st_size < 40e6

@@ -252,6 +252,42 @@ def train(
     err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Option(help="The file, HDF5.")],
+    number: Annotated[int | None, typer.Option(help="Spectra.", min=1)] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a shipped model, or a folder.")] = None,
+    prior: Annotated[Path | None, typer.Option(help="TOML file with [priors] and [fixed].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with all of it: pixels, noise, masks, continua.")
+    ] = None,
+) -> None:
+    """Simulate spectra into a file, to train on; run it again to go on where it was stopped.
+
+    Example: maury simulate --number 50000 --output training.h5
+    """
+    from rich.progress import Progress
+
+    from maury.libraries.build import read_toml, validate
+    from maury.training.simulate import PriorConfig, SimulateConfig
+    from maury.training.simulate import simulate as run
+
+    entries = read_toml(config) if config else {}
+    if prior:
+        validate(prior, read_toml(prior), PriorConfig)
+        entries |= read_toml(prior)
+    given = {"number": number, "model": model, "seed": seed}
+    entries |= {key: value for key, value in given.items() if value is not None}
+    if "number" not in entries:
+        raise MauryError("how many spectra? --number N")
+    settings = validate(config or Path("simulate"), entries, SimulateConfig)
+    with Progress(console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("spectra", total=settings.number)
+        run(settings, output, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    err.print(f"{settings.number} spectra are in {output}", highlight=False, soft_wrap=True)
+
+
 @models_app.command("list")
 def models_list() -> None:
     """List the shipped models."""

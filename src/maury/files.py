@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from maury.errors import MauryError
 
 
 @contextmanager
@@ -27,3 +32,46 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(output: str | os.PathLike[str], lock: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the file ``lock`` while ``output`` is being made; the hold ends with the process, however that ends.
+
+    Raises
+    ------
+    MauryError
+        If another process holds it.
+    """
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise MauryError(f"{output}: another process is writing it; wait for it to end") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def disk_errors(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn whatever stops a file from being written into a `MauryError` that names it and ends with ``advice``."""
+    try:
+        yield
+    except MauryError:
+        raise
+    except (OSError, RuntimeError) as error:
+        # HDF5 tells its reason in the message alone.
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if isinstance(error, RuntimeError) and not full:
+            raise
+        reason = "the disk is full" if full else f"cannot be written ({first_line(error)})"
+        raise MauryError(
+            f"{path}: {reason}; {advice or 'free some space or choose another place'}"
+        ) from error

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maury.errors import ModelError
+from maury.files import first_line
 from maury.libraries import gridfile
 from maury.libraries.grid import Grid
 
@@ -59,7 +60,7 @@ def read_text(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], NDArra
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not two columns of numbers ({gridfile.first_line(error)})") from None
+        raise ModelError(f"{path}: not two columns of numbers ({first_line(error)})") from None
     if columns.shape[1] != 2 or len(columns) < 3:
         raise ModelError(
             f"{path}: {columns.shape} numbers; needs wavelength and flux, two columns, on many lines"

@@ -58,6 +58,39 @@ class EmulatorConfig(BaseModel):
     seed: int = 0
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not a TOML file ({error})") from None
+
+
+def validate(path: Path, entries: dict[str, Any], model: type[Model]) -> Model:
+    """Make a config of what a file says.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or impossible; names file and key.
+    """
+    try:
+        return model.model_validate(entries)
+    except ValidationError as error:
+        # An unknown key is often a known one misspelt, which is then also missing: tell that first.
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {key}: {first['msg']}") from None
+
+
 def read_config(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into a config.
 
@@ -66,17 +99,7 @@ def read_config(path: Path, model: type[Model]) -> Model:
     ConfigError
         If the file is missing, not TOML, or a key is unknown or impossible; names the key.
     """
-    try:
-        return model.model_validate(tomllib.loads(Path(path).read_text()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not a TOML file ({error})") from None
-    except ValidationError as error:
-        # An unknown key is often a known one misspelt, which is then also missing: tell that first.
-        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key}: {first['msg']}") from None
+    return validate(path, read_toml(path), model)
 
 
 def build_from_file(path: Path) -> Emulator:
@@ -87,13 +110,10 @@ def build_from_file(path: Path) -> Emulator:
     ConfigError
         If the file cannot be read, or a key is unknown or impossible.
     """
-    try:
-        library = tomllib.loads(Path(path).read_text()).get("library")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        library = None
-    if library == "grid":
-        return build_from_grid(read_config(path, GridConfig))
-    return build(read_config(path, EmulatorConfig))
+    entries = read_toml(path)
+    if entries.get("library") == "grid":
+        return build_from_grid(validate(path, entries, GridConfig))
+    return build(validate(path, entries, EmulatorConfig))
 
 
 def shift_pixels(values: Tensor, pixels: float) -> Tensor:

@@ -18,17 +18,15 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from astropy.io import fits
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from maury.errors import MauryError, ModelError
-from maury.files import writing
+from maury.files import alone, disk_errors, first_line, writing
 from maury.libraries import gridfile, phoenix
 from maury.libraries.phoenix import Node
 
@@ -109,7 +107,7 @@ class Archive:
                 target.unlink(missing_ok=True)
                 reason = str(error)
             except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                reason = f"connection lost ({gridfile.first_line(error)})"
+                reason = f"connection lost ({first_line(error)})"
             else:
                 return
             if attempt < self.attempts and self.stop.wait(
@@ -157,7 +155,7 @@ def verify_checksums(path: Path) -> None:
                 if hdu.verify_datasum() == 0 or hdu.verify_checksum() == 0:
                     raise ModelError(f"{path.name} HDU {i}: damaged, its checksum differs")
     except (OSError, ValueError, TypeError, fits.VerifyError) as error:
-        raise ModelError(f"{path.name}: not a readable FITS file ({gridfile.first_line(error)})") from None
+        raise ModelError(f"{path.name}: not a readable FITS file ({first_line(error)})") from None
 
 
 @dataclass(frozen=True)
@@ -240,31 +238,17 @@ def fetch(
     request: dict[str, object] = {"library": phoenix.NAME, "base": archive.base, "band": list(band)}
     parts = Parts(output.with_name(output.name + ".parts"))
     advice = f"finished spectra are kept in {parts.folder}: make room and run the same command again"
-    with gridfile.disk_errors(output, advice):
+    with disk_errors(output, advice):
         if _already(output, request, nodes):
             progress(len(nodes), len(nodes))
             return
         parts.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(parts.folder / "lock", output):
+        with alone(output, parts.folder / "lock"):
             parts.claim(request, "--output")
             wavelength, pixels = _wavelength(archive, parts, band)
             _download_all(archive, parts, nodes, wavelength, pixels, jobs, progress)
             _assemble(output, parts, nodes, wavelength[pixels], request)
         shutil.rmtree(parts.folder, ignore_errors=True)
-
-
-@contextmanager
-def _alone(lock: Path, output: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however that ends."""
-    held = FileLock(lock, timeout=0)
-    try:
-        held.acquire()
-    except Timeout:
-        raise MauryError(f"{output}: another process is fetching it; wait for it to end") from None
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def _already(output: Path, request: dict[str, object], nodes: Sequence[Node]) -> bool:

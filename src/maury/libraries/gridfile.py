@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from maury.errors import MauryError, ModelError
-from maury.files import writing
+from maury.errors import ModelError
+from maury.files import disk_errors, first_line, writing
 
 UNIT = "erg s-1 cm-2 Angstrom-1"
 FORMAT = "maury-grid-1"
@@ -137,32 +136,9 @@ def describe(labels: Sequence[str], values: ArrayLike) -> str:
     return ", ".join(f"{n} = {v:g}" for n, v in zip(labels, np.asarray(values).tolist(), strict=True))
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its kind if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def clean_nodes(nodes: ArrayLike) -> NDArray[np.float64]:
     """Labels ``(n_nodes, n_labels)`` without the rounding of float32 and without negative zeros."""
     return np.asarray(np.asarray(nodes, dtype=np.float64).round(DECIMALS) + 0.0)
-
-
-@contextmanager
-def disk_errors(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn whatever stops a file from being written into a `MauryError` that names it and ends with ``advice``."""
-    try:
-        yield
-    except MauryError:
-        raise
-    except (OSError, RuntimeError) as error:
-        # HDF5 tells its reason in the message alone.
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        reason = "the disk is full" if full else f"cannot be written ({first_line(error)})"
-        raise MauryError(
-            f"{path}: {reason}; {advice or 'free some space or choose another place'}"
-        ) from error
 
 
 def check_nodes(labels: tuple[str, ...], nodes: NDArray[np.float64], where: str) -> None:

@@ -21,14 +21,8 @@ from maury.posterior.proposal import Flow
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_spectra, read_spectrum
-from maury.spectra.regrid import regrid
-from maury.spectra.spectrum import (
-    APSTAR_LOG10_START,
-    APSTAR_LOG10_STEP,
-    APSTAR_N_PIXELS,
-    Spectrum,
-    apstar_grid,
-)
+from maury.spectra.regrid import on_apstar_grid
+from maury.spectra.spectrum import Spectrum, apstar_grid
 
 # A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
 _PILE_UP = 0.1
@@ -48,20 +42,11 @@ AUTO = "auto"
 
 def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
-    grid, n = apstar_grid(), APSTAR_N_PIXELS
-    position = (np.log10(spectrum.grid.wavelength) - APSTAR_LOG10_START) / APSTAR_LOG10_STEP
-    if len(position) == n and np.abs(position - np.arange(n)).max() < 1e-3:
-        flux, ivar = spectrum.flux, spectrum.ivar
-    else:
-        flux, ivar = np.zeros(n), np.zeros(n)
-        for start, stop in spectrum.grid.chips:
-            chip = slice(start, stop)
-            f, w = regrid(position[chip], spectrum.flux[chip], spectrum.ivar[chip], n)
-            flux, ivar = np.where(w > 0, f, flux), np.where(w > 0, w, ivar)
+    flux, ivar = on_apstar_grid(spectrum)
     # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1.
     level = float(np.median(np.abs(flux[ivar > 0]))) if (ivar > 0).any() else 1.0
     level = level or 1.0
-    usable = model.forward.usable(grid.wavelength, model.labels)
+    usable = model.forward.usable(apstar_grid().wavelength, model.labels)
     scaled = (flux / level, np.where(usable, ivar * level**2, 0.0))
     a, b = (torch.from_numpy(x).float()[None] for x in scaled)
     return a, b

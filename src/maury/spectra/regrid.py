@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.spectra.spectrum import APSTAR_LOG10_START, APSTAR_LOG10_STEP, APSTAR_N_PIXELS, Spectrum
+
 # Half width of the local fit, in output pixels and in input spacings: three input pixels at least
 # must lie inside.
 _HALF_WIDTH = 1.7
@@ -63,3 +65,17 @@ def regrid(
     value = r0 * (s2 * s4 - s3**2) - s1 * (r1 * s4 - r2 * s3) + s2 * (r1 * s3 - r2 * s2)
     held = near & (determinant > 1e-3 * s0**3) & (share > 0)
     return np.where(held, value / np.where(held, determinant, 1), 0.0), np.where(held, share, 0.0)
+
+
+def on_apstar_grid(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Flux and inverse variance on the apStar grid, ``(8575,)`` each; as they are if they lie on it."""
+    position = (np.log10(spectrum.grid.wavelength) - APSTAR_LOG10_START) / APSTAR_LOG10_STEP
+    n = APSTAR_N_PIXELS
+    if len(position) == n and np.abs(position - np.arange(n)).max() < 1e-3:
+        return spectrum.flux, spectrum.ivar
+    flux, ivar = np.zeros(n), np.zeros(n)
+    for start, stop in spectrum.grid.chips:
+        chip = slice(start, stop)
+        f, w = regrid(position[chip], spectrum.flux[chip], spectrum.ivar[chip], n)
+        flux, ivar = np.where(w > 0, f, flux), np.where(w > 0, w, ivar)
+    return flux, ivar

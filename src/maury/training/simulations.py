@@ -15,6 +15,7 @@ from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.spectra.linespread import Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
+from maury.training.noise import Noise
 
 # Runs of masked pixels are 1 to this many apStar pixels long.
 _RUN_LENGTHS = 8
@@ -28,6 +29,7 @@ class Observing(BaseModel):
     snr: tuple[float, float] = Field(
         (10.0, 300.0), description="range of the signal-to-noise ratio a pixel, log-uniform"
     )
+    noise: Noise | None = Field(None, description="another source of the errors than ``snr``")
     masked: tuple[float, float] = Field(
         (0.0, 0.2), description="range of the share of pixels lost in short runs"
     )
@@ -38,6 +40,7 @@ class Observing(BaseModel):
     resolution: tuple[float, ...] = Field(
         (), description="resolving powers, one drawn a batch, for models that contain no line-spread function"
     )
+    emulator_error: bool = Field(True, description="whether the emulator's own error is added to the noise")
     continuum_degree: int = Field(4, ge=0)
     continuum_spread: float = Field(
         0.15, description="standard deviation of the first-order continuum coefficient; falls as 1/order"
@@ -94,6 +97,7 @@ class Simulator:
         )
         nearest = torch.from_numpy(np.clip(grid_pixels, 0, model.emulator.grid.n_pixels - 1)).long()
         self.error_shape = model.emulator.error_shape[nearest]
+        self._draw_errors = observing.noise.source(grid) if observing.noise else None
         self.usable = torch.from_numpy(model.usable(grid.wavelength, labels))
         self._chebyshev = [chebyshev_basis(b - a, observing.continuum_degree).float() for a, b in grid.chips]
         # Finer pixels mean longer runs and gaps.
@@ -107,20 +111,32 @@ class Simulator:
     @torch.no_grad()
     def observe(self, labels: Tensor, generator: torch.Generator) -> Simulation:
         """Simulate spectra of given labels ``(n, n_labels)``, ``jitter`` last."""
+        return self.add_noise(labels, self.clean(labels, generator), generator)
+
+    @torch.no_grad()
+    def clean(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Model spectra ``(n, n_pixels)`` float32 of labels ``(n, n_labels)``, ``jitter`` last, without noise, mask and continuum."""
+        many = len(self.samplers) > 1
+        choice = int(torch.randint(len(self.samplers), (1,), generator=generator)) if many else 0
+        return self.samplers[choice](self.model(labels[:, :-1]))
+
+    @torch.no_grad()
+    def add_noise(self, labels: Tensor, clean: Tensor, generator: torch.Generator) -> Simulation:
+        """Observe spectra that `clean` returned."""
         n = len(labels)
-        choice = (
-            int(torch.randint(len(self.samplers), (1,), generator=generator)) if len(self.samplers) > 1 else 0
-        )
-        clean = self.samplers[choice](self.model(labels[:, :-1]))
         continuum = self._continuum(n, generator)
         signal = clean * continuum
         snr, sigma = self._errors(n, generator)
-        sigma = sigma * continuum
-        jitter = labels[:, -1:].float() * signal
-        error = self.model.emulator.error(labels[:, :-3])[:, None] * self.error_shape * continuum
-        spread = (sigma.square() + jitter.square() + error.square()).sqrt()
-        flux = signal + torch.randn(signal.shape, generator=generator) * spread
-        keep = self.usable & ~self._masks(n, generator)
+        of_flux = self.observing.noise is not None and self.observing.noise.of == "flux"
+        sigma = sigma * (signal if of_flux else continuum)
+        variance = (
+            torch.where(sigma.isfinite(), sigma, 0.0).square() + (labels[:, -1:].float() * signal).square()
+        )
+        if self.observing.emulator_error:
+            error = self.model.emulator.error(labels[:, :-3])[:, None] * self.error_shape * continuum
+            variance = variance + error.square()
+        flux = signal + torch.randn(signal.shape, generator=generator) * variance.sqrt()
+        keep = self.usable & sigma.isfinite() & ~self._masks(n, generator)
         return Simulation(
             labels, torch.where(keep, flux, 0.0), torch.where(keep, sigma**-2, 0.0), continuum, snr
         )
@@ -134,6 +150,10 @@ class Simulator:
         return out
 
     def _errors(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if self._draw_errors is not None:
+            sigma = self._draw_errors(n, generator)
+            # Of an even number of pixels the lower median: it is finite wherever half of them are.
+            return 1 / sigma.median(dim=1).values, sigma
         low, high = (math.log(v) for v in self.observing.snr)
         snr = torch.exp(low + (high - low) * torch.rand(n, generator=generator))
         sigma = (1 / snr)[:, None].repeat(1, self.grid.n_pixels)
@@ -148,6 +168,8 @@ class Simulator:
 
     def _masks(self, n: int, generator: torch.Generator) -> Tensor:
         low, high = self.observing.masked
+        if high == 0 and self.observing.gap_probability == 0 and self.observing.chip_loss_probability == 0:
+            return torch.zeros(n, self.grid.n_pixels, dtype=torch.bool)
         share = low + (high - low) * torch.rand(n, 1, generator=generator)
         lost = torch.zeros(n, self.grid.n_pixels, dtype=torch.bool)
         # Labels are independent draws, so that blocks of the batch may as well differ in the length of their runs.
