@@ -51,6 +51,8 @@ def alone(output: str | os.PathLike[str], lock: str | os.PathLike[str]) -> Itera
     try:
         yield
     finally:
+        # While it is held: whoever opened the file before this finds it gone and makes a new one.
+        Path(lock).unlink(missing_ok=True)
         held.release()
 
 

@@ -138,14 +138,13 @@ def simulate(
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
     lock = output.with_name(output.name + ".lock")
-    with disk_errors(output, f"what is done stays in {partial}: make room and run the same command again"):
-        with alone(output, lock):
-            if output.exists():
-                _check_same(output, config)
-            else:
-                _simulate(config, partial, progress)
-                partial.replace(output)
-        lock.unlink(missing_ok=True)
+    advice = f"what is done stays in {partial}: make room and run the same command again"
+    with disk_errors(output, advice), alone(output, lock):
+        if output.exists():
+            _check_same(output, config)
+        else:
+            _simulate(config, partial, progress)
+            partial.replace(output)
     progress(config.number, config.number)
 
 

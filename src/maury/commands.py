@@ -1,0 +1,162 @@
+"""The commands beside inference: ``maury models ...`` and ``maury check ...``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maury.console import ModelOption, err, finite, make_folder, out, print_json
+from maury.errors import MauryError
+
+models_app = typer.Typer(help="List, show, fetch and build models.", no_args_is_help=True)
+check_app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
+
+
+class Library(StrEnum):
+    """Model libraries that can be fetched."""
+
+    phoenix_aces = "phoenix-aces"
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List the shipped models."""
+    from rich.table import Table
+
+    from maury.libraries.emulator import read_card
+    from maury.models import shipped
+
+    table = Table("model", "labels", "library")
+    for name, path in shipped().items():
+        card = read_card(path / "emulator.safetensors")
+        ranges = (f"{x['name']} {x['prior']['low']:g}..{x['prior']['high']:g}" for x in card["labels"])
+        table.add_row(name, "\n".join(ranges), card.get("reference", ""))
+    out.print(table)
+
+
+@models_app.command("show")
+def models_show(name: Annotated[str, typer.Argument()]) -> None:
+    """Print the cards of a model's emulator and estimator as JSON."""
+    from maury.libraries.emulator import read_card
+    from maury.models import folder
+
+    path = folder(name)
+    parts = [part for part in ("emulator", "estimator") if (path / f"{part}.json").exists()] or ["emulator"]
+    cards = {part: read_card(path / f"{part}.safetensors") for part in parts}
+    sys.stdout.write(json.dumps(cards, indent=1) + "\n")
+
+
+@models_app.command("build")
+def models_build(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="See assets/kurucz-apogee/emulator.toml.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
+) -> None:
+    """Compute an emulator from a model library; print its error."""
+    from maury.libraries.build import build_from_file
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    emulator = build_from_file(config)
+    emulator.save(output / "emulator.safetensors")
+    card = emulator.card
+    sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
+
+
+def _range(text: str, option: str) -> tuple[float, float]:
+    """Read ``low:high`` or one number."""
+    low, _, high = text.partition(":")
+    try:
+        values = float(low), float(high or low)
+    except ValueError:
+        values = (1.0, 0.0)
+    if not values[0] <= values[1]:
+        raise MauryError(f"{option} {text}: needs LOW:HIGH, such as 2300:7000, or one number")
+    return values
+
+
+@models_app.command("fetch")
+def models_fetch(
+    library: Annotated[Library, typer.Argument(help="Which library.")],
+    output: Annotated[Path, typer.Option(help="The grid file, HDF5.")],
+    band: Annotated[str, typer.Option(help="Wavelengths, Angstrom in vacuum.")] = "15000:17100",
+    teff: Annotated[str, typer.Option(help="K.")] = "2300:7000",
+    logg: Annotated[str, typer.Option()] = "0:6",
+    m_h: Annotated[str, typer.Option("--m-h")] = "-2:0.5",
+    alpha_m: Annotated[str, typer.Option("--alpha-m")] = "0",
+    base: Annotated[
+        str | None, typer.Option(help="Address of the archive's folder HiResFITS, if not the public one.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Downloads at the same time.", min=1, max=64)] = 8,
+) -> None:
+    """Download a model library's spectra, cropped to a band, into one grid file; run it again to go on.
+
+    Example: maury models fetch phoenix-aces --teff 2300:4500 --output phoenix.h5
+    """
+    from rich.progress import Progress
+
+    from maury.libraries.fetch import ARCHIVE, Archive, fetch
+    from maury.libraries.phoenix import nodes_within
+
+    ranges = {
+        "teff": _range(teff, "--teff"),
+        "logg": _range(logg, "--logg"),
+        "m_h": _range(m_h, "--m-h"),
+        "alpha_m": _range(alpha_m, "--alpha-m"),
+    }
+    nodes = nodes_within(ranges)
+    with Progress(console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task(f"{library} spectra", total=len(nodes))
+        fetch(
+            output,
+            nodes,
+            _range(band, "--band"),
+            archive=Archive(base or ARCHIVE),
+            jobs=jobs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    err.print(f"grid written to {output}", highlight=False, soft_wrap=True)
+
+
+@check_app.command("calibration")
+def check_calibration(
+    model: ModelOption = "kurucz-apogee",
+    number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 500,
+    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    pixels: Annotated[str, typer.Option(help="'apvisit' (native) or 'apstar'.")] = "apvisit",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the table of all spectra and the rank picture.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit."""
+    from rich.progress import track
+
+    from maury.checks.calibration import calibrate, report, write_outcomes
+    from maury.models import load_model
+
+    loaded = load_model(model)
+    outcomes = list(
+        track(
+            calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed),
+            "inferring",
+            number,
+            console=err,
+            disable=not err.is_terminal,
+        )
+    )
+    figures = report(outcomes, loaded)
+    if output:
+        make_folder(output)
+        write_outcomes(output, outcomes, figures, loaded)
+    if as_json:
+        print_json(figures)
+    else:
+        out.print_json(data=finite(figures))
