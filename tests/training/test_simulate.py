@@ -16,7 +16,7 @@ from maury.cli import app
 from maury.errors import ConfigError, LabelError, MauryError, ModelError
 from maury.labels import Uniform
 from maury.models import load_model
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra import Spectrum, apstar_grid, read_spectrum
 from maury.spectra.synthetic_star import write_apstar
 from maury.training import store
 from maury.training.noise import PaperNoise, RealErrors, SnrList
@@ -125,16 +125,11 @@ def test_snr_list(tmp_path):
 
 def test_real_errors(tmp_path):
     """Errors and masks of files, over their median flux."""
-    from maury.spectra import read_spectrum
-    from maury.spectra.spectrum import Spectrum
-
     rng = np.random.default_rng(0)
     for k in range(2):
         ivar = np.where(rng.random(8575) < 0.3, 0.0, 1e-2 * (k + 1) ** 2)
-        write_apstar(
-            tmp_path / f"apStar-{k}.fits",
-            Spectrum(apstar_grid(), np.full(8575, 100.0), ivar, v_correction=None),
-        )
+        spectrum = Spectrum(apstar_grid(), np.full(8575, 100.0), ivar, v_correction=0.0)
+        write_apstar(tmp_path / f"apStar-{k}.fits", [spectrum])
     noise = RealErrors(files=str(tmp_path / "apStar-*.fits"))
     simulate(config(observing=PLAIN.model_copy(update={"noise": noise})), tmp_path / "set.h5")
     _, ivar = Simulations.open(tmp_path / "set.h5").read(np.arange(40))
