@@ -17,6 +17,8 @@ from maury.forward.likelihood import Likelihood
 from maury.models import load_model
 from maury.posterior.infer import infer
 from maury.spectra import apstar_grid, read_spectrum
+from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, nominal_visit_lsf
+from maury.spectra.synthetic import nominal_visit_grid
 
 REPEATS = 5
 
@@ -33,7 +35,19 @@ def main():
     torch.set_num_threads(1)
     model = load_model()
     theta = model.labels.sample(256, torch.Generator().manual_seed(0))
-    sampler = model.forward.sampler(apstar_grid())
+    cool = load_model("btsettl-apogee")
+    cool_theta = cool.labels.sample(256, torch.Generator().manual_seed(0))
+    detectors = {
+        "apstar": (apstar_grid(), Gaussian(APOGEE_RESOLUTION, integrate=False)),
+        "apvisit": (nominal_visit_grid(), nominal_visit_lsf()),
+    }
+    forward = {}
+    for detector, (grid, lsf) in detectors.items():
+        for m, at in ((model, theta), (cool, cool_theta)):
+            sampler = m.forward.sampler(grid, lsf)
+            with torch.no_grad():
+                speed = rate(lambda m=m, at=at, sampler=sampler: sampler(m.forward(at[:, :-1])), len(at))
+            forward[f"{m.name}_{detector}_per_s"] = round(speed)
     with TemporaryDirectory() as folder, torch.no_grad():
         path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "demo.fits"
         if len(sys.argv) == 1:
@@ -47,7 +61,7 @@ def main():
         start_up = time.perf_counter() - began
         figures = {
             "threads": 1,
-            "forward_apstar_per_s": rate(lambda: sampler(model.forward(theta[:, :-1])), 256),
+            "forward": forward,
             "jacobian_per_s": rate(lambda: model.forward.jacobian(theta[:64, :-1]), 64),
             "likelihood_visit_per_s": rate(lambda: likelihood.log_prob(theta), 256),
             "infer_s_median": seconds[REPEATS // 2],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from maury.errors import ConfigError
+from maury.files import writing
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
 from maury.models import Model
@@ -191,13 +191,10 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
         "evaluations",
     ):
         table[key] = [getattr(o, key) for o in outcomes]
-    for name, write in (
-        ("calibration.ecsv", lambda path: table.write(path, format="ascii.ecsv", overwrite=True)),
-        ("calibration.json", lambda path: path.write_text(json.dumps(figures, indent=1) + "\n")),
-    ):
-        temporary = folder / f".{name}.{os.getpid()}"
-        write(temporary)
-        os.replace(temporary, folder / name)
+    with writing(folder / "calibration.ecsv") as temporary:
+        table.write(temporary, format="ascii.ecsv")
+    with writing(folder / "calibration.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n")
     save_figure(rank_figure(np.array([o.ranks for o in outcomes]), model.labels), folder / "ranks.png")
 
 

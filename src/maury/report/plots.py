@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from maury.files import writing
 from maury.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG by a temporary name."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    with writing(path) as temporary:
+        figure.savefig(temporary, dpi=130)
 
 
 def loss_figure(steps: Sequence[int], nats: Sequence[float]) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from maury.errors import ModelError
+from maury.files import writing
 
 
 def _encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
@@ -58,9 +58,8 @@ class OpenCheckpoint(CheckpointIO):
         rest = json.dumps(_encode(checkpoint, tensors, "checkpoint"))
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(save(tensors, metadata={"checkpoint": rest}))
-        os.replace(temporary, path)
+        with writing(path) as temporary:
+            temporary.write_bytes(save(tensors, metadata={"checkpoint": rest}))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
