@@ -203,16 +203,20 @@ def demo(
 @app.command()
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG.toml", help="See assets/kurucz-apogee/train.toml.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG.toml", help="A file such as assets/kurucz-apogee/train.toml, or 'paper'."
+        ),
     ],
     output: OutputOption,
 ) -> None:
     """Train an estimator; run it again to go on where it was stopped."""
     from maury.libraries.build import read_config
-    from maury.training.train import TrainConfig
+    from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
 
-    run(read_config(config, TrainConfig), output)
+    file = preset(str(config)) if str(config) in PRESETS else config
+    run(read_config(file, TrainConfig), output)
     err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
 
 

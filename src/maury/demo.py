@@ -48,7 +48,7 @@ def simulate_visit(
         snr=(snr, snr * 1.0001), masked=(0.05, 0.06), chip_loss_probability=0, gap_probability=0
     )
     lsf = nominal_visit_lsf()
-    simulator = Simulator(model.forward, model.labels, grid, observing, lsf)
+    simulator = Simulator(model.problem, grid, observing, lsf)
     simulator.usable[:] = True
     labels = torch.tensor([[truth[name] for name in model.labels.names]], dtype=torch.float64)
     simulation = simulator.observe(labels, torch.Generator().manual_seed(seed))

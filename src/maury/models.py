@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from maury.errors import ModelError
 from maury.forward.model import ForwardModel
-from maury.labels import Label, LabelSet
+from maury.forward.problem import Problem
+from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator, read_card
 from maury.networks.estimator import Estimator
 
@@ -27,18 +30,25 @@ class Model:
     ----------
     name
         As in ``maury models list``.
-    forward
-        The forward model.
+    problem
+        Forward model, labels, and how spectra scatter about it.
     estimator
         The amortised posterior.
-    labels
-        The forward model's labels, then the nuisance ``jitter``, with their priors.
     """
 
     name: str
-    forward: ForwardModel
+    problem: Problem
     estimator: Estimator
-    labels: LabelSet
+
+    @property
+    def forward(self) -> ForwardModel:
+        """The forward model."""
+        return self.problem.forward
+
+    @property
+    def labels(self) -> LabelSet:
+        """The forward model's labels, then the nuisance ``jitter``, with their priors; held ones included."""
+        return self.problem.labels
 
 
 def shipped(estimators: bool = False) -> dict[str, Path]:
@@ -71,7 +81,8 @@ def folder(name: str | Path) -> Path:
 def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     """Load a model by name or folder, its forward model on ``device``.
 
-    A folder holds ``emulator.safetensors`` and ``estimator.safetensors`` with their JSON cards.
+    A folder holds ``emulator.safetensors`` and ``estimator.safetensors`` with their JSON cards; without the first, the emulator is that
+    of the model which the estimator's card names.
 
     Raises
     ------
@@ -83,12 +94,43 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     path = folder(name)
     # The estimator's card says which line-of-sight physics it was trained with.
     card = read_card(path / "estimator.safetensors")
-    emulator = Emulator.load(path / "emulator.safetensors").requires_grad_(False)
-    forward = ForwardModel(emulator, card.get("limb_darkening", 0.6)).requires_grad_(False).eval()
-    estimator = Estimator.load(path / "estimator.safetensors", forward)
-    if "jitter" not in card:
-        raise ModelError(f"{path / 'estimator.json'}: has no prior of the nuisance label 'jitter'")
-    forward = forward.to(device)
-    return Model(
-        path.name, forward, estimator, estimator.labels + LabelSet((Label.from_dict(card["jitter"]),))
-    )
+    own = path / "emulator.safetensors"
+    emulator = Emulator.load(own if own.exists() else folder(card["emulator"]) / own.name)
+    forward = ForwardModel(emulator.requires_grad_(False), card["limb_darkening"]).requires_grad_(False).eval()
+    problem = problem_of(card, forward, path)
+    estimator = Estimator.load(path / "estimator.safetensors", problem)
+    return Model(path.name, replace(problem, forward=forward.to(device)), estimator)
+
+
+def problem_of(card: Mapping[str, Any], forward: ForwardModel, path: Path) -> Problem:
+    """Read from an estimator's card what it was trained for.
+
+    Raises
+    ------
+    ModelError
+        If the card does not tell, or the forward model has other labels.
+    """
+    try:
+        entry = card["problem"]
+        labels = LabelSet.from_list(entry["labels"])
+        problem = Problem(
+            forward, labels, entry["fixed"], entry["continuum_degree"], entry["emulator_error"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path / 'estimator.json'}: does not tell what was inferred ({error})") from None
+    if labels.names != (*forward.label_names, "jitter"):
+        raise ModelError(
+            f"{path / 'estimator.json'}: has the labels {', '.join(labels.names)}, "
+            f"its forward model {', '.join(forward.label_names)} and jitter"
+        )
+    return problem
+
+
+def problem_card(problem: Problem) -> dict[str, Any]:
+    """Return what `problem_of` reads."""
+    return {
+        "labels": problem.labels.to_list(),
+        "fixed": dict(problem.held),
+        "continuum_degree": problem.degree,
+        "emulator_error": problem.emulator_error,
+    }

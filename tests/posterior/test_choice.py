@@ -30,9 +30,9 @@ def star(model):
 
 
 def flow_of(model, star, priors):
-    context, v_align = model.estimator.context(*to_model_grid(star, model))
+    context = model.estimator.context(*to_model_grid(star, model))
     labels = model.labels.with_priors(priors).select(model.forward.label_names)
-    return Flow(model.estimator, context[0], v_align[0], labels), labels
+    return Flow(model.estimator, context, labels), labels
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from maury.errors import InferenceError
 from maury.forward.likelihood import Likelihood
 from maury.models import load_model
 from maury.posterior.nested import nested_sampling
-from maury.posterior.refine import Target, find_modes
+from maury.forward.target import Target
 from maury.spectra import PixelGrid
 
 

@@ -1,38 +1,60 @@
 """Training: it learns, it resumes exactly after being killed, and its checkpoints hold no pickle."""
 
+import json
+
 import pytest
 import torch
 
 from maury.errors import ConfigError, ModelError
-from maury.models import shipped
+from maury.libraries.build import read_config
+from maury.libraries.emulator import write_model
+from maury.models import load_model, shipped
+from maury.networks.aligned import AlignedFeaturizer
 from maury.training.checkpoint import OpenCheckpoint
-from maury.training.train import TrainConfig, train
+from maury.training.config import PRESETS, TrainConfig, preset
+from maury.training.data import Stored
+from maury.training.fit import Training, take_weights
+from maury.training.simulate import SimulateConfig, build_simulator, simulate
+from maury.training.store import Simulations
+from maury.training.train import train
+
+TINY = {
+    "featurizer": {"kind": "aligned", "width": 16, "blocks": 1, "components": 8, "features": 8},
+    "flow": {"kind": "nsf", "transforms": 1, "hidden": [16]},
+}
 
 
 def config(**changes):
     settings = {
         "name": "tiny",
-        "emulator": shipped()["kurucz-apogee"] / "emulator.safetensors",
         "batch": 32,
-        "steps": 8,
+        "epochs": 2,
         "epoch": 4,
         "validation": 32,
-        "network": {
-            "width": 16,
-            "blocks": 1,
-            "components": 8,
-            "features": 8,
-            "transforms": 1,
-            "hidden": [16],
-        },
+        "accelerator": "cpu",
+        "network": TINY,
     }
+    if "simulations" not in changes:
+        settings["problem"] = {"model": "kurucz-apogee"}
     return TrainConfig(**(settings | changes))
 
 
-def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch):
-    whole = train(config(), tmp_path / "whole", progress=False)
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """A file of clean spectra of three labels, the paper's noise to be added."""
+    path = tmp_path_factory.mktemp("simulations") / "three.h5"
+    observing = {"noise": {"kind": "paper"}, "continuum_spread": 0, "emulator_error": False}
+    observing |= {"masked": [0, 0], "gap_probability": 0, "chip_loss_probability": 0}
+    fixed = {"logg": 4.0, "m_h": 0.0, "alpha_m": 0.0, "jitter": 0.0}
+    settings = {"number": 200, "store": "clean", "observing": observing, "fixed": fixed, "batch": 64}
+    simulate(SimulateConfig(**settings), path)
+    return path
 
-    from maury.training.train import Training
+
+@pytest.mark.parametrize("source", ["on the fly", "file"])
+def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch, source, clean):
+    changes = {"simulations": clean, "seed": 3} if source == "file" else {}
+    whole = train(config(**changes), tmp_path / "whole", progress=False)
 
     count = 0
     step = Training.training_step
@@ -46,20 +68,131 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Training, "training_step", killed)
     with pytest.raises(KeyError):
-        train(config(), tmp_path / "parts", progress=False)
+        train(config(**changes), tmp_path / "parts", progress=False)
     monkeypatch.setattr(Training, "training_step", step)
-    parts = train(config(), tmp_path / "parts", progress=False)
+    parts = train(config(**changes), tmp_path / "parts", progress=False)
 
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name, atol=1e-5, rtol=1e-4)
     assert (tmp_path / "parts" / "loss.png").exists()
-    assert parts.card["spectra_seen"] == 256
+    assert whole.card["validation_nats"] == pytest.approx(parts.card["validation_nats"], abs=1e-4)
+
+
+def test_trained_estimator_infers_what_it_was_trained_for(tmp_path, clean):
+    """Held labels and known continua come back with the model."""
+    train(config(simulations=clean), tmp_path, progress=False)
+    model = load_model(tmp_path)
+    assert model.estimator.labels.names == ("teff", "v_rad", "v_sini")
+    assert model.problem.held == {"logg": 4.0, "m_h": 0.0, "alpha_m": 0.0, "jitter": 0.0}
+    assert model.problem.degree is None
+    assert model.forward.emulator.card["name"] == "kurucz-apogee"
+
+
+def test_stored_spectra_get_new_noise_each_epoch_and_come_once(clean):
+    file = Simulations.open(clean)
+    simulator = build_simulator(SimulateConfig(**file.config))
+    source = Stored(file, simulator, (0, 180), 60, seed=1)
+    assert source.length == 3
+    first, second = ([source.batch(epoch * 3 + i) for i in range(3)] for epoch in (0, 1))
+    teff = [torch.cat([b[0][:, 0] for b in epoch]).sort().values for epoch in (first, second)]
+    torch.testing.assert_close(*teff)
+    assert len(teff[0].unique()) == 180
+    assert not torch.equal(first[0][1], second[0][1])
+    again = Stored(file, simulator, (0, 180), 60, seed=1).batch(4)
+    torch.testing.assert_close(again[1], second[1][1])
 
 
 def test_another_configuration_is_refused(tmp_path):
-    train(config(steps=4), tmp_path, progress=False)
-    with pytest.raises(ConfigError, match="another configuration"):
-        train(config(steps=5), tmp_path, progress=False)
+    train(config(epochs=1), tmp_path, progress=False)
+    with pytest.raises(ConfigError, match=r"another configuration .*learning_rate is 0.001 there and 0.01 here"):
+        train(config(epochs=1, learning_rate=1e-2), tmp_path, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path, monkeypatch):
+    step = Training.training_step
+
+    def poisoned(self, batch, index):
+        u, flux, ivar = batch
+        return step(self, (u * float("nan") if self.global_step == 6 else u, flux, ivar), index)
+
+    monkeypatch.setattr(Training, "training_step", poisoned)
+    with pytest.raises(ModelError, match=r"became nan at batch 2 of epoch 1 \(step 6\).*best weights"):
+        train(config(), tmp_path, progress=False)
+    card = json.loads((tmp_path / "estimator.json").read_text())
+    assert card["validation_nats"] == pytest.approx(card["validation_nats"])
+    assert load_model(tmp_path).estimator.labels.names[0] == "teff"
+
+
+def test_training_stops_early_and_by_the_clock(tmp_path):
+    early = config(epochs=40, epoch=1, patience=1, learning_rate=1e-30, schedule="constant")
+    train(early, tmp_path / "early", progress=False)
+    seen = json.loads((tmp_path / "early" / "estimator.json").read_text())["spectra_seen"]
+    assert seen < 40 * 32
+    train(config(epochs=10_000, minutes=0.02), tmp_path / "clock", progress=False)
+    assert json.loads((tmp_path / "clock" / "estimator.json").read_text())["training_minutes"] < 0.5
+
+
+def test_a_file_cut_short(tmp_path, clean):
+    cut = tmp_path / "cut.h5"
+    data = clean.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match="cut short"):
+        train(config(simulations=cut), tmp_path / "out", progress=False)
+    with pytest.raises(ConfigError, match="too few"):
+        train(config(simulations=clean, batch=512), tmp_path / "few", progress=False)
+
+
+def test_bf16_and_tensorboard(tmp_path):
+    train(config(precision="bf16", tensorboard=True), tmp_path, progress=False)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches(tmp_path):
+    estimator = train(config(devices=2, strategy="ddp_spawn", epoch=8), tmp_path, progress=False)
+    assert estimator.card["spectra_seen"] == 2 * 8 * 32
+
+
+def test_unknown_keys_and_two_sources_are_refused(tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text('name = "x"\n[network.featurizer]\nkind = "aligned"\nwidht = 3\n')
+    with pytest.raises(ConfigError, match=r"train.toml: network\.featurizer.*widht"):
+        read_config(path, TrainConfig)
+    path.write_text('name = "x"\nsimulations = "a.h5"\n[problem]\n')
+    with pytest.raises(ConfigError, match="not both"):
+        read_config(path, TrainConfig)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name):
+    settings = read_config(preset(name), TrainConfig)
+    assert settings.batch == 256
+    assert settings.network.flow.transforms == 15
+    assert settings.network.featurizer.kind == "resnet-gru"
+
+
+@pytest.mark.parametrize("name", shipped(estimators=True))
+def test_shipped_configurations_are_valid(name):
+    assert read_config(shipped()[name] / "train.toml", TrainConfig).problem.model == name
+
+
+def test_score_starts_from_an_aligned_estimator(tmp_path, clean):
+    train(config(simulations=clean, epochs=1), tmp_path / "aligned", progress=False)
+    score = {
+        "featurizer": {"kind": "score", "aligned": TINY["featurizer"]},
+        "flow": {"kind": "nsf", "transforms": 1, "hidden": [16], "located": {"low": 0.1, "high": 3000, "start": 1}},
+    }
+    start = tmp_path / "aligned" / "estimator.safetensors"
+    estimator = train(
+        config(simulations=clean, epochs=1, network=score, start=start), tmp_path / "score", progress=False
+    )
+    assert isinstance(estimator.featurizer.aligned, AlignedFeaturizer)
+    assert load_model(tmp_path / "score").estimator.labels.names == ("teff", "v_rad", "v_sini")
+    assert any(name.startswith("featurizer.aligned.network") for name in take_weights(estimator, start))
+    unlike = tmp_path / "unlike.safetensors"
+    write_model(unlike, {"x": torch.zeros(1)}, {})
+    with pytest.raises(ModelError, match="no weights that fit"):
+        take_weights(estimator, unlike)
 
 
 def test_checkpoint_round_trip(tmp_path):

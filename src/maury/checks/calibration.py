@@ -20,6 +20,7 @@ from torch import Tensor
 
 from maury.errors import ConfigError
 from maury.files import writing
+from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
 from maury.models import Model
@@ -63,15 +64,16 @@ class Outcome:
     evaluations: int
 
 
-def information_limit(likelihood: Likelihood, theta: Tensor, labels: LabelSet) -> tuple[float, float]:
+def information_limit(likelihood: Likelihood | Held, theta: Tensor, labels: LabelSet) -> tuple[float, float]:
     """Best expected log density at the truth, ``0.5 ln det F - (d/2) ln(2 pi e)``, without and with the prior's information.
 
     ``F`` is the Fisher information of the marginalised likelihood over the labels (nuisance left out), in units of the priors'
     standard deviations; the prior adds the unit matrix. The first is minus infinity where a label leaves no trace, as v_sini = 0.
     """
     likelihood = likelihood.refer(theta)
-    fisher = likelihood.curvature(theta[None]).fisher[0, :-1, :-1]
-    scale = labels.std[:-1]
+    stellar = [i for i, name in enumerate(labels.names) if name != "jitter"]
+    fisher = likelihood.curvature(theta[None]).fisher[0][stellar][:, stellar]
+    scale = labels.std[stellar]
     fisher = fisher * scale[:, None] * scale
     d = len(fisher)
     constant = -0.5 * d * math.log(2 * math.pi * math.e)
@@ -80,12 +82,12 @@ def information_limit(likelihood: Likelihood, theta: Tensor, labels: LabelSet) -
 
 
 def flow_log_density(model: Model, spectrum: Spectrum, theta: Tensor) -> float:
-    """Log density of the estimator alone at labels ``(n_labels,)``, nuisance left out, in units of the priors' standard deviations."""
+    """Log density of the estimator alone at all labels ``(n_all,)``, nuisance left out, in units of the priors' standard deviations."""
     labels = model.estimator.labels
-    u = labels.to_normal(theta[None, : len(labels)])
+    u = labels.to_normal(theta[None, model.problem.columns(labels)])
     with torch.no_grad():
-        context, v_align = model.estimator.context(*to_model_grid(spectrum, model))
-        log_q = model.estimator.log_prob(u, context, v_align)
+        context = model.estimator.context(*to_model_grid(spectrum, model))
+        log_q = model.estimator.log_prob(u, context)
     return float(log_q - labels.log_abs_det(u) + labels.std.log().sum())
 
 
@@ -95,11 +97,11 @@ def rank(posterior: Posterior, truth: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def simulated_spectra(
-    model: Model, number: int, pixels: str, seed: int
+    model: Model, number: int, pixels: str, seed: int, observing: Observing | None = None
 ) -> Iterator[tuple[Spectrum, Tensor, float]]:
-    """Yield spectra simulated from the prior, their labels ``(n_labels,)`` with nuisance, and the S/N drawn."""
+    """Yield spectra simulated from the prior, all their labels ``(n_all,)`` with nuisance, and the S/N drawn."""
     grid, lsf = _DETECTORS[pixels][0](), _DETECTORS[pixels][1]()
-    simulator = Simulator(model.forward, model.labels, grid, Observing(masked=REAL_MASKS), lsf)
+    simulator = Simulator(model.problem, grid, observing or Observing(masked=REAL_MASKS), lsf)
     generator = torch.Generator().manual_seed(seed)
     for first in range(0, number, _BATCH):
         batch = simulator(min(_BATCH, number - first), generator)
@@ -113,7 +115,13 @@ def simulated_spectra(
 
 
 def calibrate(
-    model: Model, number: int, *, draws: int = 1000, pixels: str = "apvisit", seed: int = 0
+    model: Model,
+    number: int,
+    *,
+    draws: int = 1000,
+    pixels: str = "apvisit",
+    seed: int = 0,
+    observing: Observing | None = None,
 ) -> Iterator[Outcome]:
     """Infer ``number`` spectra simulated from the prior on native visit pixels or on the apStar grid.
 
@@ -124,12 +132,14 @@ def calibrate(
     """
     if pixels not in _DETECTORS:
         raise ConfigError(f"pixels: {pixels!r} is not one of {', '.join(_DETECTORS)}")
-    for i, (spectrum, theta, snr) in enumerate(simulated_spectra(model, number, pixels, seed)):
+    for i, (spectrum, theta, snr) in enumerate(simulated_spectra(model, number, pixels, seed, observing)):
         posterior = infer(spectrum, model, draws=draws, seed=seed + i)
-        limits = information_limit(Likelihood.of(spectrum, model.forward, model.labels), theta, model.labels)
+        labels = model.problem.inferred
+        free = theta[model.problem.columns(labels)]
+        limits = information_limit(model.problem.likelihood(spectrum), free, labels)
         yield Outcome(
-            truth=theta.numpy(),
-            ranks=rank(posterior, theta.numpy()),
+            truth=free.numpy(),
+            ranks=rank(posterior, free.numpy()),
             snr=snr,
             log_density=flow_log_density(model, spectrum, theta),
             limit=limits[0],
@@ -159,7 +169,7 @@ def report(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any]:
         "nested": sum(o.method == "nested" for o in outcomes),
         "rank_ks_p": {
             name: float(stats.kstest(ranks[:, i], "uniform").pvalue)
-            for i, name in enumerate(model.labels.names)
+            for i, name in enumerate(model.problem.inferred.names)
         },
         "flow_log_density_mean": float(density.mean()),
         "flow_log_density_median": float(np.median(density)),
@@ -174,7 +184,7 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
     """Write ``calibration.json``, the table of all spectra ``calibration.ecsv``, and the picture ``ranks.png``."""
     from astropy.table import Table
 
-    names = model.labels.names
+    names = model.problem.inferred.names
     table = Table({f"true_{name}": [o.truth[i] for o in outcomes] for i, name in enumerate(names)})
     for i, name in enumerate(names):
         table[f"rank_{name}"] = [o.ranks[i] for o in outcomes]
@@ -195,7 +205,7 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
         table.write(temporary, format="ascii.ecsv")
     with writing(folder / "calibration.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    save_figure(rank_figure(np.array([o.ranks for o in outcomes]), model.labels), folder / "ranks.png")
+    save_figure(rank_figure(np.array([o.ranks for o in outcomes]), model.problem.inferred), folder / "ranks.png")
 
 
 def rank_figure(ranks: NDArray[np.float64], labels: LabelSet) -> Any:

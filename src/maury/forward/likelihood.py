@@ -15,7 +15,8 @@ from maury.forward.continuum import chip_basis, fit_continuum, normal_matrix
 from maury.forward.model import ForwardModel
 from maury.forward.sampling import Banded
 from maury.labels import LabelSet
-from maury.spectra.spectrum import Spectrum
+from maury.spectra.linespread import LineSpread
+from maury.spectra.spectrum import PixelGrid, Spectrum
 
 DEGREE = 4
 # Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
@@ -53,7 +54,6 @@ class Likelihood:
     reference: Tensor
     error_shape: Tensor
     bases: tuple[tuple[slice, Tensor], ...]
-    degree: int
 
     @classmethod
     def of(
@@ -61,8 +61,10 @@ class Likelihood:
         spectrum: Spectrum,
         model: ForwardModel,
         labels: LabelSet,
-        degree: int = DEGREE,
+        degree: int | None = DEGREE,
         inside: NDArray[np.bool_] | None = None,
+        *,
+        emulator_error: bool = True,
     ) -> Likelihood:
         """Prepare the likelihood of a spectrum.
 
@@ -75,9 +77,11 @@ class Likelihood:
         labels
             The model's labels and ``jitter``; the priors of the velocities decide which pixels can be used.
         degree
-            Of the continuum on each chip.
+            Of the continuum on each chip; None where the continuum is known to be 1.
         inside
             Pixels to use, shape ``(n_pixels,)``, where several models must be compared on the same data; by default `usable_pixels`.
+        emulator_error
+            Whether the emulator's own error is a part of the noise.
 
         Raises
         ------
@@ -98,27 +102,55 @@ class Likelihood:
                 f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {_MIN_PIXELS} are needed",
                 "few_pixels",
             )
-        bases = chip_basis(spectrum.grid.n_pixels, spectrum.grid.chips, degree, good)
-        flux = torch.from_numpy(spectrum.flux[good])
-        ivar = torch.from_numpy(spectrum.ivar[good])
-        reference = torch.cat([fit_continuum(flux[None, c], ivar[None, c], basis)[0] for c, basis in bases])
+        empty = cls.on(model, spectrum.grid, good, spectrum.lsf, degree, emulator_error=emulator_error)
+        flux = torch.from_numpy(spectrum.flux[good]).to(empty.flux)
+        return empty.seeing(flux[None], torch.from_numpy(spectrum.ivar[good]).to(empty.flux)[None])[0]
+
+    @classmethod
+    def on(
+        cls,
+        model: ForwardModel,
+        grid: PixelGrid,
+        good: NDArray[np.bool_],
+        lsf: LineSpread | None,
+        degree: int | None = DEGREE,
+        *,
+        emulator_error: bool = True,
+    ) -> Likelihood:
+        """Prepare the likelihood of spectra on some pixels ``good (n_pixels,)`` of a detector, without data; see `seeing`."""
+        bases = [] if degree is None else chip_basis(grid.n_pixels, grid.chips, degree, good)
         device = model.basis.device
+        ones = torch.ones(int(good.sum()), dtype=torch.float64, device=device)
+        shape = _at(model.emulator.error_shape, model, grid.wavelength[good]).double().to(device)
         return cls(
             model,
-            model.sampler(spectrum.grid, spectrum.lsf).to(device),
+            model.sampler(grid, lsf).to(device),
             torch.from_numpy(np.flatnonzero(good)).to(device),
-            flux.to(device),
-            (1 / ivar).to(device),
-            reference.abs().to(device),
-            _at(model.emulator.error_shape, model, spectrum.grid.wavelength[good]).double().to(device),
+            ones,
+            ones,
+            ones,
+            shape if emulator_error else torch.zeros_like(shape),
             tuple((chip, basis.to(device)) for chip, basis in bases),
-            degree,
         )
+
+    def seeing(self, flux: Tensor, ivar: Tensor) -> Likelihood:
+        """Return the likelihood of data ``(n, n_pixels)`` on the pixels that it was prepared for.
+
+        Spectrum i of the data meets row i of the labels; where ``ivar`` is 0 a pixel drops out, in `curvature` alone.
+        """
+        parts = [fit_continuum(flux[:, c], ivar[:, c], basis) for c, basis in self.bases]
+        reference = torch.cat(parts, dim=1).abs() if parts else torch.ones_like(flux)
+        return replace(self, flux=flux, variance=1 / ivar, reference=reference)
+
+    def __getitem__(self, i: int) -> Likelihood:
+        """Return the likelihood of one of several spectra, for any number of labels."""
+        data = {"flux": self.flux[i], "variance": self.variance[i], "reference": self.reference[i]}
+        return replace(self, **data)
 
     @property
     def n_pixels(self) -> int:
         """Number of pixels used."""
-        return len(self.flux)
+        return self.flux.shape[-1]
 
     def _normalised(self) -> tuple[Tensor, Tensor]:
         """Flux over the reference continuum, and its variance."""
@@ -129,8 +161,9 @@ class Likelihood:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Cholesky factor of a chip's continuum precision, its right side, and its departure from the reference."""
         wm = w[:, chip] * m[:, chip]
-        matrix = normal_matrix(wm * m[:, chip], basis) + torch.eye(self.degree + 1).to(m) / SPREAD**2
-        right = (wm * r[:, chip]) @ basis[:, : self.degree + 1]
+        n = basis.shape[1] // 2 + 1
+        matrix = normal_matrix(wm * m[:, chip], basis) + torch.eye(n).to(m) / SPREAD**2
+        right = (wm * r[:, chip]) @ basis[:, :n]
         factor = torch.linalg.cholesky(matrix)
         return factor, right, torch.cholesky_solve(right[..., None], factor)[..., 0]
 
@@ -138,6 +171,10 @@ class Likelihood:
     def log_prob(self, labels: Tensor) -> Tensor:
         """Log likelihood, shape ``(n,)``, float64."""
         return torch.cat([self._log_prob(chunk) for chunk in self._moved(labels).split(self._chunk)]).cpu()
+
+    def log_prob_with_gradient(self, labels: Tensor) -> Tensor:
+        """Return `log_prob`, differentiable in the labels by automatic differentiation."""
+        return self._log_prob(self._moved(labels)).cpu()
 
     def _moved(self, labels: Tensor) -> Tensor:
         return labels.to(self.flux.device)
@@ -164,16 +201,16 @@ class Likelihood:
         for chip, basis in self.bases:
             factor, right, departure = self._solve(m, w, r, chip, basis)
             out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
-            out = out - (self.degree + 1) * math.log(SPREAD)
+            out = out - right.shape[1] * math.log(SPREAD)
         return out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
 
     def _continuum(self, m: Tensor, w: Tensor, r: Tensor) -> Tensor:
         """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
-        parts = [
-            1 + self._solve(m, w, r, chip, basis)[2] @ basis[:, : self.degree + 1].T
-            for chip, basis in self.bases
-        ]
-        return torch.cat(parts, dim=1)
+        parts = []
+        for chip, basis in self.bases:
+            departure = self._solve(m, w, r, chip, basis)[2]
+            parts.append(1 + departure @ basis[:, : departure.shape[1]].T)
+        return torch.cat(parts, dim=1) if parts else torch.ones_like(m)
 
     @torch.no_grad()
     def curvature(self, labels: Tensor) -> Curvature:
@@ -198,7 +235,7 @@ class Likelihood:
         fisher = weighted @ slopes.mT
         for chip, basis in self.bases:
             factor = self._solve(m, w, y - m, chip, basis)[0]
-            cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : self.degree + 1]
+            cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : basis.shape[1] // 2 + 1]
             fisher = fisher - cross @ torch.cholesky_solve(cross.mT, factor)
         # d variance / d jitter, over the variance.
         share = 2 * jitter * m.square() * w
@@ -212,15 +249,35 @@ class Likelihood:
 
     @torch.no_grad()
     def refer(self, labels: Tensor) -> Likelihood:
-        """Return the likelihood whose reference continuum is the one that fits best with the labels ``(n_labels,)``.
+        """Return the likelihood whose reference continuum is the one that fits best with the labels.
 
         Call it once, with a good guess, before comparing labels: the reference sets the scale of jitter and continuum prior.
+        Labels are ``(n_labels,)``, or ``(n, n_labels)`` for as many spectra.
+        """
+        if not self.bases:
+            return self
+        labels = self._moved(labels)
+        m = self._model(labels.reshape(-1, labels.shape[-1]))
+        flux, ivar = self.flux / m, m.square() / self.variance
+        parts = [fit_continuum(flux[:, chip], ivar[:, chip], basis) for chip, basis in self.bases]
+        reference = torch.cat(parts, dim=1)
+        return replace(self, reference=reference if labels.ndim == 2 else reference[0])
+
+    @torch.no_grad()
+    def excess_scatter(self, labels: Tensor) -> Tensor:
+        """Scatter of the residuals beyond the noise, relative to the model, shape ``(n,)``, at labels ``(n, n_labels)``.
+
+        A moment estimate of the jitter, by medians: a few wild pixels are not jitter.
         """
         labels = self._moved(labels)
-        m = self._model(labels[None])
-        flux, ivar = self.flux / m, m.square() / self.variance
-        parts = [fit_continuum(flux[:, chip], ivar[:, chip], basis)[0] for chip, basis in self.bases]
-        return replace(self, reference=torch.cat(parts))
+        y, variance = self._normalised()
+        m = self._model(labels)
+        w = 1 / self._total(labels, m, variance)
+        flux = m * self._continuum(m, w, y - m)
+        used = w > 0
+        scatter = torch.where(used, (y - flux) / flux, math.nan).abs().nanmedian(1).values * 1.4826
+        noise = torch.where(used, variance.sqrt() / flux, math.nan).abs().nanmedian(1).values
+        return (scatter.square() - noise.square()).clamp_min(0).sqrt().nan_to_num().cpu()
 
     @torch.no_grad()
     def fit(self, labels: Tensor) -> Fit:

@@ -1,51 +1,192 @@
-"""Conditional densities over R^n, on zuko."""
+"""Conditional densities over R^n, on zuko, and the configurations that choose one."""
 
 from __future__ import annotations
 
+import math
+from typing import Annotated, Any, Literal
+
 import torch
 import zuko
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-# Bounds of the conditional spread, in prior standard deviations: from far below the best spectrum's precision to a little above the prior.
-_LOG_SCALE = (-11.0, 1.0)
+
+class Scale(BaseModel):
+    """Bounds of a located flow's conditional scale, and where its training starts.
+
+    The unit is that of the flow's coordinates: without a frame, the priors' standard deviations.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: float = Field(1.67e-5, gt=0, description="far below the best spectrum's precision")
+    high: float = Field(2.7183, gt=0)
+    start: float = Field(0.65, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if not self.low < self.start < self.high:
+            raise ValueError(f"needs low < start < high, not {self.low}, {self.start}, {self.high}")
+        return self
 
 
-class LocatedSplineFlow(nn.Module):
-    """Neural spline flow around a location and a scale that the context gives.
+# In units of a Gaussian approximation of the posterior, which may be far too narrow.
+OF_LAPLACE = Scale(low=0.1, high=3000, start=1)
 
-    Posteriors are thousands of times narrower than priors; the splines, whose bins span a fixed box, then need to
-    carry only the shape.
+
+class ConditionalFlow(nn.Module):
+    """A normalizing flow of zuko, optionally around a location and a scale that the context gives.
+
+    Posteriors are thousands of times narrower than priors; a located flow then needs to carry only the shape.
 
     Parameters
     ----------
+    flow
+        The flow; its context is ``(n, n_context)``.
     n_labels, n_context
         Dimensions of the density and of its context.
-    transforms, bins, hidden
-        Number of autoregressive spline transforms, bins of each, and widths of their networks.
+    located
+        Bounds and start of the conditional scale; None for a flow that has neither location nor scale.
     """
 
-    def __init__(
-        self, n_labels: int, n_context: int, transforms: int, bins: int, hidden: tuple[int, ...]
-    ) -> None:
+    def __init__(self, flow: zuko.flows.Flow, n_labels: int, n_context: int, located: Scale | None) -> None:
         super().__init__()
-        self.head = nn.Sequential(
-            nn.Linear(n_context, 2 * n_context), nn.SiLU(), nn.Linear(2 * n_context, 2 * n_labels)
-        )
-        self.flow = zuko.flows.NSF(
-            n_labels, n_context, transforms=transforms, bins=bins, hidden_features=hidden, randperm=False
-        )
+        self.flow = flow
+        self.head: nn.Module | None = None
+        if located:
+            self.log_low, self.log_high = math.log(located.low), math.log(located.high)
+            start = (math.log(located.start) - self.log_low) / (self.log_high - self.log_low)
+            self.offset = math.log(start / (1 - start))
+            self.head = nn.Sequential(
+                nn.Linear(n_context, 2 * n_context), nn.SiLU(), nn.Linear(2 * n_context, 2 * n_labels)
+            )
 
-    def _locate(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def locate(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and log scale, each ``(n, n_labels)``; zeros of a flow that is not located."""
+        if self.head is None:
+            zero = context.new_zeros(())
+            return zero, zero
         location, raw = self.head(context).chunk(2, dim=-1)
-        low, high = _LOG_SCALE
-        return location, low + (high - low) * torch.sigmoid(raw / 3 + 2)
+        span = self.log_high - self.log_low
+        return location, self.log_low + span * torch.sigmoid(raw / 3 + self.offset)
 
     def log_prob(self, z: Tensor, context: Tensor) -> Tensor:
         """Log density, shape ``(n,)``, of ``z (n, n_labels)`` given ``context (n, n_context)``."""
-        location, log_scale = self._locate(context)
-        return self.flow(context).log_prob((z - location) * torch.exp(-log_scale)) - log_scale.sum(-1)
+        location, log_scale = self.locate(context)
+        x = (z - location) * torch.exp(-log_scale)
+        return self.flow(context).log_prob(x) - log_scale.expand_as(x).sum(-1)
+
+    def loss(self, z: Tensor, context: Tensor) -> Tensor:
+        """What training minimises, shape ``(n,)``: the negative log density."""
+        return -self.log_prob(z, context)
 
     def sample(self, n: int, context: Tensor) -> Tensor:
         """Draw ``(n, n_labels)`` given one context ``(n_context,)``; uses torch's global random state."""
-        location, log_scale = self._locate(context)
+        location, log_scale = self.locate(context)
         return location + torch.exp(log_scale) * self.flow(context).sample((n,))
+
+
+class FlowMatching(ConditionalFlow):
+    """Continuous flow, trained by regression of its velocity field on straight paths from base to data.
+
+    Lipman et al. 2023, arXiv:2210.02747; its density is the integral of the field's divergence, exact up to the solver's tolerance.
+    """
+
+    def loss(self, z: Tensor, context: Tensor) -> Tensor:
+        """Return the squared error of the velocity at a random time, shape ``(n,)``."""
+        location, log_scale = self.locate(context)
+        # The location learns by the likelihood of a Gaussian; the field sees it as it is.
+        x = (z - location) * torch.exp(-log_scale)
+        gaussian = 0.5 * x.square().sum(-1) + log_scale.expand_as(x).sum(-1)
+        data, noise = x.detach(), torch.randn_like(x)
+        # zuko's transform goes from data at time 0 to the base at time 1.
+        t = torch.rand(len(x), device=x.device, dtype=x.dtype)
+        path = (1 - t[:, None]) * data + t[:, None] * noise
+        error = self.flow.transform.f(t, path, context) - (noise - data)
+        regression = error.square().sum(-1)
+        return regression if self.head is None else regression + gaussian
+
+
+def _scale(value: Any) -> Any:
+    """TOML has no null: true stands for the usual bounds, false for none."""
+    return (Scale() if value else None) if isinstance(value, bool) else value
+
+
+Located = Annotated[Scale | None, BeforeValidator(_scale)]
+
+
+class _FlowConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    located: Located = Field(None, description="the context gives a location and a scale first")
+
+
+class _Mixture(nn.Module):
+    """Mixture of Gaussians that no context moves."""
+
+    def __init__(self, n_labels: int, components: int) -> None:
+        super().__init__()
+        self.gmm = zuko.mixtures.GMM(n_labels, components=components)
+
+    def forward(self, _: Tensor) -> torch.distributions.Distribution:
+        """Return the distribution."""
+        return self.gmm()
+
+
+class MAF(_FlowConfig):
+    """Masked autoregressive flow of affine transforms over a mixture of Gaussians; the paper's by default."""
+
+    kind: Literal["maf"] = "maf"
+    transforms: int = Field(15, gt=0)
+    hidden: tuple[int, ...] = (256,)
+    components: int = Field(4, gt=0, description="Gaussians of the base")
+
+    def build(self, n_labels: int, n_context: int) -> ConditionalFlow:
+        """Return the flow."""
+        flow = zuko.flows.MAF(
+            n_labels, n_context, transforms=self.transforms, hidden_features=self.hidden, randperm=False
+        )
+        if self.components > 1:
+            flow.base = _Mixture(n_labels, self.components)
+        return ConditionalFlow(flow, n_labels, n_context, self.located)
+
+
+class NSF(_FlowConfig):
+    """Neural spline flow: autoregressive, or by coupling (one pass each way, faster draws)."""
+
+    kind: Literal["nsf", "coupling"] = "nsf"
+    transforms: int = Field(4, gt=0)
+    bins: int = Field(8, gt=1)
+    hidden: tuple[int, ...] = (192, 192)
+    located: Located = Scale()
+
+    def build(self, n_labels: int, n_context: int) -> ConditionalFlow:
+        """Return the flow."""
+        passes = None if self.kind == "nsf" or n_labels == 1 else 2
+        flow = zuko.flows.NSF(
+            n_labels,
+            n_context,
+            transforms=self.transforms,
+            bins=self.bins,
+            hidden_features=self.hidden,
+            passes=passes,
+            randperm=False,
+        )
+        return ConditionalFlow(flow, n_labels, n_context, self.located)
+
+
+class Matching(_FlowConfig):
+    """Flow matching."""
+
+    kind: Literal["flow-matching"] = "flow-matching"
+    hidden: tuple[int, ...] = (256, 256, 256)
+    frequencies: int = Field(4, gt=0, description="of the embedding of time")
+    located: Located = Scale()
+
+    def build(self, n_labels: int, n_context: int) -> ConditionalFlow:
+        """Return the flow."""
+        flow = zuko.flows.CNF(n_labels, n_context, hidden_features=self.hidden, freqs=self.frequencies)
+        return FlowMatching(flow, n_labels, n_context, self.located)
+
+
+FlowConfig = Annotated[MAF | NSF | Matching, Field(discriminator="kind")]

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from maury.constants import C_KMS
 from maury.forward.continuum import chebyshev_basis, fit_continuum
 from maury.forward.doppler import log_shift
-from maury.forward.model import ForwardModel
-from maury.labels import LabelSet
+from maury.forward.problem import Problem
 from maury.libraries.emulator import Emulator, principal_components
 from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian
 from maury.spectra.spectrum import (
@@ -72,6 +71,8 @@ class Preparation(nn.Module):
         ``(n_components, n_rest)``, ``(n_components,)``.
     v_rad
         Bounds of the prior of ``v_rad``, km/s.
+    degree
+        Of the continuum that is taken out of each chip; None where it is known to be 1, and tells of the star.
     """
 
     templates: Tensor
@@ -98,9 +99,11 @@ class Preparation(nn.Module):
         components: Tensor,
         scale: Tensor,
         v_rad: tuple[float, float],
+        degree: int | None = DEGREE,
     ) -> None:
         super().__init__()
         self.covered, self.n_pixels, self.dlnw, self.v_rad = covered, n_pixels, dlnw, v_rad
+        self.degree = degree
         for name, value in (
             ("templates", templates),
             ("mean", mean),
@@ -125,12 +128,12 @@ class Preparation(nn.Module):
     def _build_least_squares(self) -> None:
         """Design of the fit by components and chip continua, and the products its normal matrix needs."""
         n = len(self.mean)
-        tilt = torch.zeros(len(self._chips) * (DEGREE + 1), n)
+        terms = 0 if self.degree is None else DEGREE + 1
+        tilt = torch.zeros(len(self._chips) * terms, n)
         offset = 0
         for i, (chip, basis) in enumerate(self._chips):
             size = chip.stop - chip.start
-            rows = slice(i * (DEGREE + 1), (i + 1) * (DEGREE + 1))
-            tilt[rows, offset : offset + size] = basis[:, : DEGREE + 1].T
+            tilt[i * terms : (i + 1) * terms, offset : offset + size] = basis[:, :terms].T
             offset += size
         self.register_buffer("tilt", tilt, persistent=False)
         design = torch.cat([self.components, tilt * self.mean])
@@ -162,7 +165,7 @@ class Preparation(nn.Module):
         out, weights = torch.ones_like(flux), torch.zeros_like(flux)
         for chip, basis in self._chips:
             f, w = flux[:, chip], ivar[:, chip]
-            continuum = fit_continuum(f, w, basis)
+            continuum = torch.ones_like(f) if self.degree is None else fit_continuum(f, w, basis)
             scaled = w * continuum.square()
             good = (w > 0) & ((w > 0).sum(1, keepdim=True) > 4 * (DEGREE + 1))
             # A pixel three times above or below the continuum's level tells of a defect, not of the star.
@@ -245,8 +248,7 @@ def network_ranges(emulator: Emulator) -> tuple[tuple[int, int], ...]:
 
 @torch.no_grad()
 def build_preparation(
-    model: ForwardModel,
-    labels: LabelSet,
+    problem: Problem,
     *,
     n_components: int = 40,
     n_spectra: int = 6000,
@@ -256,14 +258,13 @@ def build_preparation(
 
     Parameters
     ----------
-    model
-        The forward model.
-    labels
-        Its labels with their priors.
+    problem
+        Forward model and labels.
     n_components, n_spectra, seed
         Size of the basis, spectra it is computed from, and their seed.
     """
-    emulator, labels = model.emulator, labels.select(model.label_names)
+    model = problem.forward
+    emulator, labels = model.emulator, problem.labels.select(model.label_names)
     names, pixels = labels.names, apstar_grid()
     covered = network_ranges(emulator)
     dlnw = APSTAR_LOG10_STEP * math.log(10)
@@ -274,7 +275,9 @@ def build_preparation(
     grid = [(teff.low + t * (teff.high - teff.low), v) for t in _TEMPLATE_TEFF for v in _TEMPLATE_V_SINI]
     points = middle.repeat(len(grid), 1)
     points[:, [names.index(n) for n in ("teff", "v_sini")]] = torch.tensor(grid, dtype=torch.float64)
-    points[:, names.index("v_rad")] = 0
+    held = {name: value for name, value in problem.held.items() if name in names}
+    for name, value in {**held, "v_rad": 0.0}.items():
+        points[:, names.index(name)] = value
     n_rest = sum(b - a for a, b in covered)
     v = labels["v_rad"].prior
     start = Preparation(
@@ -286,19 +289,22 @@ def build_preparation(
         torch.zeros(1, n_rest),
         torch.ones(1),
         (v.low, v.high),
+        problem.degree,
     )
 
     def normalised(theta: torch.Tensor) -> Tensor:
         return torch.cat(
             [
                 start.normalise(flux, torch.full_like(flux, 1e4))[0] - 1
-                for flux in (sampler(model(part)) for part in theta.clamp(labels.low, labels.high).split(256))
+                for flux in (sampler(model(part)) for part in theta.split(256))
             ]
         )
 
     templates = normalised(points)
     generator = torch.Generator().manual_seed(seed)
     draws = labels.sample(n_spectra, generator)
+    for name, value in held.items():
+        draws[:, names.index(name)] = value
     pixel = C_KMS * dlnw
     draws[:, names.index("v_rad")] = (
         1.4 * pixel * (torch.rand(n_spectra, generator=generator, dtype=torch.float64) - 0.5)
@@ -307,4 +313,17 @@ def build_preparation(
     mean = spectra.mean(0)
     spectra -= mean
     components, scale = principal_components(spectra, n_components, seed)
-    return Preparation(covered, pixels.n_pixels, dlnw, templates, mean, components, scale, (v.low, v.high))
+    # Fewer labels make fewer components than asked for: the rest are rounding errors.
+    kept = scale > 1e-6
+    components, scale = components[kept], scale[kept]
+    return Preparation(
+        covered,
+        pixels.n_pixels,
+        dlnw,
+        templates,
+        mean,
+        components,
+        scale,
+        (v.low, v.high),
+        problem.degree,
+    )

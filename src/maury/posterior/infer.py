@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maury.errors import Failure, InferenceError, MauryError
-from maury.forward.likelihood import Likelihood, usable_pixels
+from maury.errors import Failure, InferenceError, LabelError, MauryError
+from maury.forward.likelihood import usable_pixels
 from maury.labels import LabelSet, Prior, Uniform
 from maury.models import DEFAULT, Model, load_model, shipped
 from maury.posterior.proposal import Flow
@@ -121,12 +121,12 @@ def _infer(
     nested: bool = True,
 ) -> Posterior:
     began = time.perf_counter()
-    labels = labels_for(spectrum, model, priors)
-    likelihood = Likelihood.of(spectrum, model.forward, labels, inside=inside)
+    problem = replace(model.problem, labels=labels_for(spectrum, model, priors))
+    labels, likelihood = problem.inferred, problem.likelihood(spectrum, inside)
     progress("flow")
     with torch.no_grad():
-        context, v_align = model.estimator.context(*to_model_grid(spectrum, model))
-    flow = Flow(model.estimator, context[0], v_align[0], labels.select(model.forward.label_names))
+        context = model.estimator.context(*to_model_grid(spectrum, model))
+    flow = Flow(model.estimator, context, problem.stellar)
     generator = torch.Generator().manual_seed(seed)
     verified = verify(
         likelihood, labels, flow, draws=draws, generator=generator, nested=nested, progress=progress
@@ -191,8 +191,11 @@ def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) ->
     Raises
     ------
     LabelError
-        If a prior is of no label of the model.
+        If a prior is of no label of the model, or of one that it holds.
     """
+    for name in priors:
+        if name in model.problem.held:
+            raise LabelError(f"prior of {name}: {model.name} holds it at {model.problem.held[name]:g}")
     if spectrum.frame == "rest" and "v_rad" not in priors:
         priors = {**priors, "v_rad": Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)}
     return model.labels.with_priors(priors)
@@ -245,7 +248,7 @@ def _posterior(
     best = (verified.draws.log_likelihood + verified.draws.log_prior).argmax()
     fit = verified.target.likelihood.fit(theta[best])
     weights = (verified.log_weights - torch.logsumexp(verified.log_weights, 0)).exp().numpy()
-    jitter = float(weights @ theta[:, -1].numpy())
+    jitter = float(weights @ theta[:, -1].numpy()) if labels.names[-1] == "jitter" else 0.0
     warn = _at_bounds(labels, theta.numpy(), weights)
     warn += ["second_mode"] * (len(verified.modes.u) > 1)
     warn += ["high_jitter"] * (jitter > _HIGH_JITTER)
@@ -261,7 +264,7 @@ def _posterior(
         log_likelihood=verified.draws.log_likelihood.numpy(),
         log_prior=verified.draws.log_prior.numpy(),
         log_proposal=verified.draws.log_proposal.numpy(),
-        flow_draws=labels.select(model.forward.label_names).from_normal(verified.flow).numpy(),
+        flow_draws=labels.select(model.estimator.labels.names).from_normal(verified.flow).numpy(),
         khat=verified.khat,
         ess=verified.ess,
         log_evidence=verified.log_evidence,
@@ -272,11 +275,14 @@ def _posterior(
         flag_warn=tuple(warn),
         seconds=seconds,
         evaluations=verified.evaluations,
+        held=dict(model.problem.held),
     )
 
 
 def _slow(labels: LabelSet, theta: torch.Tensor, weights: NDArray[np.float64]) -> bool:
     """Tell whether the rotation found is slow enough to rest on the library's average line-spread function."""
+    if "v_sini" not in labels.names:
+        return False
     v_sini = theta[:, labels.index("v_sini")].numpy()
     return bool(weights @ (v_sini < _SLOW) > 0.5)
 

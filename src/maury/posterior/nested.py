@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.posterior.importance import Weighted
-from maury.posterior.refine import Target
+from maury.forward.target import Target
 
 
 @dataclass(frozen=True)

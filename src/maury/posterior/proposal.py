@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maury.errors import LabelError
 from maury.labels import LabelSet, log_standard_normal
+from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 
 
@@ -61,8 +62,8 @@ class Flow:
 
     Parameters
     ----------
-    estimator, context, v_align
-        The flow, and its context of the spectrum: ``(n_features,)`` and ``()``.
+    estimator, context
+        The flow, and its context of the one spectrum.
     labels
         The estimator's labels with the priors wanted, without nuisances.
 
@@ -72,8 +73,8 @@ class Flow:
         If a prior reaches beyond the one that the estimator was trained for, or there are other labels.
     """
 
-    def __init__(self, estimator: Estimator, context: Tensor, v_align: Tensor, labels: LabelSet) -> None:
-        self.estimator, self.context, self.v_align, self.labels = estimator, context, v_align, labels
+    def __init__(self, estimator: Estimator, context: Context, labels: LabelSet) -> None:
+        self.estimator, self.context, self.labels = estimator, context, labels
         trained = estimator.labels
         if labels.names != trained.names:
             raise LabelError(
@@ -90,7 +91,7 @@ class Flow:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``(n, n_labels)``; the first call measures the share outside."""
-        u = self.estimator.sample(n, self.context, self.v_align, generator)
+        u = self.estimator.sample(n, self.context, generator)
         if self.same:
             return u
         theta = self.estimator.labels.from_normal(u)
@@ -104,12 +105,12 @@ class Flow:
     @torch.no_grad()
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density, shape ``(n,)``."""
-        context, v_align = self.context.expand(len(u), -1), self.v_align.expand(len(u))
+        context = self.context.repeat(len(u))
         if self.same:
-            return self.estimator.log_prob(u, context, v_align)
+            return self.estimator.log_prob(u, context)
         wide = self.estimator.labels
         there = wide.to_normal(self.labels.from_normal(u))
-        moved = self.estimator.log_prob(there, context, v_align)
+        moved = self.estimator.log_prob(there, context)
         moved = moved + self.labels.log_abs_det(u) - wide.log_abs_det(there)
         # Far out in u the two maps meet the bound itself, and their ratio loses its meaning.
         moved = torch.where(moved.isfinite(), moved, -math.inf)

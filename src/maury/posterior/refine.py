@@ -7,52 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maury.forward.likelihood import Likelihood
-from maury.labels import LabelSet, log_standard_normal
+from maury.forward.target import Target
 
 # Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
 _U_MAX = 6.0
 # Starts closer to a bound than a thousandth of the prior feel no slope there.
 _U_START = 3.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """The exact posterior over ``u = labels.to_normal(theta)``, not normalised.
-
-    Its prior is N(0, I), so that ``log_prob(u) = log L(theta(u)) + log N(u; 0, I)``.
-    """
-
-    likelihood: Likelihood
-    labels: LabelSet
-
-    def log_likelihood(self, u: Tensor) -> Tensor:
-        """Log likelihood, shape ``(n,)``, of ``u (n, n_labels)``."""
-        return self.likelihood.log_prob(self.labels.from_normal(u))
-
-    def log_prior(self, u: Tensor) -> Tensor:
-        """Log prior of ``u``, shape ``(n,)``."""
-        return log_standard_normal(u).sum(-1)
-
-    def log_prob(self, u: Tensor) -> Tensor:
-        """Log posterior up to the evidence, shape ``(n,)``."""
-        return self.log_likelihood(u) + self.log_prior(u)
-
-    def newton(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient ``(n, d)`` and precision ``(n, d, d)`` at ``u``: Fisher information, the prior's 1, and the map's own curvature.
-
-        The last, ``-g x''``, is what shapes a posterior that leans on a bound; it is kept where it is positive, as at every mode.
-        """
-        theta = self.labels.from_normal(u)
-        curvature = self.likelihood.curvature(theta)
-        fisher, i = curvature.fisher, self.labels.index("v_sini")
-        # The spectrum depends on v_sini squared: near 0 its slope vanishes, and the curvature is the slope over v_sini.
-        fisher[:, i, i] += (-curvature.gradient[:, i] / theta[:, i].clamp_min(1e-3)).clamp_min(0)
-        scale = self.labels.scale(u)
-        gradient = curvature.gradient * scale
-        diagonal = 1 + (-gradient * self.labels.bend(u)).clamp_min(0)
-        precision = fisher * scale[:, :, None] * scale[:, None, :] + torch.diag_embed(diagonal)
-        return gradient - u, precision
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,7 @@ class Posterior:
     Attributes
     ----------
     labels
-        Inferred labels and the nuisance ``jitter``, with priors.
+        Inferred labels and the nuisance ``jitter`` (unless that is held), with priors.
     draws
         Shape ``(n_draws, n_labels)``, in the labels' units; weighted by ``weights``.
     log_weights
@@ -46,7 +47,7 @@ class Posterior:
     log_likelihood, log_prior, log_proposal
         Of each draw, shape ``(n_draws,)``; prior and proposal over ``u = labels.to_normal(draws)``.
     flow_draws
-        Of the amortised posterior before verification, shape ``(n_flow, n_labels - 1)``, unweighted.
+        Of the amortised posterior before verification, shape ``(n_flow, n_stellar)``, without the nuisance, unweighted.
     khat
         Pareto shape of the raw weights; above 0.7 they are not to be trusted and nested sampling took over.
     ess
@@ -63,6 +64,8 @@ class Posterior:
         What to be careful about (docs/flags.md).
     seconds, evaluations
         Time and likelihood evaluations spent.
+    held
+        Values of labels that were taken as known.
     extra
         Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried.
     """
@@ -85,6 +88,7 @@ class Posterior:
     flag_bad: tuple[str, ...] = ()
     seconds: float = 0.0
     evaluations: int = 0
+    held: Mapping[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -94,12 +98,19 @@ class Posterior:
         return np.asarray(w / w.sum())
 
     @property
+    def stellar(self) -> LabelSet:
+        """The labels without the nuisance."""
+        return self.labels.select(name for name in self.labels.names if name != "jitter")
+
+    @property
     def efficiency(self) -> float:
         """Effective sample size over draws."""
         return self.ess / len(self.draws)
 
     def quantile(self, name: str, q: float) -> float:
-        """Quantile of one label."""
+        """Quantile of one label; the value of a label that was held."""
+        if name in self.held:
+            return self.held[name]
         return weighted_quantile(self.draws[:, self.labels.index(name)], self.weights, q)
 
     def resample(self, n: int, seed: int = 0) -> NDArray[np.float64]:
@@ -124,7 +135,7 @@ class Posterior:
     def v_bary(self) -> dict[str, float] | None:
         """Barycentric velocity, km/s: the same statistics as ``summary()["v_rad"]``; None where no correction is known."""
         correction = self.spectrum.v_correction
-        if correction is None:
+        if correction is None or "v_rad" in self.held:
             return None
         v_rad = self.summary()["v_rad"]
         moved = {key: add_velocities(v_rad[key], correction) for key in (*QUANTILES, "mean")}
@@ -133,7 +144,7 @@ class Posterior:
     def to_json(self) -> dict[str, Any]:
         """One line of the command line's ``--json`` output."""
         summary = self.summary()
-        jitter = summary.pop("jitter")
+        jitter = summary.pop("jitter", None)
         return {
             "file": self.spectrum.path,
             "index": self.spectrum.index,
@@ -204,7 +215,7 @@ class Posterior:
         stats.attrs.update(khat=self.khat, ess=self.ess, log_evidence=self.log_evidence, method=self.method)
         flow_coords = {"chain": [0], "draw": np.arange(len(self.flow_draws))}
         flow = dataset(
-            {name: self.flow_draws[:, i] for i, name in enumerate(self.labels.names[:-1])}, flow_coords
+            {name: self.flow_draws[:, i] for i, name in enumerate(self.stellar.names)}, flow_coords
         )
         tree = xr.DataTree.from_dict({"/posterior": posterior, "/sample_stats": stats, "/flow": flow})
         tree.attrs.update(

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
+from maury.forward.target import Target
 from maury.labels import LabelSet
 from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
 from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, Proposal, StudentT
-from maury.posterior.refine import Modes, Target, find_modes, spread_out
+from maury.posterior.refine import Modes, find_modes, spread_out
 
 KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
@@ -75,37 +77,37 @@ class Verified:
         return self.draws.ess
 
 
-def _jitter_guess(likelihood: Likelihood, theta: Tensor, labels: LabelSet) -> Tensor:
-    """Jitter that explains the residual's excess over the noise (a moment estimate)."""
-    fit = likelihood.fit(theta)
-    residual, flux = torch.from_numpy(fit.residual), torch.from_numpy(fit.flux)
-    # Medians: a few wild pixels are not jitter.
-    scatter = (residual / flux).abs().median() * 1.4826
-    noise = (likelihood.variance.sqrt().cpu() / flux).abs().median()
-    prior = labels["jitter"].prior
-    return (scatter.square() - noise.square()).clamp_min(0).sqrt().clamp(prior.low * 2, prior.high / 2)
-
-
-def _start(likelihood: Likelihood, labels: LabelSet, flow: Tensor, pilot: int) -> tuple[Target, Tensor]:
+def _start(
+    likelihood: Likelihood | Held, labels: LabelSet, flow: Tensor, pilot: int
+) -> tuple[Target, Tensor]:
     """Choose starts among the flow's draws, and set the reference continuum by the best of them."""
     target = Target(likelihood, labels)
-    jitter = labels["jitter"].prior.to_normal(torch.tensor([[0.01]], dtype=torch.float64))
-    u = torch.cat([flow[:pilot], jitter.expand(pilot, 1)], dim=1)
+    u = flow[:pilot]
+    with_jitter = labels.names[-1] == "jitter"
+    if with_jitter:
+        jitter = labels["jitter"].prior.to_normal(torch.tensor([[0.01]], dtype=torch.float64))
+        u = torch.cat([u, jitter.expand(len(u), 1)], dim=1)
     value = target.log_prob(u)
     theta = labels.from_normal(u[value.argmax()])
     for _ in range(2):
-        theta[-1] = _jitter_guess(target.likelihood, theta, labels)
+        if with_jitter:
+            prior = labels["jitter"].prior
+            theta[-1] = target.likelihood.excess_scatter(theta[None])[0].clamp(prior.low * 2, prior.high / 2)
         target = Target(target.likelihood.refer(theta), labels)
-    u[:, -1] = labels.to_normal(theta)[-1]
+    if with_jitter:
+        u[:, -1] = labels.to_normal(theta)[-1]
     return target, spread_out(u, value, _STARTS)
 
 
-def _proposal(modes: Modes, flow: Proposal) -> Mixture:
+def _proposal(modes: Modes, flow: Flow, labels: LabelSet) -> Mixture:
     mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
     weights = torch.cat(
         [torch.tensor([_FLOW_SHARE], dtype=torch.float64), (1 - _FLOW_SHARE) * mass / mass.sum()]
     )
-    parts: list[Proposal] = [flow]
+    if labels.names[-1] != "jitter":
+        return Mixture([flow, *map(StudentT, modes.u, modes.factor)], weights)
+    jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
+    parts: list[Proposal] = [FlowAndJitter(flow, jitter)]
     for u, factor in zip(modes.u, modes.factor, strict=True):
         wide = factor.clone()
         wide[-1] *= _WIDE
@@ -138,7 +140,7 @@ def _weigh(
 
 
 def verify(
-    likelihood: Likelihood,
+    likelihood: Likelihood | Held,
     labels: LabelSet,
     flow: Flow,
     *,
@@ -154,7 +156,7 @@ def verify(
     likelihood
         Of the spectrum.
     labels
-        The model's labels and ``jitter``.
+        The labels inferred, ``jitter`` last if it is one of them.
     flow
         The flow of this spectrum.
     draws
@@ -180,8 +182,7 @@ def verify(
     evaluations = _RANKED + first.evaluations + modes.evaluations
 
     progress("weigh")
-    jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
-    proposal = _proposal(modes, FlowAndJitter(flow, jitter))
+    proposal = _proposal(modes, flow, labels)
     proposals, counts = [], []
     u, log_likelihood = torch.empty(0, len(labels), dtype=torch.float64), torch.empty(0, dtype=torch.float64)
     pilot = int(_PILOT * draws)

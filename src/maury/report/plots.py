@@ -69,33 +69,47 @@ def _ranges(
 
 def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Figure:
     """Corner plot: the verified posterior (blue) over the flow's (orange); 39 % and 86 % regions, the truth (red) if known."""
-    labels = posterior.labels.select(posterior.labels.names[:-1])
+    labels = posterior.stellar
+    samples = {
+        "flow": posterior.flow_draws,
+        f"verified ({posterior.method})": posterior.resample(_CORNER_DRAWS)[:, : len(labels)],
+    }
+    title = f"{posterior.spectrum.id}\n{posterior.model}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
+    return samples_figure(samples, labels, truth, title)
+
+
+def samples_figure(
+    samples: Mapping[str, NDArray[np.float64]],
+    labels: LabelSet,
+    truth: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
+    """Corner plot of one or two samples ``(n, n_labels)`` by name, the last filled; 39 % and 86 % regions."""
     n = len(labels)
-    verified, flow = posterior.resample(_CORNER_DRAWS)[:, :n], posterior.flow_draws
-    figure = Figure(figsize=(1.9 * n + 0.8, 1.9 * n + 0.8))
+    # A corner of two labels has no room for a legend but above.
+    figure = Figure(figsize=(1.9 * n + 0.8, 1.9 * n + 0.8) if n > 2 else (6, 6))
     FigureCanvasAgg(figure)
-    limits = _ranges(verified, flow, low=labels.low.numpy(), high=labels.high.numpy())
+    limits = _ranges(*samples.values(), low=labels.low.numpy(), high=labels.high.numpy())
     # One and two sigma of a two-dimensional Gaussian.
     options = {"bins": 30, "range": limits, "levels": (0.393, 0.865), "smooth": 1.0, "plot_datapoints": False}
-    for sample, colour in ((flow, ORANGE), (verified, BLUE)):
+    colours = dict(zip(samples, (ORANGE, BLUE)[-len(samples) :], strict=True))
+    for name, sample in samples.items():
+        filled = colours[name] == BLUE
         corner(
             sample,
             fig=figure,
             labels=_axis_names(labels),
-            color=colour,
+            color=colours[name],
             weights=np.full(len(sample), 1 / len(sample)),
             plot_density=False,
-            fill_contours=colour == BLUE,
-            no_fill_contours=colour != BLUE,
+            fill_contours=filled,
+            no_fill_contours=not filled,
             hist_kwargs={"lw": 1.6},
             label_kwargs={"fontsize": 12},
             max_n_ticks=4,
             **options,
         )
-    handles = [
-        Line2D([], [], color=ORANGE, label="flow"),
-        Line2D([], [], color=BLUE, label=f"verified ({posterior.method})"),
-    ]
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     if truth is not None:
         axes = np.array(figure.axes).reshape(n, n)
         for i, name in enumerate(labels.names):
@@ -104,15 +118,34 @@ def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None
             for column in range(i):
                 axes[i, column].axhline(truth[labels.names[i]], color=RED, lw=1)
         handles.append(Line2D([], [], color=RED, label="truth"))
-    title = f"{posterior.spectrum.id}\n{posterior.model}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
+    size = 13 if n > 2 else 9
     figure.legend(
         handles=handles,
         loc="upper right",
         bbox_to_anchor=(0.97, 0.97),
-        fontsize=13,
+        fontsize=size,
         title=title,
-        title_fontsize=12,
+        title_fontsize=size - 1,
     )
+    return figure
+
+
+def walkers_figure(
+    chain: NDArray[np.float64], labels: LabelSet, truth: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw every walker of chains ``(n_steps, n_walkers, n_labels)`` against the step, label by label."""
+    n = len(labels)
+    figure = new_figure(9, 1.5 * n + 0.6)
+    axes = np.atleast_1d(figure.subplots(n, 1, sharex=True))
+    thin = max(1, len(chain) // 1500)
+    for i, (axis, name) in enumerate(zip(axes, _axis_names(labels), strict=True)):
+        steps = np.arange(0, len(chain), thin)
+        axis.plot(steps, chain[::thin, :, i], color="black", lw=0.3, alpha=0.25, rasterized=True)
+        if truth is not None:
+            axis.axhline(truth[labels.names[i]], color=RED, lw=1)
+        axis.set_ylabel(name, fontsize=9)
+    axes[-1].set_xlabel("step after burn-in")
+    figure.suptitle(f"{chain.shape[1]} walkers" + ("; red: the truth" if truth is not None else ""), fontsize=11)
     return figure
 
 

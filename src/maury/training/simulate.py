@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 import maury
 from maury.errors import ConfigError, LabelError
 from maury.files import alone, disk_errors
 from maury.forward.model import ForwardModel
+from maury.forward.problem import Problem
 from maury.labels import LabelSet, LogUniform, Prior, Uniform, label
 from maury.libraries.emulator import Emulator
 from maury.models import DEFAULT, folder
@@ -41,15 +41,20 @@ class PriorConfig(BaseModel):
     fixed: dict[str, float] = Field({}, description="labels that do not vary")
 
 
-class SimulateConfig(PriorConfig):
-    """What `simulate` needs to know."""
+class ProblemConfig(PriorConfig):
+    """What is simulated: the model, its labels, and how its spectra are observed."""
 
     model: str = Field(DEFAULT, description="name of a shipped model, or a folder with an emulator")
-    number: int = Field(gt=0)
-    seed: int = Field(0, ge=0)
     pixels: Literal["apstar", "apvisit"] = "apstar"
     observing: Observing = Observing()
     limb_darkening: float = Field(0.6, ge=0, le=1)
+
+
+class SimulateConfig(ProblemConfig):
+    """What `simulate` needs to know."""
+
+    number: int = Field(gt=0)
+    seed: int = Field(0, ge=0)
     store: Literal["noisy", "clean"] = Field(
         "noisy", description="clean: model spectra alone, which training observes anew each epoch"
     )
@@ -57,8 +62,8 @@ class SimulateConfig(PriorConfig):
     batch: int = Field(512, gt=0, description="spectra simulated at once")
 
 
-def build_simulator(config: SimulateConfig) -> Simulator:
-    """Build the simulator that a configuration describes.
+def build_problem(config: ProblemConfig) -> Problem:
+    """Build the problem that a configuration describes.
 
     Raises
     ------
@@ -66,8 +71,6 @@ def build_simulator(config: SimulateConfig) -> Simulator:
         If the model cannot be loaded.
     LabelError
         If a prior or a fixed value is of no label of the model, or reaches beyond the emulator's range.
-    ConfigError
-        If the noise cannot be had.
     """
     emulator = Emulator.load(folder(config.model) / "emulator.safetensors").requires_grad_(False)
     forward = ForwardModel(emulator, config.limb_darkening).requires_grad_(False).eval()
@@ -80,32 +83,27 @@ def build_simulator(config: SimulateConfig) -> Simulator:
                 f"prior of {one.name}: [{one.prior.low:g}, {one.prior.high:g}] reaches beyond the emulator's "
                 f"[{wide.prior.low:g}, {wide.prior.high:g}]"
             )
-    _check_fixed(config.fixed, labels, emulator.labels)
+    observing = config.observing
+    # Without a spread of the continua they are all 1, and known to be.
+    degree = observing.continuum_degree if observing.continuum_spread else None
+    return Problem(forward, labels, config.fixed, degree, observing.emulator_error)
+
+
+def build_simulator(config: ProblemConfig) -> Simulator:
+    """Build the simulator that a configuration describes.
+
+    Raises
+    ------
+    ModelError, LabelError
+        As `build_problem`.
+    ConfigError
+        If the noise cannot be had.
+    """
+    problem = build_problem(config)
     if config.pixels == "apvisit":
-        return Simulator(forward, labels, nominal_visit_grid(), config.observing, nominal_visit_lsf())
+        return Simulator(problem, nominal_visit_grid(), config.observing, nominal_visit_lsf())
     lsf = None if config.observing.resolution else Gaussian(APOGEE_RESOLUTION, integrate=False)
-    return Simulator(forward, labels, apstar_grid(), config.observing, lsf)
-
-
-def _check_fixed(fixed: dict[str, float], labels: LabelSet, emulated: LabelSet) -> None:
-    for name, value in fixed.items():
-        if name not in labels.names:
-            raise LabelError(f"fixed.{name}: the model's labels are {', '.join(labels.names)}")
-        low, high = (
-            (emulated[name].prior.low, emulated[name].prior.high)
-            if name in emulated.names
-            else (-np.inf if name == "v_rad" else 0.0, np.inf)
-        )
-        if not low <= value <= high:
-            raise LabelError(f"fixed.{name}: {value:g} is outside [{low:g}, {high:g}]")
-
-
-def draw_labels(simulator: Simulator, fixed: dict[str, float], n: int, generator: torch.Generator) -> Tensor:
-    """Draw labels ``(n, n_labels)`` from the prior, the fixed ones at their values."""
-    theta = simulator.labels.sample(n, generator)
-    for name, value in fixed.items():
-        theta[:, simulator.labels.index(name)] = value
-    return theta
+    return Simulator(problem, apstar_grid(), config.observing, lsf)
 
 
 def simulate(
@@ -169,7 +167,7 @@ def _simulate(config: SimulateConfig, partial: Path, progress: Callable[[int, in
             size = min(config.batch, n - first)
             generator = torch.Generator().manual_seed((config.seed << 32) + first // config.batch)
             # The last batch is a part of a full one, whatever the number.
-            theta = draw_labels(simulator, config.fixed, config.batch, generator)
+            theta = simulator.problem.sample(config.batch, generator)
             flux = simulator.clean(theta, generator)
             if noisy:
                 simulation = simulator.add_noise(theta, flux, generator)

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from maury.forward.continuum import chebyshev_basis
-from maury.forward.model import ForwardModel
-from maury.labels import LabelSet
+from maury.forward.problem import Problem
 from maury.spectra.linespread import Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 from maury.training.noise import Noise
@@ -67,10 +66,8 @@ class Simulator:
 
     Parameters
     ----------
-    model
-        The forward model.
-    labels
-        The model's labels and then ``jitter``, with their priors.
+    problem
+        Forward model and labels; held ones are held.
     grid
         Detector pixels; chips outside the emulator's range are masked.
     observing
@@ -81,13 +78,14 @@ class Simulator:
 
     def __init__(
         self,
-        model: ForwardModel,
-        labels: LabelSet,
+        problem: Problem,
         grid: PixelGrid,
         observing: Observing,
         lsf: LineSpread | None = None,
     ) -> None:
-        self.model, self.labels, self.grid, self.observing = model, labels, grid, observing
+        self.problem, self.grid, self.observing = problem, grid, observing
+        model, labels = problem.forward, problem.labels
+        self.model, self.labels = model, labels
         profiles: list[LineSpread | None] = [lsf]
         if lsf is None and observing.resolution:
             profiles = [Gaussian(r, integrate=False) for r in observing.resolution]
@@ -106,7 +104,7 @@ class Simulator:
     @torch.no_grad()
     def __call__(self, n: int, generator: torch.Generator) -> Simulation:
         """Simulate ``n`` spectra with labels from the prior."""
-        return self.observe(self.labels.sample(n, generator), generator)
+        return self.observe(self.problem.sample(n, generator), generator)
 
     @torch.no_grad()
     def observe(self, labels: Tensor, generator: torch.Generator) -> Simulation:

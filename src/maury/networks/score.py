@@ -1,0 +1,112 @@
+"""Nearly sufficient statistics: one Gauss-Newton step of the forward model from a first guess, and the information there.
+
+Both are computed with the spectrum's own errors and mask. The flow then works in units of the Gaussian approximation that they give
+and carries what it misses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maury.forward.held import Held
+from maury.forward.likelihood import Likelihood
+from maury.forward.problem import Problem
+from maury.forward.target import Target
+from maury.networks.aligned import AlignedFeaturizer
+from maury.networks.context import Context, Guess, LaplaceFrame
+from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian
+from maury.spectra.spectrum import apstar_grid
+
+# Where the first guess may lie in u, and how far a linear step is believed, as in the refinement of single spectra.
+_U_START, _STEP = 3.0, 1.0
+# Sigma: a step of this root mean square halves the trust in where it leads.
+_LINEAR = 15.0
+# Spectra whose Jacobians are held at once.
+_CHUNK = 32
+
+
+class ScoreFeaturizer(nn.Module):
+    """Features of `AlignedFeaturizer`, and beside them the result of the step.
+
+    Parameters
+    ----------
+    aligned
+        Gives the first guess.
+    problem
+        Forward model and labels; spectra are on the apStar grid.
+    steps
+        Gauss-Newton steps.
+    """
+
+    def __init__(self, aligned: AlignedFeaturizer, problem: Problem, steps: int = 1) -> None:
+        super().__init__()
+        self.aligned, self.steps = aligned, steps
+        self.labels = problem.stellar
+        d = len(self.labels)
+        self.guess = nn.Linear(aligned.n_features, 2 * d)
+        nn.init.zeros_(self.guess.weight)
+        nn.init.zeros_(self.guess.bias)
+        self.n_features = aligned.n_features + d * (d + 1) // 2 + 2 * d + 1
+        grid = apstar_grid()
+        good = problem.forward.usable(grid.wavelength, problem.labels)
+        lsf = None if problem.forward.emulator.contained else Gaussian(APOGEE_RESOLUTION, integrate=False)
+        empty = Likelihood.on(
+            problem.forward, grid, good, lsf, problem.degree, emulator_error=problem.emulator_error
+        )
+        # Outside the module's own state: its weights are the emulator's, and saved there.
+        self._fixed: dict[str, Any] = {"problem": problem, "likelihood": empty}
+
+    def forward(self, flux: Tensor, ivar: Tensor) -> Context:
+        """Context of spectra ``(n, n_pixels)`` on the apStar grid."""
+        first = self.aligned(flux, ivar)
+        location, log_scale = self.guess(first.features).double().chunk(2, dim=1)
+        start = first.from_flow(location.detach()).clamp(-_U_START, _U_START)
+        rows = torch.arange(len(flux)).split(_CHUNK)
+        parts = [self._newton(start[r], flux[r], ivar[r]) for r in rows]
+        centre, factor, jitter = (torch.cat(part) for part in zip(*parts, strict=True))
+        frame = LaplaceFrame(centre, factor)
+        moved, _ = frame.to_flow(start)
+        i, j = torch.tril_indices(len(self.labels), len(self.labels), -1)
+        size = factor.diagonal(dim1=1, dim2=2)
+        told = torch.cat(
+            [
+                size.log() / 3,
+                (factor[:, i, j] / size[:, j]).clamp(-10, 10) / 3,
+                centre,
+                moved.abs().clamp_min(1e-3).log() / 3,
+                jitter[:, None].clamp_min(1e-4).log() / 3,
+            ],
+            dim=1,
+        )
+        features = torch.cat([first.features, told.to(first.features)], dim=1)
+        return Context(features, frame, Guess(location, log_scale.clamp(-9, 3), first.frame))
+
+    @torch.no_grad()
+    def _newton(self, u: Tensor, flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return u after the steps ``(n, d)``, the Cholesky factor of the precision there, and the jitter found ``(n,)``."""
+        problem: Problem = self._fixed["problem"]
+        empty: Likelihood = self._fixed["likelihood"]
+        likelihood = empty.seeing(flux[:, empty.good].double(), ivar[:, empty.good].double())
+        columns = problem.columns(self.labels)
+        theta = problem.complete(problem.labels.from_normal(u.new_zeros(len(u), len(problem.labels))))
+        theta[:, columns] = self.labels.from_normal(u)
+        if problem.inferred.names[-1] == "jitter":
+            prior = problem.labels["jitter"].prior
+            for _ in range(2):
+                theta[:, -1] = likelihood.excess_scatter(theta).clamp(prior.low, prior.high)
+        likelihood = likelihood.refer(theta)
+        target = Target(Held(likelihood, theta, torch.tensor(columns)), self.labels)
+        start = u
+        gradient, precision = target.newton(u)
+        for step in range(self.steps):
+            change = torch.linalg.solve(precision, gradient[..., None])[..., 0]
+            u = (u + change.clamp(-_STEP, _STEP)).clamp(-2 * _U_START, 2 * _U_START)
+            if step + 1 < self.steps:
+                gradient, precision = target.newton(u)
+        factor = torch.linalg.cholesky(precision)
+        # A step of many sigma left the range in which the model is linear: what it arrived at is that much less certain.
+        moved = ((u - start)[:, None] @ factor)[:, 0].square().mean(1)
+        return u, factor / (1 + moved / _LINEAR**2)[:, None, None], theta[:, -1]

@@ -1,0 +1,249 @@
+"""The training loop: Lightning's, with checkpoints in open formats, exact resume, and an eye on the loss."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+# Lightning asks the network for its newest version otherwise.
+os.environ.setdefault("PYTORCH_LIGHTNING_DISABLE_VERSION_CHECK", "1")
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+import maury
+from maury.errors import ModelError
+from maury.libraries.emulator import read_model
+from maury.networks.estimator import Estimator
+from maury.report.plots import loss_figure, save_figure
+from maury.training.checkpoint import OpenCheckpoint, latest
+from maury.training.config import FitConfig
+from maury.training.data import Batch, Batches, Source
+
+log = logging.getLogger(__name__)
+
+
+class Training(lightning.LightningModule):
+    """The labels' likelihood given the spectra, or what else the flow learns by."""
+
+    def __init__(self, estimator: Estimator, config: FitConfig, data: Batches, output: Path) -> None:
+        super().__init__()
+        self.estimator, self.config, self.data, self.output = estimator, config, data, output
+        self.steps = config.epochs * len(data)
+        self.seconds = 0.0
+        self._began = time.monotonic()
+
+    def on_fit_start(self) -> None:
+        """Tell the data which process this is, and start the clock where it stopped."""
+        self.data.rank, self.data.world = self.global_rank, self.trainer.world_size
+        self._began = time.monotonic() - self.seconds
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or by the clock."""
+        share = self.global_step / self.steps
+        if self.config.minutes:
+            share = max(share, (time.monotonic() - self._began) / (60 * self.config.minutes))
+        return min(1.0, share)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Return the batch's loss.
+
+        Raises
+        ------
+        ModelError
+            If it is not finite.
+        """
+        u, flux, ivar = batch
+        loss = self.estimator.loss(u, self.estimator.context(flux, ivar)).mean()
+        if not bool(loss.isfinite()):
+            best = self.output / "estimator.safetensors"
+            raise ModelError(
+                f"{self.output}: the loss became {float(loss)} at batch {index} of epoch {self.current_epoch} "
+                f"(step {self.global_step}); the best weights until then are in {best}. Try a lower learning_rate"
+            )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(u))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Log the validation set's negative log density."""
+        u, flux, ivar = batch
+        nats = self.estimator.flow_log_prob(u, self.estimator.context(flux, ivar)).mean()
+        self.log("val_loss", -nats, batch_size=len(u), sync_dist=self.trainer.world_size > 1)
+
+    def on_train_epoch_end(self) -> None:
+        """Move on to batches that have not been seen."""
+        self.data.first = self.global_step * self.data.world
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the time spent."""
+        checkpoint["seconds"] = time.monotonic() - self._began
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue where the checkpoint's data and clock stopped."""
+        self.data.first = int(checkpoint["global_step"]) * self.trainer.world_size
+        self.seconds = float(checkpoint["seconds"])
+
+    def configure_optimizers(self) -> Any:
+        """Adam or AdamW; the learning rate rises, then stays or falls as a cosine."""
+        kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(
+            self.estimator.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        warmup = self.config.warmup
+
+        def factor(_: int) -> float:
+            share = self.progress
+            if share < warmup:
+                return (share + 1 / self.steps) / warmup
+            if self.config.schedule == "constant":
+                return 1.0
+            return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) + 1e-3
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Deadline(Callback):
+    """Stops a training whose minutes are over, and validates what it has come to."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if module.config.minutes and module.progress >= 1:
+            trainer.should_stop = True
+
+
+def take_weights(estimator: Estimator, path: Path) -> list[str]:
+    """Copy the weights of an earlier estimator into those of the same names and shapes; return the names.
+
+    A `score` featurizer takes those of an `aligned` one.
+
+    Raises
+    ------
+    ModelError
+        If nothing fits.
+    """
+    tensors, _ = read_model(path)
+    own = estimator.state_dict()
+    found = {}
+    for name, value in tensors.items():
+        for target in (name, name.replace("featurizer.", "featurizer.aligned.", 1)):
+            if target in own and own[target].shape == value.shape:
+                found[target] = value
+    if not found:
+        raise ModelError(f"start: {path} has no weights that fit this network")
+    estimator.load_state_dict(found, strict=False)
+    return sorted(found)
+
+
+def validation_curve(files: list[Path]) -> tuple[list[int], list[float]]:
+    """Read steps and validation log density (nats) from the loggers' CSV files, in order."""
+    points: dict[int, float] = {}
+    for file in files:
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                if row.get("val_loss"):
+                    points[int(row["step"]) + 1] = -float(row["val_loss"])
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]
+
+
+def fit(
+    estimator: Estimator,
+    config: FitConfig,
+    source: Source,
+    validation: list[Batch],
+    output: Path,
+    *,
+    progress: bool = True,
+) -> Estimator:
+    """Train an estimator, or go on if ``output`` holds a checkpoint; the best weights end in ``estimator.safetensors`` there.
+
+    Raises
+    ------
+    ModelError
+        If the loss is not finite any more; what was best until then is written.
+    """
+    data = Batches(source)
+    module = Training(estimator, config, data, output)
+    checkpoints = ModelCheckpoint(
+        output,
+        filename="best-{step}",
+        monitor="val_loss",
+        save_top_k=1,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [checkpoints, _Deadline()]
+    if config.patience:
+        callbacks.append(EarlyStopping("val_loss", patience=config.patience))
+    loggers: list[Logger] = [CSVLogger(output, name="", version="", flush_logs_every_n_steps=1)]
+    if config.tensorboard:
+        loggers.append(TensorBoardLogger(output, name="", version="tensorboard"))
+    trainer = lightning.Trainer(
+        max_epochs=config.epochs,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        gradient_clip_val=config.gradient_clip,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[OpenCheckpoint()],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+        use_distributed_sampler=False,
+    )
+    resume = latest(output)
+    curve = output / "metrics.csv"
+    if curve.exists():
+        # The logger starts its file anew.
+        curve.rename(output / f"metrics.until-{len(list(output.glob('metrics.until-*'))):03d}.csv")
+    if resume:
+        log.info("resuming from %s", resume)
+    elif config.start:
+        log.info("%d arrays from %s", len(take_weights(estimator, config.start)), config.start)
+    try:
+        trainer.fit(
+            module,
+            DataLoader(data, batch_size=None),
+            DataLoader(validation, batch_size=None),  # type: ignore[arg-type]
+            ckpt_path=resume,
+        )
+    finally:
+        best = checkpoints.best_model_path
+        if best and trainer.is_global_zero:
+            _restore(estimator, Path(best))
+            estimator.card.update(
+                {
+                    "name": config.name,
+                    "kind": "estimator",
+                    "maury": maury.__version__,
+                    "spectra_seen": config.batch * trainer.global_step * trainer.world_size,
+                    "training_minutes": round((time.monotonic() - module._began) / 60, 2),
+                    "validation_nats": -float(checkpoints.best_model_score or math.nan),
+                }
+            )
+            estimator.save(output / "estimator.safetensors")
+            parts = [*sorted(output.glob("metrics.until-*.csv")), curve]
+            steps, nats = validation_curve([part for part in parts if part.exists()])
+            save_figure(loss_figure(steps, nats), output / "loss.png")
+    return estimator.eval().requires_grad_(False)
+
+
+def _restore(estimator: Estimator, checkpoint: Path) -> None:
+    """Load the weights of a checkpoint into the estimator it is of."""
+    state = OpenCheckpoint().load_checkpoint(checkpoint)["state_dict"]
+    prefix = "estimator."
+    estimator.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})
