@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maury import __version__
-from maury.commands import check_app, models_app
+from maury.commands import check_app, models_app, reproduce
 from maury.console import ModelOption, err, make_folder, out, print_error, print_json
 from maury.errors import Failure, MauryError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(check_app, name="check")
+app.command()(reproduce)
 
 BAD_INPUT, INTERNAL = 2, 1
 

@@ -24,6 +24,21 @@ class Library(StrEnum):
     phoenix_aces = "phoenix-aces"
 
 
+class Experiment(StrEnum):
+    """The paper's experiments."""
+
+    sine = "sine"
+    three = "three"
+    five = "five"
+
+
+class Preset(StrEnum):
+    """How much time an experiment is given."""
+
+    laptop = "laptop"
+    paper = "paper"
+
+
 @models_app.command("list")
 def models_list() -> None:
     """List the shipped models."""
@@ -160,3 +175,28 @@ def check_calibration(
         print_json(figures)
     else:
         out.print_json(data=finite(figures))
+
+
+def reproduce(
+    experiment: Annotated[Experiment, typer.Argument(help="Which of the paper's experiments.")],
+    output: Annotated[Path, typer.Option(help="Folder for reports and pictures.")],
+    preset: Annotated[
+        Preset, typer.Option(help="laptop: two cores, 20 minutes; paper: a GPU.")
+    ] = Preset.laptop,
+    config: Annotated[Path | None, typer.Option(help="TOML file in place of the preset.")] = None,
+) -> None:
+    """Repeat an experiment of the paper: simulate, train, infer, and compare with MCMC.
+
+    Example: maury reproduce three --output runs/three
+    """
+    from maury.reproduce.config import SineConfig, read_experiment
+    from maury.reproduce.sine import run_sine
+    from maury.reproduce.stars import run_stars
+
+    settings = read_experiment(experiment.value, preset.value, config)
+    with err.status("reading") as status:
+        if isinstance(settings, SineConfig):
+            run_sine(settings, output, progress=status.update)
+        else:
+            run_stars(experiment.value, settings, output, progress=status.update)
+    err.print(f"{output / 'report.md'}", highlight=False, soft_wrap=True)

@@ -96,7 +96,9 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     card = read_card(path / "estimator.safetensors")
     own = path / "emulator.safetensors"
     emulator = Emulator.load(own if own.exists() else folder(card["emulator"]) / own.name)
-    forward = ForwardModel(emulator.requires_grad_(False), card["limb_darkening"]).requires_grad_(False).eval()
+    forward = (
+        ForwardModel(emulator.requires_grad_(False), card["limb_darkening"]).requires_grad_(False).eval()
+    )
     problem = problem_of(card, forward, path)
     estimator = Estimator.load(path / "estimator.safetensors", problem)
     return Model(path.name, replace(problem, forward=forward.to(device)), estimator)
@@ -113,9 +115,7 @@ def problem_of(card: Mapping[str, Any], forward: ForwardModel, path: Path) -> Pr
     try:
         entry = card["problem"]
         labels = LabelSet.from_list(entry["labels"])
-        problem = Problem(
-            forward, labels, entry["fixed"], entry["continuum_degree"], entry["emulator_error"]
-        )
+        problem = Problem(forward, labels, entry["fixed"], entry["continuum_degree"], entry["emulator_error"])
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path / 'estimator.json'}: does not tell what was inferred ({error})") from None
     if labels.names != (*forward.label_names, "jitter"):

@@ -37,7 +37,9 @@ def test_aligned_velocity_is_a_bijection_onto_the_prior():
         back, log_det = velocity.velocity_to_normal(v)
         torch.testing.assert_close(back[inner], z[inner], atol=1e-6, rtol=0)
         step = 1e-5
-        slope = (velocity.velocity_from_normal(z + step) - velocity.velocity_from_normal(z - step)) / (2 * step)
+        slope = (velocity.velocity_from_normal(z + step) - velocity.velocity_from_normal(z - step)) / (
+            2 * step
+        )
         torch.testing.assert_close(-log_det[inner], slope.log()[inner], atol=1e-4, rtol=0)
 
 

@@ -76,8 +76,9 @@ def test_what_is_masked_does_not_matter(problem, simulation, kind):
 
 
 def test_a_module_made_by_hand(problem, simulation, tmp_path):
-    from maury.networks.plain import PlainFeaturizer
     from user_modules import FluxOnly
+
+    from maury.networks.plain import PlainFeaturizer
 
     setting = Setting(problem, apstar_grid().n_pixels)
     normalise = setting.normalise()

@@ -14,7 +14,9 @@ class Pooled(nn.Module):
 
     def forward(self, flux, ivar, mask):
         weights = torch.where(mask, 0.0, ivar).sqrt()
-        signal = (weights * (flux - 1)).unfold(1, flux.shape[1] // self.stretches, flux.shape[1] // self.stretches)
+        signal = (weights * (flux - 1)).unfold(
+            1, flux.shape[1] // self.stretches, flux.shape[1] // self.stretches
+        )
         return self.out(signal.mean(2)[:, : self.stretches].tanh())
 
 

@@ -10,9 +10,10 @@ import maury
 from maury.demo import TRUTH, simulate_visit
 from maury.errors import InferenceError
 from maury.forward.likelihood import Likelihood
+from maury.forward.target import Target
 from maury.models import load_model
 from maury.posterior.nested import nested_sampling
-from maury.forward.target import Target
+from maury.posterior.refine import find_modes
 from maury.spectra import PixelGrid
 
 

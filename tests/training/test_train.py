@@ -104,7 +104,9 @@ def test_stored_spectra_get_new_noise_each_epoch_and_come_once(clean):
 
 def test_another_configuration_is_refused(tmp_path):
     train(config(epochs=1), tmp_path, progress=False)
-    with pytest.raises(ConfigError, match=r"another configuration .*learning_rate is 0.001 there and 0.01 here"):
+    with pytest.raises(
+        ConfigError, match=r"another configuration .*learning_rate is 0.001 there and 0.01 here"
+    ):
         train(config(epochs=1, learning_rate=1e-2), tmp_path, progress=False)
 
 
@@ -180,7 +182,12 @@ def test_score_starts_from_an_aligned_estimator(tmp_path, clean):
     train(config(simulations=clean, epochs=1), tmp_path / "aligned", progress=False)
     score = {
         "featurizer": {"kind": "score", "aligned": TINY["featurizer"]},
-        "flow": {"kind": "nsf", "transforms": 1, "hidden": [16], "located": {"low": 0.1, "high": 3000, "start": 1}},
+        "flow": {
+            "kind": "nsf",
+            "transforms": 1,
+            "hidden": [16],
+            "located": {"low": 0.1, "high": 3000, "start": 1},
+        },
     }
     start = tmp_path / "aligned" / "estimator.safetensors"
     estimator = train(

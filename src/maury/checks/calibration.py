@@ -205,7 +205,9 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
         table.write(temporary, format="ascii.ecsv")
     with writing(folder / "calibration.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    save_figure(rank_figure(np.array([o.ranks for o in outcomes]), model.problem.inferred), folder / "ranks.png")
+    save_figure(
+        rank_figure(np.array([o.ranks for o in outcomes]), model.problem.inferred), folder / "ranks.png"
+    )
 
 
 def rank_figure(ranks: NDArray[np.float64], labels: LabelSet) -> Any:

@@ -144,8 +144,7 @@ class Likelihood:
 
     def __getitem__(self, i: int) -> Likelihood:
         """Return the likelihood of one of several spectra, for any number of labels."""
-        data = {"flux": self.flux[i], "variance": self.variance[i], "reference": self.reference[i]}
-        return replace(self, **data)
+        return replace(self, flux=self.flux[i], variance=self.variance[i], reference=self.reference[i])
 
     @property
     def n_pixels(self) -> int:

@@ -84,9 +84,7 @@ class Problem:
         """Draw all labels ``(n, n_all)`` from the prior, the held ones at their values."""
         return self.complete(self.labels.sample(n, generator))
 
-    def likelihood(
-        self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None
-    ) -> Likelihood | Held:
+    def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Likelihood | Held:
         """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of`."""
         whole = Likelihood.of(
             spectrum, self.forward, self.labels, self.degree, inside, emulator_error=self.emulator_error

@@ -1,4 +1,4 @@
-"""The default featurizer: spectra cross-correlated, taken to rest, and read by a residual network: each line is always at the same input."""
+"""The default featurizer: spectra are cross-correlated, taken to rest, and read by a residual network."""
 
 from __future__ import annotations
 

@@ -102,12 +102,18 @@ class Aligned(_Config):
         if setting.tensors is None:
             preparation = build_preparation(problem, n_components=self.components, seed=setting.seed)
         else:
-            names = ("templates", "mean", "components", "scale")
+            saved = [
+                setting.tensors[f"{prefix}preparation.{name}"]
+                for name in ("templates", "mean", "components", "scale")
+            ]
             preparation = Preparation(
                 network_ranges(problem.forward.emulator),
                 setting.n_pixels,
                 APSTAR_LOG10_STEP * math.log(10),
-                *(setting.tensors[f"{prefix}preparation.{name}"] for name in names),
+                saved[0],
+                saved[1],
+                saved[2],
+                saved[3],
                 (v_rad.low, v_rad.high),
                 problem.degree,
             )
@@ -239,5 +245,3 @@ class NetworkConfig(_Config):
         """Return the usual network with a featurizer, by name."""
         flow = NSF(located=OF_LAPLACE) if featurizer == "score" else NSF()
         return cls.model_validate({"featurizer": {"kind": featurizer}, "flow": flow})
-
-

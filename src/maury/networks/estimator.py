@@ -50,7 +50,12 @@ class Estimator(nn.Module):
         featurizer: Featurizer | None = None,
     ) -> None:
         super().__init__()
-        self.labels, self.config, self.n_pixels, self.card = labels, config, setting.n_pixels, dict(card or {})
+        self.labels, self.config, self.n_pixels, self.card = (
+            labels,
+            config,
+            setting.n_pixels,
+            dict(card or {}),
+        )
         self.featurizer = cast(nn.Module, featurizer or config.featurizer.build(setting))
         self.flow = config.flow.build(len(labels), cast(int, self.featurizer.n_features))
 
@@ -65,7 +70,7 @@ class Estimator(nn.Module):
         return self.flow.log_prob(z.float(), context.features) + log_det
 
     def loss(self, u: Tensor, context: Context) -> Tensor:
-        """What training minimises, shape ``(n,)``: the negative log density, or what else the flow learns by."""
+        """Return what training minimises, shape ``(n,)``: the negative log density, or what else the flow learns by."""
         z, log_det = context.to_flow(u)
         loss = self.flow.loss(z.float(), context.features) - log_det
         return loss if context.guess is None else loss + context.guess.loss(u)

@@ -77,7 +77,7 @@ class ConditionalFlow(nn.Module):
         return self.flow(context).log_prob(x) - log_scale.expand_as(x).sum(-1)
 
     def loss(self, z: Tensor, context: Tensor) -> Tensor:
-        """What training minimises, shape ``(n,)``: the negative log density."""
+        """Return what training minimises, shape ``(n,)``: the negative log density."""
         return -self.log_prob(z, context)
 
     def sample(self, n: int, context: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -55,7 +57,7 @@ class ResNetGRU(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [n_channels, *(min(width * 2**i, most) for i in range(depth))]
-        self.blocks = nn.Sequential(*(_Block(a, b, stride) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.blocks = nn.Sequential(*(_Block(a, b, stride) for a, b in itertools.pairwise(sizes)))
         self.gru = nn.GRU(sizes[-1], n_features, layers, batch_first=True)
         self.out = nn.Linear(n_features, n_features)
 

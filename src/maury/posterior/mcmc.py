@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,20 @@ from torch import Tensor
 
 from maury.errors import ConfigError, InferenceError
 from maury.forward.target import Target
+from maury.labels import LabelSet
 
 MOVES = ("stretch", "de", "desnooker", "walk", "kde")
+
+
+class LogPosterior(Protocol):
+    """What chains need of a posterior over u; `maury.forward.target.Target` is one."""
+
+    @property
+    def labels(self) -> LabelSet:
+        """The labels."""
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log posterior up to the evidence, shape ``(n,)``, of ``u (n, n_labels)``."""
 
 
 class ChainConfig(BaseModel):
@@ -36,7 +48,9 @@ class ChainConfig(BaseModel):
     walkers: int = Field(64, ge=4)
     steps: int = Field(5000, gt=0, description="most steps of each walker")
     look: int = Field(200, gt=0, description="steps between looks at the stop rule")
-    moves: Mapping[str, float] = Field({"de": 0.8, "desnooker": 0.2}, description="emcee's moves with their weights")
+    moves: Mapping[str, float] = Field(
+        {"de": 0.8, "desnooker": 0.2}, description="emcee's moves with their weights"
+    )
     taus: float = Field(50, gt=0)
     tolerance: float = Field(0.05, gt=0)
     rhat: float = Field(1.01, gt=1)
@@ -116,7 +130,7 @@ def _moves(weights: Mapping[str, float]) -> list[tuple[Any, float]]:
 
 
 def emcee_chains(
-    target: Target,
+    target: LogPosterior,
     start: Tensor,
     config: ChainConfig | None = None,
     *,
@@ -216,7 +230,9 @@ def _steps_done(store: Any, path: Path | None, walkers: int, d: int) -> int:
     except (OSError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path}: is no file of emcee's chains ({error}); remove it") from None
     if iteration and shape != (walkers, d):
-        raise ConfigError(f"{path}: holds {shape[0]} walkers of {shape[1]} labels, not {walkers} of {d}; remove it")
+        raise ConfigError(
+            f"{path}: holds {shape[0]} walkers of {shape[1]} labels, not {walkers} of {d}; remove it"
+        )
     return iteration
 
 

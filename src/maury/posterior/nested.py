@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maury.posterior.importance import Weighted
 from maury.forward.target import Target
+from maury.posterior.importance import Weighted
 
 
 @dataclass(frozen=True)

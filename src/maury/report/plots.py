@@ -145,7 +145,9 @@ def walkers_figure(
             axis.axhline(truth[labels.names[i]], color=RED, lw=1)
         axis.set_ylabel(name, fontsize=9)
     axes[-1].set_xlabel("step after burn-in")
-    figure.suptitle(f"{chain.shape[1]} walkers" + ("; red: the truth" if truth is not None else ""), fontsize=11)
+    figure.suptitle(
+        f"{chain.shape[1]} walkers" + ("; red: the truth" if truth is not None else ""), fontsize=11
+    )
     return figure
 
 

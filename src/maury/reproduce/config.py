@@ -48,7 +48,7 @@ class StarsConfig(_Experiment):
     number: int = Field(gt=0, description="simulated spectra")
 
 
-def read_experiment(experiment: Experiment, preset: Preset, path: Path | None) -> SineConfig | StarsConfig:
+def read_experiment(experiment: str, preset: str, path: Path | None) -> SineConfig | StarsConfig:
     """Read a preset, or a file in its place.
 
     Raises
@@ -58,4 +58,4 @@ def read_experiment(experiment: Experiment, preset: Preset, path: Path | None) -
     """
     folder = Path(str(resources.files("maury") / "reproduce" / "presets"))
     file = path or folder / f"{experiment}-{preset}.toml"
-    return read_config(file, SineConfig if experiment == "sine" else StarsConfig)
+    return read_config(file, SineConfig) if experiment == "sine" else read_config(file, StarsConfig)

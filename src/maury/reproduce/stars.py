@@ -30,7 +30,7 @@ from maury.training.train import train
 
 _FLOW_DRAWS = 2000
 _PICTURES = {
-    "corner.png": "Fig. 2: the flow's posterior (orange) and the verified one, after refinement and importance sampling (blue); red: the truth",
+    "corner.png": "Fig. 2: the flow's posterior (orange) and the verified one (blue), refined and weighted; red: the truth",
     "fit.png": "Fig. 3: the spectrum (black), reconstructed (orange), and the residual",
     "training/loss.png": "Fig. 4: validation log density during training",
     "mcmc_corner.png": "Fig. 5: MCMC by emcee on the same likelihood (orange) under the verified posterior (blue)",
@@ -94,9 +94,7 @@ def _figures(
 ) -> dict[str, Any]:
     card = model.estimator.card
     return {
-        "labels": {
-            label.name: [label.prior.low, label.prior.high] for label in model.problem.stellar.labels
-        },
+        "labels": {label.name: [label.prior.low, label.prior.high] for label in model.problem.stellar.labels},
         "fixed": dict(model.problem.held),
         "library": card["emulator"],
         "training": {key: card[key] for key in ("spectra_seen", "training_minutes", "validation_nats")},
@@ -148,8 +146,16 @@ def run_stars(
     began = stage("train", began)
     model = load_model(output / "training")
     progress(f"judging on {config.held_out} new spectra")
-    judge = {"draws": config.draws, "pixels": "apstar", "seed": config.seed + 10}
-    outcomes = list(calibrate(model, config.held_out, observing=config.problem.observing, **judge))
+    outcomes = list(
+        calibrate(
+            model,
+            config.held_out,
+            draws=config.draws,
+            pixels="apstar",
+            seed=config.seed + 10,
+            observing=config.problem.observing,
+        )
+    )
     spectra = simulated_spectra(model, 40, "apstar", config.seed + 20, config.problem.observing)
     straight = [flow_efficiency(model, spectrum, i) for i, (spectrum, _, _) in enumerate(spectra)]
     began = stage("judge", began)
@@ -179,7 +185,11 @@ def _write(experiment: Experiment, config: StarsConfig, output: Path, figures: d
         "Log densities are in nats, labels in units of their priors' standard deviations.",
     ]
     rows = [
-        ["held-out log density of the flow", held["flow_log_density_mean"], PAPER["log_density"] if five else "-"],
+        [
+            "held-out log density of the flow",
+            held["flow_log_density_mean"],
+            PAPER["log_density"] if five else "-",
+        ],
         ["information limit on the same spectra", held["information_limit_mean"], "-"],
         ["training, minutes", figures["training"]["training_minutes"], PAPER["training"] if five else "-"],
         ["spectra seen in training", figures["training"]["spectra_seen"], f"{config.number:,} simulated"],
@@ -191,7 +201,11 @@ def _write(experiment: Experiment, config: StarsConfig, output: Path, figures: d
         ["efficiency after refinement, median", held["efficiency_median"], "-"],
         ["k-hat below 0.7", held["khat_below_limit"], "-"],
         ["smallest Kolmogorov-Smirnov p of the ranks", min(held["rank_ks_p"].values()), "-"],
-        ["simulating, spectra/s (0 s: done before)", config.number / max(figures["seconds"]["simulate"], 1e-3), PAPER["simulator"]],
+        [
+            "simulating, spectra/s (0 s: done before)",
+            config.number / max(figures["seconds"]["simulate"], 1e-3),
+            PAPER["simulator"],
+        ],
         ["likelihoods, verified posterior of the example", figures["verified_evaluations"], "-"],
         ["likelihoods, MCMC of the example", mcmc["evaluations"], "-"],
         ["seconds, verified posterior (10,000 draws)", figures["verified_seconds"], "-"],

@@ -20,18 +20,26 @@ class FitConfig(BaseModel):
     name: str
     network: NetworkConfig = NetworkConfig()
     batch: int = Field(512, gt=1)
-    epochs: int = Field(24, gt=0, description="most passes; of spectra made on the fly a pass is ``epoch`` steps")
+    epochs: int = Field(
+        24, gt=0, description="most passes; of spectra made on the fly a pass is ``epoch`` steps"
+    )
     epoch: int = Field(250, gt=0, description="steps between validations of spectra made on the fly")
-    minutes: float | None = Field(None, gt=0, description="most minutes; the learning rate falls with the clock then")
+    minutes: float | None = Field(
+        None, gt=0, description="most minutes; the learning rate falls with the clock then"
+    )
     patience: int | None = Field(None, gt=0, description="epochs without progress after which training stops")
     validation: int = Field(2048, gt=0, description="spectra in the fixed validation set, made on the fly")
     optimizer: Literal["adam", "adamw"] = "adam"
     weight_decay: float = Field(0.0, ge=0)
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = Field(0.02, ge=0, lt=1, description="share of the training in which the learning rate rises")
+    warmup: float = Field(
+        0.02, ge=0, lt=1, description="share of the training in which the learning rate rises"
+    )
     gradient_clip: float = Field(5.0, gt=0)
-    start: Path | None = Field(None, description="an estimator whose weights of the same names are taken first")
+    start: Path | None = Field(
+        None, description="an estimator whose weights of the same names are taken first"
+    )
     seed: int = Field(0, ge=0)
     precision: Literal["32", "bf16"] = "32"
     accelerator: str = "auto"
@@ -45,7 +53,9 @@ class TrainConfig(FitConfig):
     """What `train` needs to know."""
 
     problem: ProblemConfig | None = Field(None, description="spectra made on the fly")
-    simulations: Path | None = Field(None, description="or a file of `maury simulate`; clean spectra get new noise each epoch")
+    simulations: Path | None = Field(
+        None, description="or a file of `maury simulate`; clean spectra get new noise each epoch"
+    )
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of that file's spectra")
 
     @model_validator(mode="after")

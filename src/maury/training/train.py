@@ -25,7 +25,7 @@ def _sources(config: TrainConfig) -> tuple[Simulator, ProblemConfig, Source, lis
         problem = config.problem or ProblemConfig()
         simulator = build_simulator(problem)
         draw, labels = spectra(simulator), simulator.problem.stellar
-        source = OnTheFly(draw, labels, config.batch, config.epoch, config.seed + 1)
+        source: Source = OnTheFly(draw, labels, config.batch, config.epoch, config.seed + 1)
         # At least one batch, however small the set: a mean over nothing is NaN.
         size, number = min(256, config.validation), max(1, config.validation // 256)
         held_out = OnTheFly(draw, labels, size, number, config.seed + 2)
