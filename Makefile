@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint venv calibration clean
+.PHONY: demo test test-all lint venv calibration peers clean
 
 demo: $(STAMP)
 	$(BIN)/maury demo --output demo
@@ -35,3 +35,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) demo
+
+# Each peer in an environment of its own, beside maury.
+peers:
+	for peer in nbi sbi lampe; do \
+	  $(PYTHON) -m venv .venv-peers/$$peer && \
+	  .venv-peers/$$peer/bin/python -m pip install --quiet --constraint constraints.txt torch && \
+	  .venv-peers/$$peer/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[train]" $$peer; \
+	done

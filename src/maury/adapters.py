@@ -1,4 +1,4 @@
-"""maury among the other packages of simulation-based inference: its simulator and prior for sbi, its estimators for sbi's and LAMPE's checks.
+"""maury among other packages: its simulator and prior for sbi, its estimators for the checks of sbi and LAMPE.
 
 Those packages know one array of data: here flux and inverse variance side by side, ``x (n, 2 n_pixels)``.
 """

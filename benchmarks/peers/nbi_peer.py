@@ -1,0 +1,95 @@
+"""nbi with the paper's network, on the same file: ``python benchmarks/peers/nbi_peer.py FOLDER [MINUTES]`` (in its own environment)."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import common
+import nbi
+import numpy as np
+import torch
+
+# More than it can see in the time; each is a file of its own, as nbi wants it.
+NUMBER = 20_000
+
+
+class TimeIsUp(Exception):
+    """Ends nbi's training, which knows no clock."""
+
+
+class Peer:
+    """nbi's network behind the judge's two questions; it is given the flux alone."""
+
+    def __init__(self, engine, pixels):
+        self.engine, self.pixels = engine, pixels
+        engine.network.eval()
+
+    def _x(self, flux):
+        x = flux[:, self.pixels].numpy()[:, None]
+        return torch.from_numpy(np.asarray(self.engine.scale_x(x))).float()
+
+    def log_prob(self, theta, flux, ivar):
+        y = torch.from_numpy(np.asarray(self.engine.scale_y(theta.numpy()))).float()
+        with torch.no_grad():
+            density = -self.engine.network(self._x(flux), y).double().reshape(-1)
+        return density - np.log(self.engine.y_std).sum()
+
+    def sample(self, n, flux, ivar):
+        y = self.engine.sample(flux[0, self.pixels].numpy()[None], n=n)
+        return torch.from_numpy(np.asarray(y)).double()
+
+
+def main():
+    folder = Path(sys.argv[1])
+    minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 20.0
+    file, judge = common.training_file(folder), common.Judge()
+    columns, pixels = judge.problem.columns(judge.labels), judge.pixels
+    series = folder / "nbi-series"
+    series.mkdir(exist_ok=True)
+    paths = np.array([str(series / f"{i}.npy") for i in range(NUMBER)])
+    for first in range(0, NUMBER, 500):
+        if not Path(paths[first + 499]).exists():
+            flux, _ = file.read(np.arange(first, first + 500))
+            for path, row in zip(paths[first : first + 500], flux[:, pixels].numpy(), strict=True):
+                np.save(path, row)
+    theta = file.theta[:NUMBER, columns].numpy()
+    rng = np.random.default_rng(0)
+    seen, ends = 0, np.inf
+
+    def noise(x, y):
+        nonlocal seen
+        seen += 1
+        if time.monotonic() > ends:
+            raise TimeIsUp
+        return x + rng.uniform(0, common.LARGEST) * x * rng.normal(size=x.shape), y
+
+    d = len(columns)
+    engine = nbi.NBI(
+        {"n_dims": d, "flow_hidden": 256, "num_blocks": 15, "n_mog": 4},
+        {
+            "type": "resnet-gru",
+            "norm": "weight_norm",
+            "dim_in": 1,
+            "dim_out": 256,
+            "dim_conv_max": 512,
+            "depth": 8,
+            "n_rnn": 2,
+        },
+        path=str(folder / "nbi"),
+        labels=list(judge.labels.names),
+    )
+    began = time.monotonic()
+    ends = began + 60 * minutes
+    with contextlib.suppress(TimeIsUp):
+        engine.fit(
+            x=paths, y=theta, noise=noise, n_sims=NUMBER, n_epochs=100, batch_size=256, lr=1e-4, f_val=0.01,
+            workers=0, plot=False,
+        )  # fmt: skip
+    ends = np.inf
+    figures = {"minutes": (time.monotonic() - began) / 60, "spectra_seen": seen}
+    common.write(folder, "nbi", figures | judge.figures(Peer(engine, pixels)))
+
+
+if __name__ == "__main__":
+    main()
