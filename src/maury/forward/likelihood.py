@@ -142,8 +142,8 @@ class Likelihood:
         reference = torch.cat(parts, dim=1).abs() if parts else torch.ones_like(flux)
         return replace(self, flux=flux, variance=1 / ivar, reference=reference)
 
-    def __getitem__(self, i: int) -> Likelihood:
-        """Return the likelihood of one of several spectra, for any number of labels."""
+    def __getitem__(self, i: int | Tensor) -> Likelihood:
+        """Return the likelihood of one of several spectra, for any number of labels; or of some of them, by number."""
         return replace(self, flux=self.flux[i], variance=self.variance[i], reference=self.reference[i])
 
     @property

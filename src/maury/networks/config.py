@@ -135,7 +135,7 @@ class Score(_Config):
 
     kind: Literal["score"] = "score"
     aligned: Aligned = Aligned()
-    steps: int = Field(1, gt=0)
+    steps: int = Field(4, gt=0, description="most steps; a spectrum whose step was short takes no other")
 
     def build(self, setting: Setting) -> ScoreFeaturizer:
         """Return the featurizer."""

@@ -1,4 +1,4 @@
-"""Nearly sufficient statistics: one Gauss-Newton step of the forward model from a first guess, and the information there.
+"""Nearly sufficient statistics: a Gauss-Newton step of the forward model from a first guess, and the information there.
 
 Both are computed with the spectrum's own errors and mask. The flow then works in units of the Gaussian approximation that they give
 and carries what it misses.
@@ -24,6 +24,8 @@ from maury.spectra.spectrum import apstar_grid
 _U_START, _STEP = 3.0, 1.0
 # Sigma: a step of this root mean square halves the trust in where it leads.
 _LINEAR = 15.0
+# Sigma: after a step longer than this another one pays.
+_AGAIN = 1.5
 # Spectra whose Jacobians are held at once.
 _CHUNK = 32
 
@@ -38,10 +40,10 @@ class ScoreFeaturizer(nn.Module):
     problem
         Forward model and labels; spectra are on the apStar grid.
     steps
-        Gauss-Newton steps.
+        Most Gauss-Newton steps; after the first only the spectra whose step was long take another.
     """
 
-    def __init__(self, aligned: AlignedFeaturizer, problem: Problem, steps: int = 1) -> None:
+    def __init__(self, aligned: AlignedFeaturizer, problem: Problem, steps: int = 4) -> None:
         super().__init__()
         self.aligned, self.steps = aligned, steps
         self.labels = problem.stellar
@@ -98,15 +100,18 @@ class ScoreFeaturizer(nn.Module):
             for _ in range(2):
                 theta[:, -1] = likelihood.excess_scatter(theta).clamp(prior.low, prior.high)
         likelihood = likelihood.refer(theta)
-        target = Target(Held(likelihood, theta, torch.tensor(columns)), self.labels)
-        start = u
-        gradient, precision = target.newton(u)
-        for step in range(self.steps):
-            change = torch.linalg.solve(precision, gradient[..., None])[..., 0]
-            u = (u + change.clamp(-_STEP, _STEP)).clamp(-2 * _U_START, 2 * _U_START)
-            if step + 1 < self.steps:
-                gradient, precision = target.newton(u)
-        factor = torch.linalg.cholesky(precision)
-        # A step of many sigma left the range in which the model is linear: what it arrived at is that much less certain.
-        moved = ((u - start)[:, None] @ factor)[:, 0].square().mean(1)
-        return u, factor / (1 + moved / _LINEAR**2)[:, None, None], theta[:, -1]
+        centre, factor = u.clone(), u.new_zeros(len(u), len(columns), len(columns))
+        rows = torch.arange(len(u))
+        for _ in range(self.steps):
+            held = Held(likelihood[rows], theta[rows], torch.tensor(columns))
+            gradient, precision = Target(held, self.labels).newton(centre[rows])
+            change = torch.linalg.solve(precision, gradient[..., None])[..., 0].clamp(-_STEP, _STEP)
+            cholesky = torch.linalg.cholesky(precision)
+            # A step of many sigma left the range in which the model is linear: what it arrived at is that much less certain.
+            moved = (change[:, None] @ cholesky)[:, 0].square().mean(1)
+            centre[rows] = (centre[rows] + change).clamp(-2 * _U_START, 2 * _U_START)
+            factor[rows] = cholesky / (1 + moved / _LINEAR**2)[:, None, None]
+            rows = rows[moved > _AGAIN**2]
+            if not len(rows):
+                break
+        return centre, factor, theta[:, -1]

@@ -191,7 +191,7 @@ def emcee_chains(
     converged, before = False, np.full(d, np.inf)
     while done < config.steps and not converged:
         state = sampler.run_mcmc(state, min(config.look, config.steps - done), skip_initial_state_check=True)
-        done = sampler.iteration
+        done = int(sampler.iteration)
         progress(done, config.steps)
         tau = sampler.get_autocorr_time(tol=0)
         kept = sampler.get_chain(discard=_burn_in(tau, done))
