@@ -106,6 +106,8 @@ def test_presets(experiment, preset):
 def test_command_line_names_an_unknown_key(tmp_path):
     path = tmp_path / "five.toml"
     path.write_text("numbr = 3\n")
-    result = CliRunner().invoke(app, ["reproduce", "five", "--config", str(path), "--output", str(tmp_path / "o")])
+    result = CliRunner().invoke(
+        app, ["reproduce", "five", "--config", str(path), "--output", str(tmp_path / "o")]
+    )
     assert isinstance(result.exception, ConfigError)
     assert "numbr" in str(result.exception)

@@ -146,6 +146,19 @@ class Likelihood:
         """Return the likelihood of one of several spectra, for any number of labels; or of some of them, by number."""
         return replace(self, flux=self.flux[i], variance=self.variance[i], reference=self.reference[i])
 
+    def to(self, device: torch.device) -> Likelihood:
+        """Return the likelihood on another device; its model moves there."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("good", "flux", "variance", "reference", "error_shape")
+        }
+        return Likelihood(
+            model=self.model.to(device),
+            sampler=self.sampler.to(device),
+            bases=tuple((chip, basis.to(device)) for chip, basis in self.bases),
+            **moved,
+        )
+
     @property
     def n_pixels(self) -> int:
         """Number of pixels used."""

@@ -88,6 +88,7 @@ class Preparation(nn.Module):
     products: Tensor
     precision: Tensor
     index: Tensor
+    lags: Tensor
 
     def __init__(
         self,
@@ -112,7 +113,8 @@ class Preparation(nn.Module):
         ):
             self.register_buffer(name, value.float())
         low, high = (float(log_shift(torch.tensor(v, dtype=torch.float64))) / dlnw for v in v_rad)
-        self.lags = torch.arange(int(np.floor(low)), int(np.ceil(high)) + 1)
+        lags = torch.arange(int(np.floor(low)), int(np.ceil(high)) + 1)
+        self.register_buffer("lags", lags, persistent=False)
         rest = torch.cat([torch.arange(a, b) for a, b in covered])
         self.register_buffer("rest", rest, persistent=False)
         self._chips = [(slice(a, b), chebyshev_basis(b - a, 2 * DEGREE).float()) for a, b in covered]

@@ -65,12 +65,13 @@ class ScoreFeaturizer(nn.Module):
         """Context of spectra ``(n, n_pixels)`` on the apStar grid."""
         first = self.aligned(flux, ivar)
         location, log_scale = self.guess(first.features).double().chunk(2, dim=1)
-        start = first.from_flow(location.detach()).clamp(-_U_START, _U_START)
+        # The model works where the spectra are, the small matrices on the processor.
+        start = first.from_flow(location.detach()).clamp(-_U_START, _U_START).cpu()
         rows = torch.arange(len(flux)).split(_CHUNK)
         parts = [self._newton(start[r], flux[r], ivar[r]) for r in rows]
-        centre, factor, jitter = (torch.cat(part) for part in zip(*parts, strict=True))
+        centre, factor, jitter = (torch.cat(part).to(flux.device) for part in zip(*parts, strict=True))
         frame = LaplaceFrame(centre, factor)
-        moved, _ = frame.to_flow(start)
+        moved, _ = frame.to_flow(start.to(centre))
         i, j = torch.tril_indices(len(self.labels), len(self.labels), -1)
         size = factor.diagonal(dim1=1, dim2=2)
         told = torch.cat(
@@ -91,6 +92,8 @@ class ScoreFeaturizer(nn.Module):
         """Return u after the steps ``(n, d)``, the Cholesky factor of the precision there, and the jitter found ``(n,)``."""
         problem: Problem = self._fixed["problem"]
         empty: Likelihood = self._fixed["likelihood"]
+        if empty.flux.device != flux.device:
+            empty = self._fixed["likelihood"] = empty.to(flux.device)
         likelihood = empty.seeing(flux[:, empty.good].double(), ivar[:, empty.good].double())
         columns = problem.columns(self.labels)
         theta = problem.complete(problem.labels.from_normal(u.new_zeros(len(u), len(problem.labels))))
