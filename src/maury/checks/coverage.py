@@ -5,6 +5,7 @@ Each function takes one posterior's draws and gives the credibility at which the
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def needed(error: float) -> int:
 def bins(values: Array, edges: Array) -> list[tuple[str, NDArray[np.bool_]]]:
     """Name and members of each bin of ``values (n,)``, half-open but for the last."""
     out = []
-    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
         last = i == len(edges) - 2
         member = (values >= low) & ((values <= high) if last else (values < high))
         out.append((f"{low:g}-{high:g}", member))
