@@ -154,7 +154,8 @@ def check_calibration(
     """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit."""
     from rich.progress import track
 
-    from maury.checks.calibration import calibrate, report, write_outcomes
+    from maury.checks.calibration import calibrate
+    from maury.checks.calibration_report import report, write_outcomes
     from maury.models import load_model
 
     loaded = load_model(model)

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from maury.checks.calibration import calibrate, information_limit, report, simulated_spectra, write_outcomes
+from maury.checks.calibration import calibrate, information_limit, simulated_spectra
+from maury.checks.calibration_report import report, write_outcomes
 from maury.errors import ConfigError
 from maury.forward.likelihood import Likelihood
 from maury.models import load_model
@@ -29,6 +31,33 @@ def test_figures_and_files(model, outcomes, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"calibration.ecsv", "calibration.json", "ranks.png"}
     assert json.loads((tmp_path / "calibration.json").read_text())["spectra"] == 4
     assert figures["efficiency_median"] > 0.2
+
+
+def test_coverage_over_all_and_in_bins(model, outcomes, tmp_path):
+    """Outcomes with made-up uniform credibilities: every figure is there, and in its band."""
+    rng = np.random.default_rng(0)
+
+    def made_up(outcome):
+        values = {key: rng.random() for key in ("credibility", "flow_credibility", "tarp", "flow_tarp")}
+        values |= {"ranks": rng.random(7), "flow_ranks": rng.random(6), "snr": 10 * 30 ** rng.random()}
+        return replace(outcome, **values, teff=rng.uniform(3600, 6900), v_sini=rng.uniform(0, 100))
+
+    many = [made_up(outcomes[i % 4]) for i in range(600)]
+    figures = report(many, model)
+    write_outcomes(tmp_path, many, figures, model)
+    assert (tmp_path / "coverage.png").stat().st_size > 20_000
+    for stage, n in (("verified", 9), ("flow", 8)):
+        assert len(figures["coverage"][stage]) == n
+        assert all(found["error"] < 1.2 * found["band"] for found in figures["coverage"][stage].values())
+        by = figures["coverage_by"][stage]
+        assert set(by) == {"snr", "teff", "v_sini"}
+        assert sum(found["joint"]["number"] for found in by["teff"].values()) == 600
+
+
+def test_ranks_that_are_not_finite_are_told(model, outcomes):
+    bad = replace(outcomes[0], ranks=np.full(7, np.nan))
+    with pytest.raises(ConfigError, match="ranks of 1 of 5 spectra are not finite"):
+        report([*outcomes, bad], model)
 
 
 def test_ranks_are_shares_of_the_posterior(outcomes):

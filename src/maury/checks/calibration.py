@@ -5,29 +5,23 @@ Talts et al. 2018, arXiv:1804.06788; for weighted draws the rank is the posterio
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
+from maury.checks.coverage import highest_density_credibility, tarp_credibility
 from maury.errors import ConfigError
-from maury.files import writing
 from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
 from maury.models import Model
 from maury.posterior.infer import infer, to_model_grid
 from maury.posterior.result import Posterior
-from maury.posterior.verify import KHAT_LIMIT
-from maury.report.plots import BLUE, GREY, new_figure, save_figure
 from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, LineSpread, nominal_visit_lsf
 from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
 from maury.spectra.synthetic import nominal_visit_grid
@@ -40,18 +34,43 @@ _DETECTORS: dict[str, tuple[Callable[[], PixelGrid], Callable[[], LineSpread]]] 
     "apstar": (apstar_grid, lambda: Gaussian(APOGEE_RESOLUTION, integrate=False)),
 }
 _BATCH = 25
+# Beyond this, u is a bound of the prior.
+_FAR = 8.0
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What one simulated spectrum showed.
 
-    ``truth`` and ``ranks`` are by label, nuisance included; ``log_density`` is the flow's at the truth, ``limit`` the information
-    limit and ``limit_prior`` the same with the prior's information, all in units of the priors' standard deviations.
+    Attributes
+    ----------
+    truth, ranks
+        By inferred label, nuisance included: the true value, and the verified posterior's weight below it.
+    flow_ranks
+        The same of the flow's, without the nuisance.
+    credibility, flow_credibility
+        Mass of the smallest region that reaches out to the truth, over u.
+    tarp, flow_tarp
+        Mass of the ball that does, around a random point.
+    teff, v_sini, snr
+        By which outcomes are binned.
+    log_density
+        Of the flow at the truth, in units of the priors' standard deviations.
+    limit, limit_prior
+        The information limit of that, without and with the prior's information.
+    khat, efficiency, ess, method, seconds, evaluations
+        As of `Posterior`.
     """
 
     truth: NDArray[np.float64]
     ranks: NDArray[np.float64]
+    flow_ranks: NDArray[np.float64]
+    credibility: float
+    flow_credibility: float
+    tarp: float
+    flow_tarp: float
+    teff: float
+    v_sini: float
     snr: float
     log_density: float
     limit: float
@@ -81,14 +100,34 @@ def information_limit(likelihood: Likelihood | Held, theta: Tensor, labels: Labe
     return 0.5 * plain + constant, 0.5 * regular + constant
 
 
-def flow_log_density(model: Model, spectrum: Spectrum, theta: Tensor) -> float:
-    """Log density of the estimator alone at all labels ``(n_all,)``, nuisance left out, in units of the priors' standard deviations."""
+@dataclass(frozen=True)
+class _Flow:
+    """What the flow alone says of a truth: see `Outcome`."""
+
+    log_density: float
+    ranks: NDArray[np.float64]
+    credibility: float
+    tarp: float
+
+
+@torch.no_grad()
+def _judge_flow(
+    model: Model, spectrum: Spectrum, theta: Tensor, draws: NDArray[np.float64], reference: Tensor
+) -> _Flow:
+    """Judge the estimator by its draws ``(n, n_labels)``, all true labels ``(n_all,)`` and a point over u ``(n_labels,)``."""
     labels = model.estimator.labels
-    u = labels.to_normal(theta[None, model.problem.columns(labels)])
-    with torch.no_grad():
-        context = model.estimator.context(*to_model_grid(spectrum, model))
-        log_q = model.estimator.log_prob(u, context)
-    return float(log_q - labels.log_abs_det(u) + labels.std.log().sum())
+    truth = theta[model.problem.columns(labels)][None]
+    u = labels.to_normal(torch.cat([truth, torch.from_numpy(draws)]))
+    context = model.estimator.context(*to_model_grid(spectrum, model))
+    log_q = model.estimator.log_prob(u, context.repeat(len(u)))
+    equal = np.full(len(draws), 1 / len(draws))
+    scaled = u.clamp(-_FAR, _FAR).numpy()
+    return _Flow(
+        float(log_q[0] - labels.log_abs_det(u[:1])[0] + labels.std.log().sum()),
+        np.asarray(equal @ (draws < truth.numpy())),
+        highest_density_credibility(log_q[1:].numpy(), equal, float(log_q[0])),
+        tarp_credibility(scaled[1:], equal, scaled[0], reference.numpy()),
+    )
 
 
 def rank(posterior: Posterior, truth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,16 +171,31 @@ def calibrate(
     """
     if pixels not in _DETECTORS:
         raise ConfigError(f"pixels: {pixels!r} is not one of {', '.join(_DETECTORS)}")
+    labels = model.problem.inferred
+    references = torch.randn(number, len(labels), generator=torch.Generator().manual_seed(seed + 1)).double()
     for i, (spectrum, theta, snr) in enumerate(simulated_spectra(model, number, pixels, seed, observing)):
         posterior = infer(spectrum, model, draws=draws, seed=seed + i)
-        labels = model.problem.inferred
         free = theta[model.problem.columns(labels)]
         limits = information_limit(model.problem.likelihood(spectrum), free, labels)
+        n_stellar = len(model.problem.stellar)
+        flow = _judge_flow(model, spectrum, theta, posterior.flow_draws, references[i, :n_stellar])
+        log_p = posterior.log_likelihood + posterior.log_prior
+        u = labels.to_normal(torch.from_numpy(posterior.draws)).clamp(-_FAR, _FAR).numpy()
+        u_truth = labels.to_normal(free).clamp(-_FAR, _FAR).numpy()
+        at_truth = float(posterior.log_prob(free.numpy())[0])
+        named = dict(zip(model.labels.names, theta.tolist(), strict=True))
         yield Outcome(
             truth=free.numpy(),
             ranks=rank(posterior, free.numpy()),
+            flow_ranks=flow.ranks,
+            credibility=highest_density_credibility(log_p, posterior.weights, at_truth),
+            flow_credibility=flow.credibility,
+            tarp=tarp_credibility(u, posterior.weights, u_truth, references[i].numpy()),
+            flow_tarp=flow.tarp,
+            teff=named["teff"],
+            v_sini=named["v_sini"],
             snr=snr,
-            log_density=flow_log_density(model, spectrum, theta),
+            log_density=flow.log_density,
             limit=limits[0],
             limit_prior=limits[1],
             khat=posterior.khat,
@@ -151,80 +205,3 @@ def calibrate(
             seconds=posterior.seconds,
             evaluations=posterior.evaluations,
         )
-
-
-def report(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any]:
-    """Figures over all outcomes."""
-    ranks = np.array([o.ranks for o in outcomes])
-    khat = np.array([o.khat for o in outcomes])
-    density, limit, limit_prior = (
-        np.array([getattr(o, k) for o in outcomes]) for k in ("log_density", "limit", "limit_prior")
-    )
-    return {
-        "spectra": len(outcomes),
-        "efficiency_median": float(np.median([o.efficiency for o in outcomes])),
-        "efficiency_p05": float(np.quantile([o.efficiency for o in outcomes], 0.05)),
-        "ess_median": float(np.median([o.ess for o in outcomes])),
-        "khat_below_limit": float(np.mean(khat < KHAT_LIMIT)),
-        "nested": sum(o.method == "nested" for o in outcomes),
-        "rank_ks_p": {
-            name: float(stats.kstest(ranks[:, i], "uniform").pvalue)
-            for i, name in enumerate(model.problem.inferred.names)
-        },
-        "flow_log_density_mean": float(density.mean()),
-        "flow_log_density_median": float(np.median(density)),
-        "information_limit_mean": float(limit.mean()),
-        "information_limit_with_prior_mean": float(limit_prior.mean()),
-        "seconds_median": float(np.median([o.seconds for o in outcomes])),
-        "evaluations_median": float(np.median([o.evaluations for o in outcomes])),
-    }
-
-
-def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str, Any], model: Model) -> None:
-    """Write ``calibration.json``, the table of all spectra ``calibration.ecsv``, and the picture ``ranks.png``."""
-    from astropy.table import Table
-
-    names = model.problem.inferred.names
-    table = Table({f"true_{name}": [o.truth[i] for o in outcomes] for i, name in enumerate(names)})
-    for i, name in enumerate(names):
-        table[f"rank_{name}"] = [o.ranks[i] for o in outcomes]
-    for key in (
-        "snr",
-        "log_density",
-        "limit",
-        "limit_prior",
-        "khat",
-        "efficiency",
-        "ess",
-        "method",
-        "seconds",
-        "evaluations",
-    ):
-        table[key] = [getattr(o, key) for o in outcomes]
-    with writing(folder / "calibration.ecsv") as temporary:
-        table.write(temporary, format="ascii.ecsv")
-    with writing(folder / "calibration.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    save_figure(
-        rank_figure(np.array([o.ranks for o in outcomes]), model.problem.inferred), folder / "ranks.png"
-    )
-
-
-def rank_figure(ranks: NDArray[np.float64], labels: LabelSet) -> Any:
-    """Empirical distribution of the ranks minus the uniform one, by label, with the 99 % band of a Kolmogorov-Smirnov test."""
-    n, d = ranks.shape
-    figure = new_figure(3.2 * ((d + 1) // 2), 5.2)
-    axes = figure.subplots(2, (d + 1) // 2, sharex=True, sharey=True).ravel()
-    band = float(stats.kstwo.ppf(0.99, n))
-    for i, label in enumerate(labels.labels):
-        x = np.sort(ranks[:, i])
-        axes[i].axhspan(-band, band, color=GREY, alpha=0.25, lw=0)
-        axes[i].axhline(0, color=GREY, lw=0.8)
-        axes[i].step(x, (np.arange(n) + 1) / n - x, color=BLUE, where="post")
-        axes[i].set_title(label.symbol)
-    for unused in axes[d:]:
-        unused.set_visible(False)
-    axes[0].set_ylabel("ECDF - uniform")
-    axes[(d + 1) // 2].set_ylabel("ECDF - uniform")
-    figure.supxlabel(f"rank of the truth ({n} spectra; band: 99 %)")
-    return figure

@@ -276,6 +276,7 @@ def _posterior(
         seconds=seconds,
         evaluations=verified.evaluations,
         held=dict(model.problem.held),
+        target=verified.target,
     )
 
 

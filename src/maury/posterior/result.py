@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from maury.errors import InferenceError
 from maury.files import writing
 from maury.forward.doppler import add_velocities
 from maury.forward.likelihood import Fit
+from maury.forward.target import Target
 from maury.labels import LabelSet
 from maury.spectra.spectrum import Spectrum
 
@@ -66,6 +68,8 @@ class Posterior:
         Time and likelihood evaluations spent.
     held
         Values of labels that were taken as known.
+    target
+        The exact posterior, for `log_prob`; not saved.
     extra
         Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried.
     """
@@ -89,6 +93,7 @@ class Posterior:
     seconds: float = 0.0
     evaluations: int = 0
     held: Mapping[str, float] = field(default_factory=dict)
+    target: Target | None = field(default=None, repr=False, compare=False)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -112,6 +117,20 @@ class Posterior:
         if name in self.held:
             return self.held[name]
         return weighted_quantile(self.draws[:, self.labels.index(name)], self.weights, q)
+
+    def log_prob(self, labels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Exact log posterior but for the evidence, density over ``u``, at labels ``(n, n_labels)``; shape ``(n,)``.
+
+        Raises
+        ------
+        InferenceError
+            If the posterior does not come from `infer`.
+        """
+        if self.target is None:
+            raise InferenceError("this posterior does not keep its likelihood: infer the spectrum again")
+        u = self.labels.to_normal(torch.from_numpy(np.atleast_2d(labels)))
+        values: NDArray[np.float64] = self.target.log_prob(u).numpy()
+        return values
 
     def resample(self, n: int, seed: int = 0) -> NDArray[np.float64]:
         """Equally weighted draws, shape ``(n, n_labels)``."""

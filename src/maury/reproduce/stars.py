@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from maury.checks.calibration import Outcome, calibrate, report, simulated_spectra
+from maury.checks.calibration import Outcome, calibrate, simulated_spectra
+from maury.checks.calibration_report import report
 from maury.files import writing
 from maury.forward.target import Target
 from maury.models import Model, load_model

@@ -1,0 +1,195 @@
+"""What calibration outcomes say, all together and by S/N, teff and v_sini: figures, pictures and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from maury.checks.calibration import Outcome
+from maury.checks.coverage import Coverage, bins, central_credibility, coverage
+from maury.errors import ConfigError
+from maury.files import writing
+from maury.labels import LabelSet
+from maury.models import Model
+from maury.posterior.verify import KHAT_LIMIT
+from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
+
+Array = NDArray[np.float64]
+# A bin with fewer spectra says nothing.
+_FEWEST = 20
+_EDGES = {"snr": (10.0, 30.0, 100.0, 300.0), "v_sini": (0.0, 5.0, 30.0, 100.0)}
+
+
+def credibilities(outcomes: Sequence[Outcome], model: Model) -> dict[str, dict[str, Array]]:
+    """Credibilities ``(n,)`` of the truths, by stage (``verified``, ``flow``) and statistic.
+
+    Statistics are ``joint`` (highest density), ``tarp``, and each label's name (central intervals).
+    """
+    ranks = np.array([o.ranks for o in outcomes])
+    flow_ranks = np.array([o.flow_ranks for o in outcomes])
+    out: dict[str, dict[str, Array]] = {}
+    for stage, prefix, found, labels in (
+        ("verified", "", ranks, model.problem.inferred),
+        ("flow", "flow_", flow_ranks, model.problem.stellar),
+    ):
+        out[stage] = {
+            "joint": np.array([getattr(o, f"{prefix}credibility") for o in outcomes]),
+            "tarp": np.array([getattr(o, f"{prefix}tarp") for o in outcomes]),
+            **{name: central_credibility(found[:, i]) for i, name in enumerate(labels.names)},
+        }
+    return out
+
+
+def _judged(values: Array) -> dict[str, float]:
+    found = coverage(values)
+    return {
+        "error": found.error,
+        "band": found.band,
+        "p_value": found.p_value,
+        "bias": found.bias,
+        "share_in_68": float(np.mean(values < 0.683)),
+        "number": found.number,
+    }
+
+
+def _binned(outcomes: Sequence[Outcome], values: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
+    """Judge the statistics in bins of S/N, teff and v_sini."""
+    teff = np.array([o.teff for o in outcomes])
+    edges = {**_EDGES, "teff": tuple(np.quantile(teff, [0, 1 / 3, 2 / 3, 1]).round())}
+    out: dict[str, dict[str, Any]] = {}
+    for key, these in edges.items():
+        place = np.clip([getattr(o, key) for o in outcomes], these[0], these[-1])
+        for name, member in bins(place, np.array(these)):
+            if member.sum() >= _FEWEST:
+                out.setdefault(key, {})[name] = {k: _judged(v[member]) for k, v in values.items()}
+    return out
+
+
+def report(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any]:
+    """Return figures over all outcomes.
+
+    Raises
+    ------
+    ConfigError
+        If a posterior's draws are not finite.
+    """
+    ranks = np.array([o.ranks for o in outcomes])
+    if not np.isfinite(ranks).all():
+        raise ConfigError(
+            f"ranks of {int((~np.isfinite(ranks).all(1)).sum())} of {len(ranks)} spectra are not finite"
+        )
+    density, limit, limit_prior, khat, efficiency = (
+        np.array([getattr(o, k) for o in outcomes])
+        for k in ("log_density", "limit", "limit_prior", "khat", "efficiency")
+    )
+    figures = {
+        "spectra": len(outcomes),
+        "efficiency_median": float(np.median(efficiency)),
+        "efficiency_p05": float(np.quantile(efficiency, 0.05)),
+        "ess_median": float(np.median([o.ess for o in outcomes])),
+        "khat_below_limit": float(np.mean(khat < KHAT_LIMIT)),
+        "nested": sum(o.method == "nested" for o in outcomes),
+        "rank_ks_p": {
+            name: float(stats.kstest(ranks[:, i], "uniform").pvalue)
+            for i, name in enumerate(model.problem.inferred.names)
+        },
+        "flow_log_density_mean": float(density.mean()),
+        "flow_log_density_median": float(np.median(density)),
+        "information_limit_mean": float(limit.mean()),
+        "information_limit_with_prior_mean": float(limit_prior.mean()),
+        "seconds_median": float(np.median([o.seconds for o in outcomes])),
+        "evaluations_median": float(np.median([o.evaluations for o in outcomes])),
+    }
+    if len(outcomes) < _FEWEST:
+        return figures
+    values = credibilities(outcomes, model)
+    return figures | {
+        "coverage": {stage: {k: _judged(v) for k, v in found.items()} for stage, found in values.items()},
+        "coverage_by": {stage: _binned(outcomes, found) for stage, found in values.items()},
+    }
+
+
+def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str, Any], model: Model) -> None:
+    """Write ``calibration.json``, the table of all spectra ``calibration.ecsv``, ``ranks.png`` and ``coverage.png``."""
+    from astropy.table import Table
+
+    inferred, stellar = model.problem.inferred, model.problem.stellar
+    table = Table({f"true_{name}": [o.truth[i] for o in outcomes] for i, name in enumerate(inferred.names)})
+    for i, name in enumerate(inferred.names):
+        table[f"rank_{name}"] = [o.ranks[i] for o in outcomes]
+    for i, name in enumerate(stellar.names):
+        table[f"flow_rank_{name}"] = [o.flow_ranks[i] for o in outcomes]
+    for key in (
+        "snr",
+        "credibility",
+        "flow_credibility",
+        "tarp",
+        "flow_tarp",
+        "log_density",
+        "limit",
+        "limit_prior",
+        "khat",
+        "efficiency",
+        "ess",
+        "method",
+        "seconds",
+        "evaluations",
+    ):
+        table[key] = [getattr(o, key) for o in outcomes]
+    with writing(folder / "calibration.ecsv") as temporary:
+        table.write(temporary, format="ascii.ecsv")
+    with writing(folder / "calibration.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n")
+    save_figure(rank_figure(np.array([o.ranks for o in outcomes]), inferred), folder / "ranks.png")
+    if len(outcomes) >= _FEWEST:
+        save_figure(coverage_figure(credibilities(outcomes, model)), folder / "coverage.png")
+
+
+def rank_figure(ranks: Array, labels: LabelSet) -> Figure:
+    """Draw the ranks' empirical distribution minus the uniform one, by label, with the 99 % band of a Kolmogorov-Smirnov test."""
+    n, d = ranks.shape
+    columns = (d + 1) // 2
+    figure = new_figure(3.2 * columns, 5.2)
+    axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    band = float(stats.kstwo.ppf(0.99, n))
+    for i, label in enumerate(labels.labels):
+        x = np.sort(ranks[:, i])
+        axes[i].axhspan(-band, band, color=GREY, alpha=0.25, lw=0)
+        axes[i].axhline(0, color=GREY, lw=0.8)
+        axes[i].step(x, (np.arange(n) + 1) / n - x, color=BLUE, where="post")
+        axes[i].set_title(label.symbol)
+    for unused in axes[d:]:
+        unused.set_visible(False)
+    axes[0].set_ylabel("ECDF - uniform")
+    axes[columns].set_ylabel("ECDF - uniform")
+    figure.supxlabel(f"rank of the truth ({n} spectra; band: 99 %)")
+    return figure
+
+
+def coverage_figure(values: Mapping[str, Mapping[str, Array]]) -> Figure:
+    """Draw share within minus level, of the flow (orange) and the verified posterior (blue), with the 99 % band."""
+    names = list(values["verified"])
+    columns = (len(names) + 2) // 3
+    figure = new_figure(3.1 * columns, 7.2)
+    axes = figure.subplots(3, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        for stage, colour in (("flow", ORANGE), ("verified", BLUE)):
+            if name in values[stage]:
+                found: Coverage = coverage(values[stage][name])
+                axis.plot(found.level, found.share - found.level, color=colour, label=stage)
+        axis.axhspan(-found.band, found.band, color=GREY, alpha=0.25, lw=0)
+        axis.axhline(0, color=GREY, lw=0.8)
+        axis.set_title(name)
+    for unused in axes[len(names) :]:
+        unused.set_visible(False)
+    axes[0].legend(fontsize=9)
+    figure.supxlabel(f"credibility ({len(values['verified']['joint'])} spectra; band: 99 %)")
+    figure.supylabel("share of truths within, minus credibility")
+    return figure
