@@ -7,7 +7,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,14 @@ class Library(StrEnum):
     """Model libraries that can be fetched."""
 
     phoenix_aces = "phoenix-aces"
+
+
+class Reference(StrEnum):
+    """Samplers that verified posteriors are compared with."""
+
+    nested = "nested"
+    emcee = "emcee"
+    nuts = "nuts"
 
 
 class Experiment(StrEnum):
@@ -201,3 +209,43 @@ def reproduce(
         else:
             run_stars(experiment.value, settings, output, progress=status.update)
     err.print(f"{output / 'report.md'}", highlight=False, soft_wrap=True)
+
+
+@check_app.command("exact")
+def check_exact(
+    model: ModelOption = "kurucz-apogee",
+    number: Annotated[int, typer.Option(help="Simulated spectra.", min=1)] = 50,
+    reference: Annotated[
+        list[Reference] | None, typer.Option(help="nested, emcee or nuts; may be given more than once.")
+    ] = None,
+    snr: Annotated[str, typer.Option(help="Range of the S/N.")] = "10:300",
+    output: Annotated[Path | None, typer.Option(help="Folder for exact.json and exact.jsonl.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a comparison.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Compare verified posteriors with nested sampling, emcee or NUTS on the same likelihood.
+
+    Example: maury check exact --number 10 --reference nested --reference emcee
+    """
+    from rich.progress import track
+
+    from maury.checks.exact import compare, rows, summary
+    from maury.files import writing
+    from maury.models import load_model
+
+    kinds: list[Any] = [kind.value for kind in reference or [Reference.nested]]
+    found = []
+    everything = compare(load_model(model), number, references=kinds, snr=_range(snr, "--snr"), seed=seed)
+    for item in track(everything, "comparing", number * len(kinds), console=err, disable=not err.is_terminal):
+        found.append(item)
+        if as_json:
+            print_json(rows([item])[0])
+    figures = summary(found)
+    if output:
+        make_folder(output)
+        with writing(output / "exact.json") as temporary:
+            temporary.write_text(json.dumps(finite(figures), indent=1) + "\n")
+        with writing(output / "exact.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(finite(row)) + "\n" for row in rows(found)))
+    if not as_json:
+        out.print_json(data=finite(figures))

@@ -36,3 +36,32 @@ def c2st(a: NDArray[np.float64], b: NDArray[np.float64], *, folds: int = 5, seed
     )
     split = KFold(folds, shuffle=True, random_state=seed)
     return float(cross_val_score(classifier, x, y, cv=split).mean())
+
+
+def jensen_shannon(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    weights_a: NDArray[np.float64] | None = None,
+    weights_b: NDArray[np.float64] | None = None,
+    n_points: int = 512,
+) -> float:
+    """Jensen-Shannon divergence of two densities of one label, in nats, from draws ``(n,)`` smoothed by Gaussian kernels.
+
+    As in the comparisons of gravitational-wave samplers (Romero-Shaw et al. 2020, arXiv:2006.00714), where 2 millinats of 5,000 draws are
+    taken for the scatter of sampling. Draws are reflected at the ends of their common range, since posteriors may lean on a bound.
+    """
+    from scipy.special import rel_entr
+    from scipy.stats import gaussian_kde
+
+    low, high = min(a.min(), b.min()), max(a.max(), b.max())
+    if low == high:
+        return 0.0
+    x = np.linspace(low, high, n_points)
+    densities = []
+    for draws, weights in ((a, weights_a), (b, weights_b)):
+        smooth = gaussian_kde(draws, weights=weights)
+        density = smooth(x) + smooth(2 * low - x) + smooth(2 * high - x)
+        densities.append(density / density.sum())
+    p, q = densities
+    middle = 0.5 * (p + q)
+    return float(0.5 * (rel_entr(p, middle).sum() + rel_entr(q, middle).sum()))

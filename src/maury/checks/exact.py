@@ -1,0 +1,209 @@
+"""Verified posteriors beside exact references on the same likelihood: nested sampling, and chains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maury.checks.calibration import REAL_MASKS, simulated_spectra
+from maury.checks.comparison import c2st, jensen_shannon
+from maury.errors import InferenceError
+from maury.forward.target import Target
+from maury.labels import LabelSet
+from maury.models import Model
+from maury.posterior.infer import infer
+from maury.posterior.mcmc import ChainConfig, emcee_chains, nuts_chains
+from maury.posterior.nested import nested_sampling
+from maury.posterior.result import Posterior
+from maury.training.simulations import Observing
+
+Reference = Literal["nested", "emcee", "nuts"]
+REFERENCES: tuple[Reference, ...] = ("nested", "emcee", "nuts")
+# Draws that the classifier and the densities are given of each side.
+_COMPARED = 5000
+_NUTS_DRAWS, _NUTS_WARMUP, _NUTS_CHAINS = 1500, 300, 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One spectrum, verified and by a reference.
+
+    Attributes
+    ----------
+    reference
+        ``"nested"``, ``"emcee"`` or ``"nuts"``.
+    snr, khat, method
+        Of the spectrum and its verified posterior.
+    c2st
+        Classifier two-sample score.
+    jensen_shannon
+        Millinats, by label.
+    shift, width
+        Difference of the medians in sigma of the reference, and ratio of the standard deviations, by label.
+    evidence_difference
+        Log evidence, verified minus reference; NaN for chains, which have none.
+    evidence_error
+        Of the verified one, from the scatter of its weights.
+    evaluations, seconds, reference_evaluations, reference_seconds
+        Cost of the usual verification (1,000 draws a round) and of the reference.
+    converged
+        Whether the reference's own stop rule was met.
+    """
+
+    reference: str
+    snr: float
+    khat: float
+    method: str
+    c2st: float
+    jensen_shannon: dict[str, float]
+    shift: dict[str, float]
+    width: dict[str, float]
+    evidence_difference: float
+    evidence_error: float
+    evaluations: int
+    seconds: float
+    reference_evaluations: int
+    reference_seconds: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Equally weighted draws ``(n, n_labels)`` of a reference, and what it cost."""
+
+    draws: NDArray[np.float64]
+    log_evidence: float
+    evaluations: int
+    converged: bool
+
+
+def _reference(kind: Reference, target: Target, start: torch.Tensor, seed: int) -> _Sample:
+    labels = target.labels
+    if kind == "nested":
+        generator = torch.Generator().manual_seed(seed)
+        nested = nested_sampling(target, generator, live=2000, ess=10_000)
+        rows = torch.multinomial(
+            nested.log_weights.exp(), 2 * _COMPARED, replacement=True, generator=generator
+        )
+        draws = labels.from_normal(nested.draws.u[rows]).numpy()
+        return _Sample(draws, nested.log_evidence, nested.evaluations, True)
+    if kind == "emcee":
+        chains = emcee_chains(target, start, ChainConfig(steps=8000, look=500), seed=seed)
+    else:
+        chains = nuts_chains(
+            target, start, draws=_NUTS_DRAWS, warmup=_NUTS_WARMUP, chains=_NUTS_CHAINS, seed=seed
+        )
+    order = np.random.default_rng(seed).permutation(len(chains.draws))
+    return _Sample(chains.draws[order], np.nan, chains.evaluations, chains.converged)
+
+
+def _evidence_error(posterior: Posterior) -> float:
+    """Relative standard error of the mean weight, which is that of the log evidence."""
+    return float(np.sqrt(max(1 / posterior.ess - 1 / len(posterior.draws), 0.0)))
+
+
+def _by_label(posterior: Posterior, sample: _Sample, labels: LabelSet) -> tuple[dict[str, float], ...]:
+    divergence, shift, width = {}, {}, {}
+    for i, name in enumerate(labels.names):
+        x = sample.draws[: 2 * _COMPARED, i]
+        sigma = float(x.std())
+        divergence[name] = 1e3 * jensen_shannon(posterior.draws[:, i], x, posterior.weights)
+        shift[name] = (posterior.quantile(name, 0.5) - float(np.median(x))) / sigma
+        mean = float(posterior.weights @ posterior.draws[:, i])
+        spread = np.sqrt(posterior.weights @ np.square(posterior.draws[:, i] - mean))
+        width[name] = float(spread) / sigma
+    return divergence, shift, width
+
+
+def compare(
+    model: Model,
+    number: int,
+    *,
+    references: Sequence[Reference] = ("nested",),
+    snr: tuple[float, float] = (10.0, 300.0),
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Iterator[Comparison]:
+    """Infer spectra simulated from the prior on native visit pixels, and compare each with references.
+
+    Parameters
+    ----------
+    model
+        The model.
+    number
+        Spectra.
+    references
+        Samplers to compare with.
+    snr
+        Range of the S/N, log-uniform.
+    draws
+        Importance draws of the verified posterior that is compared; its cost is told of the usual 1,000.
+    seed
+        Of everything.
+    """
+    observing = Observing(snr=snr, masked=REAL_MASKS)
+    for i, (spectrum, _, ratio) in enumerate(simulated_spectra(model, number, "apvisit", seed, observing)):
+        usual = infer(spectrum, model, seed=seed + i)
+        posterior = infer(spectrum, model, draws=draws, seed=seed + i)
+        if posterior.target is None:
+            raise InferenceError("the posterior lost its likelihood")
+        start = posterior.labels.to_normal(torch.from_numpy(posterior.resample(500)))
+        for kind in references:
+            began = time.perf_counter()
+            sample = _reference(kind, posterior.target, start, seed + i)
+            seconds = time.perf_counter() - began
+            divergence, shift, width = _by_label(posterior, sample, posterior.labels)
+            yield Comparison(
+                reference=kind,
+                snr=ratio,
+                khat=posterior.khat,
+                method=posterior.method,
+                c2st=c2st(posterior.resample(_COMPARED, seed=i), sample.draws[:_COMPARED]),
+                jensen_shannon=divergence,
+                shift=shift,
+                width=width,
+                evidence_difference=posterior.log_evidence - sample.log_evidence,
+                evidence_error=_evidence_error(posterior),
+                evaluations=usual.evaluations,
+                seconds=usual.seconds,
+                reference_evaluations=sample.evaluations,
+                reference_seconds=seconds,
+                converged=sample.converged,
+            )
+
+
+def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Return figures over all spectra, by reference."""
+    out: dict[str, Any] = {}
+    for kind in dict.fromkeys(c.reference for c in comparisons):
+        found = [c for c in comparisons if c.reference == kind]
+        names = list(found[0].jensen_shannon)
+        evidence = np.array([c.evidence_difference for c in found])
+        out[kind] = {
+            "spectra": len(found),
+            "c2st_median": float(np.median([c.c2st for c in found])),
+            "c2st_max": max(c.c2st for c in found),
+            "jensen_shannon_median": {
+                n: float(np.median([c.jensen_shannon[n] for c in found])) for n in names
+            },
+            "jensen_shannon_max": {n: max(c.jensen_shannon[n] for c in found) for n in names},
+            "shift_max": max(abs(c.shift[n]) for c in found for n in names),
+            "width_range": [f(c.width[n] for c in found for n in names) for f in (min, max)],
+            "evidence_within_0.1": int(np.sum(np.abs(evidence) < 0.1)),
+            "evidence_difference_median": float(np.median(evidence)),
+            "cost_ratio_median": float(np.median([c.reference_evaluations / c.evaluations for c in found])),
+            "seconds_ratio_median": float(np.median([c.reference_seconds / c.seconds for c in found])),
+            "converged": sum(c.converged for c in found),
+        }
+    return out
+
+
+def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Return plain values of each comparison, for a file of JSON lines."""
+    return [asdict(c) for c in comparisons]
