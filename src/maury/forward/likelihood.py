@@ -303,8 +303,16 @@ class Likelihood:
         residual = self.flux - flux
         excess = float((residual.square() / self.variance).sum()) / self.n_pixels
         scaled = float((residual.square() * w[0] / self.reference.square()).sum()) / self.n_pixels
-        pixels, model, shape, rest = (array.cpu().numpy() for array in (self.good, flux, continuum, residual))
-        return Fit(pixels, model, shape, rest, excess, scaled)
+        sigma = self.reference / w[0].sqrt()
+        return Fit(
+            self.good.cpu().numpy(),
+            flux.cpu().numpy(),
+            continuum.cpu().numpy(),
+            residual.cpu().numpy(),
+            sigma.cpu().numpy(),
+            excess,
+            scaled,
+        )
 
 
 def usable_pixels(spectrum: Spectrum, model: ForwardModel, labels: LabelSet) -> NDArray[np.bool_]:
@@ -331,8 +339,8 @@ class Fit:
     ----------
     pixels
         Their place on the spectrum's grid, shape ``(n,)``.
-    flux, continuum, residual
-        In the units of the spectrum, shape ``(n,)``.
+    flux, continuum, residual, sigma
+        In the units of the spectrum, shape ``(n,)``; sigma is the total error: noise, jitter and emulator.
     rchi2
         Mean squared residual over the file's own variance.
     rchi2_jitter
@@ -343,5 +351,6 @@ class Fit:
     flux: NDArray[np.float64]
     continuum: NDArray[np.float64]
     residual: NDArray[np.float64]
+    sigma: NDArray[np.float64]
     rchi2: float
     rchi2_jitter: float

@@ -158,7 +158,7 @@ def fit_figure(posterior: Posterior) -> Figure:
     model, residual, error = (np.full(grid.n_pixels, np.nan) for _ in range(3))
     model[fit.pixels], residual[fit.pixels] = fit.flux, fit.residual
     jitter = posterior.quantile("jitter", 0.5)
-    error[fit.pixels] = np.sqrt(1 / spectrum.ivar[fit.pixels] + (jitter * fit.flux) ** 2)
+    error[fit.pixels] = fit.sigma
     used = np.zeros(grid.n_pixels, dtype=bool)
     used[fit.pixels] = True
 

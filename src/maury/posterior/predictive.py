@@ -1,0 +1,132 @@
+"""Would the model have made this residual? Posterior predictive checks of one fit, chip by chip and line by line.
+
+Where the noise model holds, residuals over their total error are independent normals, but for the few degrees of freedom that the fit
+took. Two statistics see what jitter cannot absorb: scatter that is larger in one place than in another, and residuals that hang together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from maury.constants import C_KMS
+from maury.forward.likelihood import Fit
+from maury.spectra.spectrum import PixelGrid
+
+Array = NDArray[np.float64]
+# Pixels over which residuals are asked to be independent.
+_LAGS = 8
+# Angstrom on each side of a line that belong to its region.
+_HALF_WIDTH = 4.0
+_FEWEST = 15
+
+# Strong features of cool stars in the H band, vacuum Angstrom (Smith et al. 2013, arXiv:1212.4091; Shetrone et al. 2015, arXiv:1502.04080).
+LINES: dict[str, tuple[float, ...]] = {
+    "Fe I": (15211.7, 15298.7, 15395.7, 15591.5, 15625.9, 15691.9, 15973.0, 16046.9, 16202.7, 16491.3),
+    "Mg I": (15744.9, 15753.3, 15770.1),
+    "Al I": (16723.5, 16755.1),
+    "Si I": (15964.4, 16064.4, 16099.2, 16220.1, 16685.3),
+    "K I": (15167.2, 15172.5),
+    "Mn I": (15163.1, 15221.6, 15266.2),
+    "OH": (15283.0, 15395.4, 15573.1, 16194.1, 16256.0),
+    "CO": (15582.0, 15778.0, 15982.0, 16189.0, 16617.0, 16840.0),
+    "Brackett": (15196.0, 15264.7, 15345.9, 15443.1, 15560.7, 15704.9, 15884.9, 16113.7, 16411.7, 16811.1),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A stretch of pixels.
+
+    Attributes
+    ----------
+    name
+        Chip or line.
+    n_pixels
+        Used pixels in it.
+    chi2
+        Mean squared residual over the total error.
+    p_scatter
+        Of a chi-squared as large by chance.
+    correlation
+        Mean product of residuals of neighbouring pixels.
+    p_correlation
+        Of correlations as large over 8 pixels by chance (Ljung & Box 1978); 1 where there are too few pixels.
+    """
+
+    name: str
+    n_pixels: int
+    chi2: float
+    p_scatter: float
+    correlation: float
+    p_correlation: float
+
+
+def ljung_box(residual: Array, pixels: NDArray[np.int64], lags: int = _LAGS) -> tuple[float, float]:
+    """Mean product of neighbours, and p-value of the correlations at lags 1 to ``lags``.
+
+    Parameters
+    ----------
+    residual
+        Over the total error, shape ``(n,)``.
+    pixels
+        Their places, rising; only pairs that are truly a lag apart count, so that gaps do not matter.
+    """
+    total, first = 0.0, 0.0
+    variance = float(np.mean(residual**2)) or 1.0
+    for lag in range(1, lags + 1):
+        place = np.searchsorted(pixels, pixels + lag)
+        inside = place < len(pixels)
+        pair = np.flatnonzero(inside)[pixels[place[inside]] == pixels[inside] + lag]
+        if len(pair) < _FEWEST:
+            return first, 1.0
+        products = residual[pair] * residual[np.searchsorted(pixels, pixels[pair] + lag)] / variance
+        total += len(pair) * float(products.mean()) ** 2
+        if lag == 1:
+            first = float(products.mean())
+    return first, float(stats.chi2.sf(total, lags))
+
+
+def _check(name: str, fit: Fit, member: NDArray[np.bool_], taken: float) -> Check | None:
+    n = int(member.sum())
+    if n < _FEWEST:
+        return None
+    z = fit.residual[member] / fit.sigma[member]
+    chi2 = float(np.sum(z**2))
+    correlation, p_correlation = ljung_box(z, fit.pixels[member])
+    freedom = max(n - taken * n / len(fit.pixels), 1.0)
+    return Check(name, n, chi2 / n, float(stats.chi2.sf(chi2, freedom)), correlation, p_correlation)
+
+
+def by_chip(fit: Fit, grid: PixelGrid, taken: float = 0.0) -> list[Check]:
+    """Check each chip; ``taken`` is the number of degrees of freedom that the whole fit took."""
+    found = []
+    for i, (start, stop) in enumerate(grid.chips):
+        member = (fit.pixels >= start) & (fit.pixels < stop)
+        check = _check(f"chip {i + 1}", fit, member, taken)
+        if check:
+            found.append(check)
+    return found
+
+
+def by_line(fit: Fit, grid: PixelGrid, v_rad: float, taken: float = 0.0) -> list[Check]:
+    """Check the regions around strong lines of each species, at the star's velocity in km/s."""
+    wavelength = grid.wavelength[fit.pixels] / math.exp(math.atanh(v_rad / C_KMS))
+    found = []
+    for name, lines in LINES.items():
+        distance = np.abs(wavelength[:, None] - np.array(lines)).min(1)
+        check = _check(name, fit, distance < _HALF_WIDTH, taken)
+        if check:
+            found.append(check)
+    return found
+
+
+def worst(checks: list[Check]) -> float:
+    """Smallest p-value of all checks, for their number corrected (Bonferroni)."""
+    if not checks:
+        return 1.0
+    return min(1.0, 2 * len(checks) * min(min(c.p_scatter, c.p_correlation) for c in checks))
