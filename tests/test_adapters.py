@@ -45,10 +45,12 @@ def test_sbi_accepts_prior_and_simulator(simulator):
     assert torch.isfinite(prior.log_prob(theta)).all()
 
 
-def test_sbi_trains_on_them(simulator):
+def test_sbi_trains_on_them(simulator, tmp_path, monkeypatch):
     """A few steps on a few pixels: what counts is that the pair goes through sbi's own machinery and comes back within the prior."""
     from sbi.inference import NPE
 
+    # It logs to the working directory.
+    monkeypatch.chdir(tmp_path)
     simulate, prior = sbi_pair(simulator)
     torch.manual_seed(0)
     theta = prior.sample((60,))

@@ -146,7 +146,7 @@ def test_models(run):
 
 def test_config_with_an_unknown_key(run, tmp_path):
     config = tmp_path / "train.toml"
-    config.write_text('name = "x"\nemulator = "y"\nstepz = 3\n')
+    config.write_text('name = "x"\nstepz = 3\n')
     code, _, error = run("train", config, "--output", tmp_path / "out")
     assert code == 2
-    assert "stepz" in error
+    assert "train.toml: stepz: Extra inputs" in error

@@ -110,7 +110,10 @@ def test_another_configuration_is_refused(tmp_path):
         train(config(epochs=1, learning_rate=1e-2), tmp_path, progress=False)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path, monkeypatch):
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path, monkeypatch, validated):
+    # Packages such as Pyro turn torch's validation on for the whole process.
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", validated)
     step = Training.training_step
 
     def poisoned(self, batch, index):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.utils.data import DataLoader
 
 import maury
@@ -30,6 +33,20 @@ from maury.training.config import FitConfig
 from maury.training.data import Batch, Batches, Source
 
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let distributions take NaN, which the loop reports with its batch.
+
+    zuko turns torch's validation off for the whole process, and other packages (Pyro) turn it on again.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 class Training(lightning.LightningModule):
@@ -64,7 +81,8 @@ class Training(lightning.LightningModule):
             If it is not finite.
         """
         u, flux, ivar = batch
-        loss = self.estimator.loss(u, self.estimator.context(flux, ivar)).mean()
+        with unvalidated():
+            loss = self.estimator.loss(u, self.estimator.context(flux, ivar)).mean()
         if not bool(loss.isfinite()):
             best = self.output / "estimator.safetensors"
             raise ModelError(
