@@ -37,6 +37,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class NoiseModel(StrEnum):
+    """How residuals scatter."""
+
+    auto = "auto"
+    independent = "independent"
+    correlated = "correlated"
+
+
 OutputOption = Annotated[Path, typer.Option("--output", help="Folder to write to.")]
 
 
@@ -72,6 +80,12 @@ def infer(
     ] = False,
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    noise: Annotated[
+        NoiseModel, typer.Option(help="Residuals: auto lets the spectrum say whether they hang together.")
+    ] = NoiseModel.auto,
+    false_alarm: Annotated[
+        float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
+    ] = 0.01,
 ) -> None:
     """Infer the labels of stars from their spectra; a file may hold many.
 
@@ -80,13 +94,18 @@ def infer(
     from maury.models import load_model
     from maury.posterior.infer import AUTO, infer_files
 
+    if not 0 < false_alarm < 1:
+        raise MauryError(f"--false-alarm must lie between 0 and 1, not {false_alarm:g}")
     loaded = model if model == AUTO else load_model(model, device.value)
     if output:
         make_folder(output)
     rows: list[dict[str, Any]] = []
     names = dict(zip(files, _unique_stems(files), strict=True))
     with err.status("reading") as status:
-        found = infer_files(files, loaded, draws=draws, seed=seed, progress=status.update)
+        found = infer_files(
+            files, loaded, draws=draws, seed=seed, noise=noise.value, false_alarm=false_alarm,
+            progress=status.update,
+        )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
                 print_error(_with_name(item.path, item.reason))

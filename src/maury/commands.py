@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maury.console import ModelOption, err, finite, make_folder, out, print_json
+from maury.console import ModelOption, err, finite, make_folder, out, print_error, print_json
 from maury.errors import MauryError
 
 models_app = typer.Typer(help="List, show, fetch and build models.", no_args_is_help=True)
@@ -90,6 +91,32 @@ def models_build(
     emulator.save(output / "emulator.safetensors")
     card = emulator.card
     sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
+
+
+@models_app.command("tune")
+def models_tune(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Observed spectra.")],
+    output: Annotated[Path, typer.Option(help="Folder for the model with its learned error.")],
+    model: ModelOption = "kurucz-apogee",
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Learn a library's error, pixel by pixel, from observed spectra; print its size.
+
+    Example: maury models tune visits/*.fits --output tuned && maury infer --model tuned star.fits
+    """
+    from rich.progress import track
+
+    from maury.models import load_model
+    from maury.posterior.tune import save_tuned, tune
+    from maury.spectra.registry import read_all
+
+    loaded = load_model(model)
+    items = track(read_all(files), "fitting", None, console=err, disable=not err.is_terminal)
+    tuned = tune(items, loaded, seed=seed)
+    for failure in tuned.failures:
+        print_error(f"{failure.path}: {failure.reason}")
+    save_tuned(tuned, loaded, output)
+    sys.stdout.write((output / "learned.json").read_text())
 
 
 def _range(text: str, option: str) -> tuple[float, float]:
@@ -249,3 +276,71 @@ def check_exact(
             temporary.write_text("".join(json.dumps(finite(row)) + "\n" for row in rows(found)))
     if not as_json:
         out.print_json(data=finite(figures))
+
+
+@check_app.command("misfit")
+def check_misfit(
+    model: ModelOption = "kurucz-apogee",
+    number: Annotated[int, typer.Option(help="Spectra a fault and strength.", min=1)] = 20,
+    clean: Annotated[
+        int | None, typer.Option(help="Spectra without fault, for the rate of false alarms.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="Which faults; all by default. May be given more than once.")
+    ] = None,
+    curves: Annotated[
+        bool, typer.Option("--curves/--default-strengths", help="All strengths, or the common one alone.")
+    ] = True,
+    false_alarm: Annotated[float, typer.Option(help="Share of good spectra that may be flagged.")] = 0.01,
+    output: Annotated[Path | None, typer.Option(help="Folder for misfit.json and pictures.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Spoil simulated spectra in known ways; tell whether it is noticed, and what becomes of the labels.
+
+    Example: maury check misfit --fault fringes --fault companion --number 10
+    """
+    from rich.progress import track
+
+    from maury.checks.gap import FAULTS, NONE, run
+    from maury.checks.misfit import check_impostors, detection, labels_under, needed, write
+    from maury.models import load_model
+
+    unknown = set(fault or []) - set(FAULTS)
+    if unknown:
+        raise MauryError(f"--fault {', '.join(sorted(unknown))}: known are {', '.join(FAULTS)}")
+    if not 0 < false_alarm < 1:
+        raise MauryError(f"--false-alarm must lie between 0 and 1, not {false_alarm:g}")
+    n_clean = needed(false_alarm) if clean is None else clean
+    if n_clean < needed(false_alarm):
+        err.print(
+            f"a rate of {false_alarm:g} is measured well by {needed(false_alarm)} spectra, not by {n_clean}"
+        )
+    loaded = load_model(model)
+    chosen = [FAULTS[name] for name in fault or FAULTS]
+    tried = [(f, s) for f in chosen for s in (f.strengths if curves else (f.default,))]
+    total = 2 * number * len(tried) + n_clean
+    results = []
+    for item in track(
+        itertools.chain(
+            run(loaded, [(NONE, 0.0)], n_clean, noises=["auto"], seed=seed),
+            run(loaded, tried, number, seed=seed + 1),
+        ),
+        "inferring",
+        total,
+        console=err,
+        disable=not err.is_terminal,
+    ):
+        results.append(item)
+    robust = [r for r in results if r.noise == "auto"]
+    figures = {
+        "model": model,
+        "false_alarm": false_alarm,
+        "detection": detection(robust, false_alarm),
+        "labels": labels_under(results),
+        "impostors": check_impostors(loaded, false_alarm),
+        "meaning": {f.name: f.meaning for f in chosen},
+    }
+    if output:
+        make_folder(output)
+        write(output, figures, results)
+    out.print_json(data=finite(figures))

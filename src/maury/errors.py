@@ -6,6 +6,7 @@ The command line prints it in one line and exits with 2.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,3 +54,13 @@ class Failure:
     index: int
     flag: str
     reason: str
+
+
+def failure_of(path: Path, index: int, error: Exception) -> Failure:
+    """Say why there is no posterior; an error that is not maury's own is one of maury's, and raised under ``--debug``."""
+    if isinstance(error, MauryError):
+        return Failure(path, index, error.flag, str(error))
+    if "--debug" in sys.argv:
+        raise error
+    reason = f"internal error, please report it ({type(error).__name__}: {error})"
+    return Failure(path, index, "internal_error", reason)

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from maury.errors import ModelError
 from maury.forward.model import ForwardModel
 from maury.forward.problem import Problem
 from maury.labels import LabelSet
-from maury.libraries.emulator import Emulator, read_card
+from maury.libraries.emulator import Emulator, read_card, read_model
 from maury.networks.estimator import Estimator
+from maury.networks.novelty import Novelty
 
 DEFAULT = "kurucz-apogee"
 
@@ -34,11 +36,14 @@ class Model:
         Forward model, labels, and how spectra scatter about it.
     estimator
         The amortised posterior.
+    novelty
+        Out-of-distribution score of the estimator, if there is one.
     """
 
     name: str
     problem: Problem
     estimator: Estimator
+    novelty: Novelty | None = None
 
     @property
     def forward(self) -> ForwardModel:
@@ -81,8 +86,8 @@ def folder(name: str | Path) -> Path:
 def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     """Load a model by name or folder, its forward model on ``device``.
 
-    A folder holds ``emulator.safetensors`` and ``estimator.safetensors`` with their JSON cards; without the first, the emulator is that
-    of the model which the estimator's card names.
+    A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors`` and ``learned.safetensors``
+    with their JSON cards; without the first, the emulator is that of the model which the estimator's card names.
 
     Raises
     ------
@@ -100,8 +105,28 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
         ForwardModel(emulator.requires_grad_(False), card["limb_darkening"]).requires_grad_(False).eval()
     )
     problem = problem_of(card, forward, path)
+    table = path / "learned.safetensors"
+    if table.exists():
+        problem = replace(problem, learned=read_learned(table, emulator))
     estimator = Estimator.load(path / "estimator.safetensors", problem)
-    return Model(path.name, replace(problem, forward=forward.to(device)), estimator)
+    known = path / "novelty.safetensors"
+    novelty = Novelty.load(known) if known.exists() else None
+    return Model(path.name, replace(problem, forward=forward.to(device)), estimator, novelty)
+
+
+def read_learned(path: Path, emulator: Emulator) -> Tensor:
+    """Read the error table that `maury.posterior.tune` wrote.
+
+    Raises
+    ------
+    ModelError
+        If it is damaged, or of another emulator.
+    """
+    tensors, _ = read_model(path)
+    error = tensors.get("error")
+    if error is None or error.shape != (emulator.grid.n_pixels,):
+        raise ModelError(f"{path}: is no error table of this model's emulator; run maury models tune again")
+    return error.double()
 
 
 def problem_of(card: Mapping[str, Any], forward: ForwardModel, path: Path) -> Problem:

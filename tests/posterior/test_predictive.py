@@ -34,7 +34,7 @@ def test_a_bad_chip_is_named(posterior):
     fit, grid = posterior.fit, posterior.spectrum.grid
     start, stop = grid.chips[1]
     noisy = np.where((fit.pixels >= start) & (fit.pixels < stop), 1.15, 1.0)
-    chips, _ = checks(posterior, replace(fit, residual=fit.residual * noisy))
+    chips, _ = checks(posterior, replace(fit, whitened=fit.whitened * noisy))
     assert min(chips, key=lambda c: c.p_scatter).name == "chip 2"
     assert chips[1].p_scatter < 1e-4
     assert min(chips[0].p_scatter, chips[2].p_scatter) > 0.01
@@ -44,16 +44,16 @@ def test_a_wrong_line_is_named(posterior):
     fit, v = posterior.fit, posterior.quantile("v_rad", 0.5)
     wavelength = posterior.spectrum.grid.wavelength[fit.pixels] / (1 + v / 299_792.458)
     distance = np.abs(wavelength[:, None] - np.array(LINES["Al I"])).min(1)
-    dip = fit.residual - 3 * fit.sigma * np.exp(-((distance / 1.0) ** 2))
-    _, lines = checks(posterior, replace(fit, residual=dip))
+    dip = fit.whitened - 3 * np.exp(-((distance / 1.0) ** 2))
+    _, lines = checks(posterior, replace(fit, whitened=dip))
     assert min(lines, key=lambda c: min(c.p_scatter, c.p_correlation)).name == "Al I"
 
 
 def test_fringes_hang_together(posterior):
     """A sine of 0.3 sigma over 30 pixels: chi-squared hardly sees it, the correlation does."""
     fit = posterior.fit
-    fringe = fit.residual + 0.3 * fit.sigma * np.sin(2 * np.pi * fit.pixels / 30)
-    chips, _ = checks(posterior, replace(fit, residual=fringe))
+    fringe = fit.whitened + 0.3 * np.sin(2 * np.pi * fit.pixels / 30)
+    chips, _ = checks(posterior, replace(fit, whitened=fringe))
     assert max(c.p_correlation for c in chips) < 5e-3
     assert max(c.p_scatter for c in chips) > 5e-3
 

@@ -33,6 +33,7 @@ def config(**changes):
         "validation": 32,
         "accelerator": "cpu",
         "network": TINY,
+        "novelty": 0,
     }
     if "simulations" not in changes:
         settings["problem"] = {"model": "kurucz-apogee"}

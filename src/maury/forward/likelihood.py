@@ -10,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maury.constants import C_KMS
 from maury.errors import InferenceError
-from maury.forward.continuum import chip_basis, fit_continuum, normal_matrix
+from maury.forward.continuum import chip_basis, fit_continuum
 from maury.forward.model import ForwardModel
+from maury.forward.noise import Correlated, Correlation, Covariance, Independent, innovations
 from maury.forward.sampling import Banded
 from maury.labels import LabelSet
 from maury.spectra.linespread import LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
+Array = NDArray[np.float64]
 DEGREE = 4
 # Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
 SPREAD = 0.3
@@ -36,11 +39,13 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Independent Gaussian pixels; masked ones drop out.
+    """Gaussian pixels; masked ones drop out.
 
-    ``flux_i ~ N(m_i C_i, 1 / ivar_i + (jitter m_i R_i)^2 + (e_i R_i)^2)`` with m the forward model, e the emulator's own error at the
-    labels (from leaving its library's spectra out), R the reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on
-    each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The coefficients are integrated out: the model is never rescaled to the data.
+    ``flux_i ~ N(m_i C_i, 1 / ivar_i + (jitter m_i R_i)^2 + (e_i R_i)^2 + (t_i R_i)^2)`` with m the forward model, e the emulator's own
+    error at the labels (from leaving its library's spectra out), t the library's error where it was learned from observed spectra, R the
+    reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The
+    coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
+    residuals is added, see `correlated`.
 
     Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
     results go to the CPU. Build with `of`.
@@ -54,6 +59,10 @@ class Likelihood:
     reference: Tensor
     error_shape: Tensor
     bases: tuple[tuple[slice, Tensor], ...]
+    wavelength: NDArray[np.float64]
+    chip: NDArray[np.int64]
+    learned: Tensor | None = None
+    correlation: Correlation | None = None
 
     @classmethod
     def of(
@@ -65,6 +74,7 @@ class Likelihood:
         inside: NDArray[np.bool_] | None = None,
         *,
         emulator_error: bool = True,
+        learned: Tensor | None = None,
     ) -> Likelihood:
         """Prepare the likelihood of a spectrum.
 
@@ -82,6 +92,8 @@ class Likelihood:
             Pixels to use, shape ``(n_pixels,)``, where several models must be compared on the same data; by default `usable_pixels`.
         emulator_error
             Whether the emulator's own error is a part of the noise.
+        learned
+            The library's error, relative to the continuum, on the emulator's grid at rest, shape ``(n_grid,)``.
 
         Raises
         ------
@@ -102,7 +114,9 @@ class Likelihood:
                 f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {_MIN_PIXELS} are needed",
                 "few_pixels",
             )
-        empty = cls.on(model, spectrum.grid, good, spectrum.lsf, degree, emulator_error=emulator_error)
+        empty = cls.on(
+            model, spectrum.grid, good, spectrum.lsf, degree, emulator_error=emulator_error, learned=learned
+        )
         flux = torch.from_numpy(spectrum.flux[good]).to(empty.flux)
         return empty.seeing(flux[None], torch.from_numpy(spectrum.ivar[good]).to(empty.flux)[None])[0]
 
@@ -116,12 +130,14 @@ class Likelihood:
         degree: int | None = DEGREE,
         *,
         emulator_error: bool = True,
+        learned: Tensor | None = None,
     ) -> Likelihood:
         """Prepare the likelihood of spectra on some pixels ``good (n_pixels,)`` of a detector, without data; see `seeing`."""
         bases = [] if degree is None else chip_basis(grid.n_pixels, grid.chips, degree, good)
         device = model.basis.device
         ones = torch.ones(int(good.sum()), dtype=torch.float64, device=device)
         shape = _at(model.emulator.error_shape, model, grid.wavelength[good]).double().to(device)
+        starts = np.array([start for start, _ in grid.chips])
         return cls(
             model,
             model.sampler(grid, lsf).to(device),
@@ -131,6 +147,9 @@ class Likelihood:
             ones,
             shape if emulator_error else torch.zeros_like(shape),
             tuple((chip, basis.to(device)) for chip, basis in bases),
+            grid.wavelength[good],
+            np.searchsorted(starts, np.flatnonzero(good), side="right"),
+            learned,
         )
 
     def seeing(self, flux: Tensor, ivar: Tensor) -> Likelihood:
@@ -156,6 +175,10 @@ class Likelihood:
             model=self.model.to(device),
             sampler=self.sampler.to(device),
             bases=tuple((chip, basis.to(device)) for chip, basis in self.bases),
+            wavelength=self.wavelength,
+            chip=self.chip,
+            learned=self.learned,
+            correlation=self.correlation,
             **moved,
         )
 
@@ -169,20 +192,27 @@ class Likelihood:
         return self.flux / self.reference, self.variance / self.reference.square()
 
     def _solve(
-        self, m: Tensor, w: Tensor, r: Tensor, chip: slice, basis: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cholesky factor of a chip's continuum precision, its right side, and its departure from the reference."""
-        wm = w[:, chip] * m[:, chip]
-        n = basis.shape[1] // 2 + 1
-        matrix = normal_matrix(wm * m[:, chip], basis) + torch.eye(n).to(m) / SPREAD**2
-        right = (wm * r[:, chip]) @ basis[:, :n]
-        factor = torch.linalg.cholesky(matrix)
-        return factor, right, torch.cholesky_solve(right[..., None], factor)[..., 0]
+        self, m: Tensor, covariance: Covariance, r: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """Inverse covariance times ``r``; of each chip's continuum the Cholesky factor of its precision, its right side and departure."""
+        solved = covariance.solve(r[:, None])[:, 0]
+        found = []
+        for (chip, basis), matrix in zip(
+            self.bases, covariance.continuum_normals(m, self.bases), strict=True
+        ):
+            n = matrix.shape[-1]
+            right = (m[:, chip] * solved[:, chip]) @ basis[:, :n]
+            factor = torch.linalg.cholesky(matrix + torch.eye(n).to(m) / SPREAD**2)
+            found.append((factor, right, torch.cholesky_solve(right[..., None], factor)[..., 0]))
+        return solved, found
 
     @torch.no_grad()
-    def log_prob(self, labels: Tensor) -> Tensor:
-        """Log likelihood, shape ``(n,)``, float64."""
-        return torch.cat([self._log_prob(chunk) for chunk in self._moved(labels).split(self._chunk)]).cpu()
+    def log_prob(self, labels: Tensor, spectra: Tensor | None = None) -> Tensor:
+        """Log likelihood, shape ``(n,)``, float64; of given model spectra ``(n, n_pixels)`` if there are any."""
+        labels = self._moved(labels)
+        if spectra is not None:
+            return self._log_prob(labels, spectra).cpu()
+        return torch.cat([self._log_prob(chunk) for chunk in labels.split(self._chunk)]).cpu()
 
     def log_prob_with_gradient(self, labels: Tensor) -> Tensor:
         """Return `log_prob`, differentiable in the labels by automatic differentiation."""
@@ -195,40 +225,55 @@ class Likelihood:
     def _chunk(self) -> int:
         return _CHUNK if self.flux.device.type == "cpu" else 1024
 
-    def _model(self, labels: Tensor) -> Tensor:
+    def spectra(self, labels: Tensor) -> Tensor:
+        """Model spectra without continuum on the used pixels, shape ``(n, n_pixels)``."""
+        labels = self._moved(labels)
         return self.sampler(self.model(labels[:, :-1]))[:, self.good].double()
 
-    def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
-        """Variance of noise, jitter and emulator, over the squared reference continuum."""
-        error = self.model.emulator.error(labels[:, :-3]).double()[:, None] * self.error_shape
-        return variance + (labels[:, -1:] * m).square() + error.square()
-
-    def _log_prob(self, labels: Tensor) -> Tensor:
-        y, variance = self._normalised()
-        m = self._model(labels)
+    def _covariance(self, labels: Tensor, m: Tensor, variance: Tensor) -> Covariance:
+        """Of noise, jitter and errors of emulator and library, over the squared reference continuum."""
         total = self._total(labels, m, variance)
-        w = 1 / total
+        if self.correlation is None:
+            return Independent(total)
+        decay = self.correlation.decay(self.wavelength, self.chip)
+        return Correlated(total, self.correlation.amplitude, decay)
+
+    def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
+        """Variance of single pixels, the correlated part left out."""
+        error = self.model.emulator.error(labels[:, :-3]).double()[:, None] * self.error_shape
+        total = variance + (labels[:, -1:] * m).square() + error.square()
+        if self.learned is None:
+            return total
+        at = self.wavelength * np.exp(-np.arctanh(labels[:, -3:-2].detach().cpu().numpy() / C_KMS))
+        return total + _at(self.learned, self.model, at).to(total).square()
+
+    def _log_prob(self, labels: Tensor, m: Tensor | None = None) -> Tensor:
+        y, variance = self._normalised()
+        m = self.spectra(labels) if m is None else m
+        covariance = self._covariance(labels, m, variance)
         r = y - m
-        out = -0.5 * ((w * r.square()).sum(1) + total.log().sum(1))
-        for chip, basis in self.bases:
-            factor, right, departure = self._solve(m, w, r, chip, basis)
+        solved, chips = self._solve(m, covariance, r)
+        out = -0.5 * ((r * solved).sum(1) + covariance.log_det)
+        for factor, right, departure in chips:
             out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
             out = out - right.shape[1] * math.log(SPREAD)
         return out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
 
-    def _continuum(self, m: Tensor, w: Tensor, r: Tensor) -> Tensor:
+    def _continuum(self, m: Tensor, covariance: Covariance, r: Tensor) -> Tensor:
         """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
-        parts = []
-        for chip, basis in self.bases:
-            departure = self._solve(m, w, r, chip, basis)[2]
-            parts.append(1 + departure @ basis[:, : departure.shape[1]].T)
+        _, chips = self._solve(m, covariance, r)
+        parts = [
+            1 + departure @ basis[:, : departure.shape[1]].T
+            for (_, basis), (_, _, departure) in zip(self.bases, chips, strict=True)
+        ]
         return torch.cat(parts, dim=1) if parts else torch.ones_like(m)
 
     @torch.no_grad()
     def curvature(self, labels: Tensor) -> Curvature:
         """Gradient and expected information at labels ``(n, n_labels)``, the continuum projected out.
 
-        What the variance's dependence on the spectrum adds to the information is left out: its share is 2 jitter^2.
+        What the variance's dependence on the spectrum adds to the information is left out: its share is 2 jitter^2. So is, of correlated
+        pixels, what pairs of them tell of the jitter.
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
@@ -236,27 +281,27 @@ class Likelihood:
         m = self.sampler(grid_flux)[:, self.good].double()
         slopes = self.sampler(grid_slopes)[..., self.good].double()
         jitter = labels[:, -1:]
-        w = 1 / self._total(labels, m, variance)
-        continuum = self._continuum(m, w, y - m)
-        r = y - m * continuum
-        # The variance grows with the model: half of d(-ln V - r^2 / V) by the labels.
-        by_variance = jitter.square() * m * w * (w * r.square() - 1)
+        covariance = self._covariance(labels, m, variance)
+        _, chips = self._solve(m, covariance, y - m)
+        continuum = self._continuum(m, covariance, y - m)
+        solved = covariance.solve((y - m * continuum)[:, None])[:, 0]
+        diagonal = covariance.inverse_diagonal()
+        # The variance grows with the model: half of d(-ln |C| - r C^-1 r) by the labels.
+        by_variance = jitter.square() * m * (solved.square() - diagonal)
         by_labels = (slopes @ by_variance[..., None])[..., 0]
         slopes = slopes * continuum[:, None]
-        weighted = slopes * w[:, None]
+        weighted = covariance.solve(slopes)
         fisher = weighted @ slopes.mT
-        for chip, basis in self.bases:
-            factor = self._solve(m, w, y - m, chip, basis)[0]
-            cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : basis.shape[1] // 2 + 1]
+        for (chip, basis), (factor, right, _) in zip(self.bases, chips, strict=True):
+            cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : right.shape[1]]
             fisher = fisher - cross @ torch.cholesky_solve(cross.mT, factor)
-        # d variance / d jitter, over the variance.
-        share = 2 * jitter * m.square() * w
+        by_jitter = 2 * jitter * m.square()
         full = torch.zeros(len(labels), labels.shape[1], labels.shape[1]).to(m)
         full[:, :-1, :-1] = fisher
-        full[:, -1, -1] = 0.5 * share.square().sum(1)
-        by_jitter = 0.5 * (share * (w * r.square() - 1)).sum(1, keepdim=True)
-        by_labels = by_labels + (weighted @ r[..., None])[..., 0]
-        gradient = torch.cat([by_labels, by_jitter], dim=1)
+        full[:, -1, -1] = 0.5 * (by_jitter * diagonal).square().sum(1)
+        gradient_jitter = 0.5 * (by_jitter * (solved.square() - diagonal)).sum(1, keepdim=True)
+        by_labels = by_labels + (slopes @ solved[..., None])[..., 0]
+        gradient = torch.cat([by_labels, gradient_jitter], dim=1)
         return Curvature(gradient.cpu(), full.cpu())
 
     @torch.no_grad()
@@ -269,7 +314,7 @@ class Likelihood:
         if not self.bases:
             return self
         labels = self._moved(labels)
-        m = self._model(labels.reshape(-1, labels.shape[-1]))
+        m = self.spectra(labels.reshape(-1, labels.shape[-1]))
         flux, ivar = self.flux / m, m.square() / self.variance
         parts = [fit_continuum(flux[:, chip], ivar[:, chip], basis) for chip, basis in self.bases]
         reference = torch.cat(parts, dim=1)
@@ -283,10 +328,10 @@ class Likelihood:
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
-        m = self._model(labels)
-        w = 1 / self._total(labels, m, variance)
-        flux = m * self._continuum(m, w, y - m)
-        used = w > 0
+        m = self.spectra(labels)
+        covariance = self._covariance(labels, m, variance)
+        flux = m * self._continuum(m, covariance, y - m)
+        used = variance.isfinite()
         scatter = torch.where(used, (y - flux) / flux, math.nan).abs().nanmedian(1).values * 1.4826
         noise = torch.where(used, variance.sqrt() / flux, math.nan).abs().nanmedian(1).values
         return (scatter.square() - noise.square()).clamp_min(0).sqrt().nan_to_num().cpu()
@@ -296,22 +341,27 @@ class Likelihood:
         """Model and residual at the labels ``(n_labels,)``."""
         labels = self._moved(labels)
         y, variance = self._normalised()
-        m = self._model(labels[None])
-        w = 1 / self._total(labels[None], m, variance)
-        continuum = self._continuum(m, w, y - m)[0] * self.reference
+        m = self.spectra(labels[None])
+        covariance = self._covariance(labels[None], m, variance)
+        continuum = self._continuum(m, covariance, y - m)[0] * self.reference
         flux = m[0] * continuum
         residual = self.flux - flux
-        excess = float((residual.square() / self.variance).sum()) / self.n_pixels
-        scaled = float((residual.square() * w[0] / self.reference.square()).sum()) / self.n_pixels
-        sigma = self.reference / w[0].sqrt()
+        total = self._total(labels[None], m, variance)[0]
+        r = (residual / self.reference).cpu().numpy()
+        whitened, foretold = r / total.sqrt().cpu().numpy(), np.zeros_like(r)
+        if self.correlation is not None:
+            decay = self.correlation.decay(self.wavelength, self.chip)
+            whitened, foretold = innovations(r, total.cpu().numpy(), self.correlation.amplitude, decay)
+        reference = self.reference.cpu().numpy()
         return Fit(
             self.good.cpu().numpy(),
             flux.cpu().numpy(),
             continuum.cpu().numpy(),
             residual.cpu().numpy(),
-            sigma.cpu().numpy(),
-            excess,
-            scaled,
+            (self.reference * total.sqrt()).cpu().numpy(),
+            whitened,
+            foretold * reference,
+            float((residual.square() / self.variance).sum()) / self.n_pixels,
         )
 
 
@@ -324,7 +374,7 @@ def usable_pixels(spectrum: Spectrum, model: ForwardModel, labels: LabelSet) -> 
     return inside & on_chip
 
 
-def _at(values: Tensor, model: ForwardModel, wavelength: NDArray[np.float64]) -> Tensor:
+def _at(values: Tensor, model: ForwardModel, wavelength: Array) -> Tensor:
     """Values on the model's grid, at the nearest pixels."""
     grid = model.emulator.grid
     nearest = np.round((np.log10(wavelength) - grid.start) / grid.step).astype(np.int64)
@@ -340,17 +390,26 @@ class Fit:
     pixels
         Their place on the spectrum's grid, shape ``(n,)``.
     flux, continuum, residual, sigma
-        In the units of the spectrum, shape ``(n,)``; sigma is the total error: noise, jitter and emulator.
+        In the units of the spectrum, shape ``(n,)``; sigma is the error of single pixels: noise, jitter, emulator and library.
+    whitened
+        Residuals in units of their error, shape ``(n,)``; where they are correlated, what each shows beyond those before it. N(0, 1) and
+        independent if the noise model is right.
+    foretold
+        What correlation let expect of each residual, in the units of the spectrum, shape ``(n,)``; 0 of independent pixels.
     rchi2
         Mean squared residual over the file's own variance.
-    rchi2_jitter
-        The same over the variance with jitter: near 1 where the noise model holds.
     """
 
     pixels: NDArray[np.int64]
-    flux: NDArray[np.float64]
-    continuum: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    sigma: NDArray[np.float64]
+    flux: Array
+    continuum: Array
+    residual: Array
+    sigma: Array
+    whitened: Array
+    foretold: Array
     rchi2: float
-    rchi2_jitter: float
+
+    @property
+    def rchi2_jitter(self) -> float:
+        """Mean squared whitened residual: near 1 where the noise model holds."""
+        return float(np.mean(self.whitened**2))

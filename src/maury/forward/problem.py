@@ -35,6 +35,9 @@ class Problem:
         Of each chip's unknown continuum; None where the continuum is known to be 1.
     emulator_error
         Whether the emulator's own error is a part of the noise.
+    learned
+        The library's error as learned from observed spectra, relative to the continuum, on the emulator's grid at rest, shape
+        ``(n_grid,)``; see `maury.posterior.tune`.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class Problem:
     held: Mapping[str, float] = field(default_factory=dict)
     degree: int | None = DEGREE
     emulator_error: bool = True
+    learned: Tensor | None = None
 
     def __post_init__(self) -> None:
         emulated = self.forward.emulator.labels
@@ -87,7 +91,13 @@ class Problem:
     def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Likelihood | Held:
         """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of`."""
         whole = Likelihood.of(
-            spectrum, self.forward, self.labels, self.degree, inside, emulator_error=self.emulator_error
+            spectrum,
+            self.forward,
+            self.labels,
+            self.degree,
+            inside,
+            emulator_error=self.emulator_error,
+            learned=self.learned,
         )
         return self.free(whole)
 

@@ -22,6 +22,12 @@ class Target:
     likelihood: Likelihood | Held
     labels: LabelSet
 
+    def whole(self, theta: Tensor) -> tuple[Likelihood, Tensor]:
+        """Likelihood of all labels, and labels ``(n_labels,)`` with those that are held beside them."""
+        if isinstance(self.likelihood, Held):
+            return self.likelihood.likelihood, self.likelihood.complete(theta)
+        return self.likelihood, theta
+
     def log_likelihood(self, u: Tensor) -> Tensor:
         """Log likelihood, shape ``(n,)``, of ``u (n, n_labels)``."""
         return self.likelihood.log_prob(self.labels.from_normal(u))

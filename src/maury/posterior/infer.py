@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maury.errors import Failure, InferenceError, LabelError, MauryError
+from maury.errors import Failure, InferenceError, LabelError, failure_of
 from maury.forward.likelihood import usable_pixels
 from maury.labels import LabelSet, Prior, Uniform
 from maury.models import DEFAULT, Model, load_model, shipped
+from maury.posterior.flags import check_misfit, disagreement, faults, warnings, with_flags
 from maury.posterior.proposal import Flow
+from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
-from maury.spectra.registry import read_spectra, read_spectrum
+from maury.spectra.registry import read_all, read_spectrum
 from maury.spectra.regrid import on_apstar_grid
 from maury.spectra.spectrum import Spectrum, apstar_grid
 
-# A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
-_PILE_UP = 0.1
-# Bounds at which a star may rightly sit: no rotation that can be seen, no model error that can be seen.
-_NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
-_HIGH_JITTER = 0.05
-_POOR_FIT = 1.5
-_LOW_SNR = 10.0
-# km/s: rotation below this is no wider than what is not known of an average line-spread function.
-_SLOW = 10.0
 # km/s around 0 in which a spectrum that its survey moved to rest is searched.
 _REST_V_RAD = 30.0
 # Models whose evidences differ by more than this (nats) need no better ones to be told apart.
 _CLOSE = 20.0
 AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    draws: int
+    seed: int
+    priors: Mapping[str, Prior]
+    noise: Noise
+    false_alarm: float
+
+    def __post_init__(self) -> None:
+        if self.draws < 100:
+            raise InferenceError(f"draws must be at least 100 for the weights to be judged, not {self.draws}")
+        if self.noise not in get_args(Noise):
+            raise InferenceError(f"noise: {self.noise!r} is not one of {', '.join(get_args(Noise))}")
+        if not 0 < self.false_alarm < 1:
+            raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm:g}")
 
 
 def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,6 +69,8 @@ def infer(
     draws: int = 1000,
     seed: int = 0,
     priors: Mapping[str, Prior] | None = None,
+    noise: Noise = "auto",
+    false_alarm: float = 0.01,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
     """Infer a star's labels from its spectrum.
@@ -76,6 +88,11 @@ def infer(
     priors
         Priors that replace the model's, by label; each must lie inside the model's. A spectrum at rest gets ``v_rad`` within 30 km/s of 0
         unless this says otherwise.
+    noise
+        ``"independent"`` pixels; ``"correlated"`` residuals, an Ornstein-Uhlenbeck process whose amplitude and length are fitted; or
+        ``"auto"``: correlated where that gains more than 5 nats, as on real spectra it does.
+    false_alarm
+        Share of good spectra that may be flagged ``misfit``, and ``novel``.
     progress
         Told what stage begins.
 
@@ -99,39 +116,44 @@ def infer(
     """
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum)
-    if draws < 100:
-        raise InferenceError(f"draws must be at least 100 for the weights to be judged, not {draws}")
+    settings = _Settings(draws, seed, priors or {}, noise, false_alarm)
     if not spectrum.good.any():
         raise InferenceError("every pixel is masked: nothing to infer from", "all_masked")
     if isinstance(model, str) and model == AUTO:
-        return _choose(spectrum, draws, seed, priors or {}, progress)
+        return _choose(spectrum, settings, progress)
     if not isinstance(model, Model):
         model = load_model(model)
-    return _infer(spectrum, model, draws, seed, priors or {}, progress)
+    return _infer(spectrum, model, settings, progress)
 
 
 def _infer(
     spectrum: Spectrum,
     model: Model,
-    draws: int,
-    seed: int,
-    priors: Mapping[str, Prior],
+    settings: _Settings,
     progress: Callable[[str], None],
     inside: NDArray[np.bool_] | None = None,
     nested: bool = True,
 ) -> Posterior:
     began = time.perf_counter()
-    problem = replace(model.problem, labels=labels_for(spectrum, model, priors))
+    problem = replace(model.problem, labels=labels_for(spectrum, model, settings.priors))
     labels, likelihood = problem.inferred, problem.likelihood(spectrum, inside)
     progress("flow")
+    network_input = to_model_grid(spectrum, model)
     with torch.no_grad():
-        context = model.estimator.context(*to_model_grid(spectrum, model))
+        context = model.estimator.context(*network_input)
     flow = Flow(model.estimator, context, problem.stellar)
-    generator = torch.Generator().manual_seed(seed)
     verified = verify(
-        likelihood, labels, flow, draws=draws, generator=generator, nested=nested, progress=progress
+        likelihood,
+        labels,
+        flow,
+        draws=settings.draws,
+        generator=torch.Generator().manual_seed(settings.seed),
+        nested=nested,
+        noise=settings.noise,
+        progress=progress,
     )
-    return _posterior(verified, spectrum, model, labels, time.perf_counter() - began)
+    posterior = _posterior(verified, spectrum, model, labels, network_input, settings.false_alarm)
+    return replace(posterior, seconds=time.perf_counter() - began)
 
 
 def infer_files(
@@ -141,6 +163,8 @@ def infer_files(
     draws: int = 1000,
     seed: int = 0,
     priors: Mapping[str, Prior] | None = None,
+    noise: Noise = "auto",
+    false_alarm: float = 0.01,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Posterior | Failure]:
     """Infer every spectrum of some files; one that fails does not stop the others.
@@ -149,7 +173,7 @@ def infer_files(
     ----------
     files
         Files of any format, each with one spectrum or many.
-    model, draws, seed, priors, progress
+    model, draws, seed, priors, noise, false_alarm, progress
         As for `infer`.
 
     Yields
@@ -157,32 +181,19 @@ def infer_files(
     Posterior or Failure
         In the order of the files and of the spectra in them.
     """
-    for file in map(Path, files):
-        spectra, index = read_spectra(file), 0
-        while True:
-            # Reading and inferring may each fail; after a failed read the rest of the file is lost.
-            try:
-                spectrum = next(spectra)
-            except StopIteration:
-                break
-            except Exception as error:
-                yield _failure(file, index, error)
-                break
-            stage = partial(_stage, progress, f"{file}" + (f" [{index}]" if index else ""))
-            try:
-                yield infer(spectrum, model, draws=draws, seed=seed, priors=priors, progress=stage)
-            except Exception as error:
-                yield _failure(file, index, error)
-            index += 1
-
-
-def _failure(path: Path, index: int, error: Exception) -> Failure:
-    if isinstance(error, MauryError):
-        return Failure(path, index, error.flag, str(error))
-    if "--debug" in sys.argv:
-        raise error
-    reason = f"internal error, please report it ({type(error).__name__}: {error})"
-    return Failure(path, index, "internal_error", reason)
+    for spectrum in read_all(files):
+        if isinstance(spectrum, Failure):
+            yield spectrum
+            continue
+        file, index = Path(spectrum.path), spectrum.index
+        stage = partial(_stage, progress, f"{file}" + (f" [{index}]" if index else ""))
+        try:
+            yield infer(
+                spectrum, model, draws=draws, seed=seed, priors=priors, noise=noise,
+                false_alarm=false_alarm, progress=stage,
+            )  # fmt: skip
+        except Exception as error:
+            yield failure_of(file, index, error)
 
 
 def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:
@@ -201,22 +212,22 @@ def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) ->
     return model.labels.with_priors(priors)
 
 
-def _choose(
-    spectrum: Spectrum, draws: int, seed: int, priors: Mapping[str, Prior], progress: Callable[[str], None]
-) -> Posterior:
+def _choose(spectrum: Spectrum, settings: _Settings, progress: Callable[[str], None]) -> Posterior:
     """Infer with every shipped model that covers the spectrum, on the same pixels; return the one of the highest evidence."""
     began = time.perf_counter()
     models = [load_model(name) for name in shipped(estimators=True)]
-    inside = {m.name: usable_pixels(spectrum, m.forward, labels_for(spectrum, m, priors)) for m in models}
+    inside = {
+        m.name: usable_pixels(spectrum, m.forward, labels_for(spectrum, m, settings.priors)) for m in models
+    }
     models = [m for m in models if inside[m.name].any()]
     if not models:
-        return _infer(spectrum, load_model(DEFAULT), draws, seed, priors, progress)
+        return _infer(spectrum, load_model(DEFAULT), settings, progress)
     common = np.logical_and.reduce([inside[m.name] for m in models])
     found, failures = [], {}
     for m in models:
         try:
             stage = partial(_stage, progress, m.name)
-            found.append(_infer(spectrum, m, draws, seed, priors, stage, common, nested=False))
+            found.append(_infer(spectrum, m, settings, stage, common, nested=False))
         except InferenceError as error:
             failures[m.name] = error
     if not found:
@@ -226,7 +237,7 @@ def _choose(
     close = [p for p in found if p.khat > KHAT_LIMIT and p.log_evidence > best.log_evidence - _CLOSE]
     for rough in close:
         m = next(m for m in models if m.name == rough.model)
-        found[found.index(rough)] = _infer(spectrum, m, draws, seed, priors, progress, common)
+        found[found.index(rough)] = _infer(spectrum, m, settings, progress, common)
     best = max(found, key=lambda posterior: posterior.log_evidence)
     evidence = np.array([p.log_evidence for p in found])
     share = np.exp(evidence - evidence.max())
@@ -234,7 +245,8 @@ def _choose(
         {"model": p.model, "log_evidence": p.log_evidence, "probability": float(s)}
         for p, s in zip(found, share / share.sum(), strict=True)
     ]
-    return replace(best, extra={**best.extra, "models": tried}, seconds=time.perf_counter() - began)
+    chosen = replace(best, extra={**best.extra, "models": tried}, seconds=time.perf_counter() - began)
+    return with_flags(chosen, disagreement(found))
 
 
 def _stage(progress: Callable[[str], None], model: str, stage: str) -> None:
@@ -242,21 +254,26 @@ def _stage(progress: Callable[[str], None], model: str, stage: str) -> None:
 
 
 def _posterior(
-    verified: Verified, spectrum: Spectrum, model: Model, labels: LabelSet, seconds: float
+    verified: Verified,
+    spectrum: Spectrum,
+    model: Model,
+    labels: LabelSet,
+    network_input: tuple[torch.Tensor, torch.Tensor],
+    false_alarm: float,
 ) -> Posterior:
     theta = labels.from_normal(verified.draws.u)
-    best = (verified.draws.log_likelihood + verified.draws.log_prior).argmax()
-    fit = verified.target.likelihood.fit(theta[best])
-    weights = (verified.log_weights - torch.logsumexp(verified.log_weights, 0)).exp().numpy()
-    jitter = float(weights @ theta[:, -1].numpy()) if labels.names[-1] == "jitter" else 0.0
-    warn = _at_bounds(labels, theta.numpy(), weights)
-    warn += ["second_mode"] * (len(verified.modes.u) > 1)
-    warn += ["high_jitter"] * (jitter > _HIGH_JITTER)
-    warn += ["poor_fit"] * (fit.rchi2_jitter > _POOR_FIT)
-    warn += ["low_snr"] * (spectrum.snr < _LOW_SNR)
-    warn += ["average_lsf"] * (model.forward.emulator.contained is not None and _slow(labels, theta, weights))
-    warn += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
-    warn += ["khat"] * (verified.khat > KHAT_LIMIT)
+    best = theta[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
+    fit = verified.target.likelihood.fit(best)
+    v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
+    p_novelty = None
+    if model.novelty is not None:
+        p_novelty = float(model.novelty.p_value(model.estimator, *network_input))
+    misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm)
+    preparation = getattr(model.estimator.featurizer, "preparation", None)
+    bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
+    extra: dict[str, Any] = {"misfit": misfit.to_json()}
+    if verified.residuals is not None:
+        extra["residuals"] = verified.residuals.to_json()
     return Posterior(
         labels=labels,
         draws=theta.numpy(),
@@ -272,34 +289,10 @@ def _posterior(
         fit=fit,
         spectrum=spectrum,
         model=model.name,
-        flag_warn=tuple(warn),
-        seconds=seconds,
+        flag_warn=(*warnings(verified, fit, spectrum, model, labels), *misfit.flags()),
+        flag_bad=tuple(bad),
         evaluations=verified.evaluations,
         held=dict(model.problem.held),
         target=verified.target,
+        extra=extra,
     )
-
-
-def _slow(labels: LabelSet, theta: torch.Tensor, weights: NDArray[np.float64]) -> bool:
-    """Tell whether the rotation found is slow enough to rest on the library's average line-spread function."""
-    if "v_sini" not in labels.names:
-        return False
-    v_sini = theta[:, labels.index("v_sini")].numpy()
-    return bool(weights @ (v_sini < _SLOW) > 0.5)
-
-
-def _at_bounds(labels: LabelSet, theta: NDArray[np.float64], weights: NDArray[np.float64]) -> list[str]:
-    """Return flags ``at_bound:<label>`` of labels whose posterior piles up at an end of the prior."""
-    flags = []
-    for i, label in enumerate(labels.labels):
-        margin = 0.01 * (label.prior.high - label.prior.low)
-        ends = {
-            "low": theta[:, i] < label.prior.low + margin,
-            "high": theta[:, i] > label.prior.high - margin,
-        }
-        if any(
-            weights @ near > _PILE_UP and (label.name, end) not in _NATURAL_BOUNDS
-            for end, near in ends.items()
-        ):
-            flags.append(f"at_bound:{label.name}")
-    return flags

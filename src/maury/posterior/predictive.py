@@ -1,6 +1,6 @@
 """Would the model have made this residual? Posterior predictive checks of one fit, chip by chip and line by line.
 
-Where the noise model holds, residuals over their total error are independent normals, but for the few degrees of freedom that the fit
+Where the noise model holds, whitened residuals are independent normals, but for the few degrees of freedom that the fit
 took. Two statistics see what jitter cannot absorb: scatter that is larger in one place than in another, and residuals that hang together.
 """
 
@@ -95,7 +95,7 @@ def _check(name: str, fit: Fit, member: NDArray[np.bool_], taken: float) -> Chec
     n = int(member.sum())
     if n < _FEWEST:
         return None
-    z = fit.residual[member] / fit.sigma[member]
+    z = fit.whitened[member]
     chi2 = float(np.sum(z**2))
     correlation, p_correlation = ljung_box(z, fit.pixels[member])
     freedom = max(n - taken * n / len(fit.pixels), 1.0)

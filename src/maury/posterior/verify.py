@@ -16,6 +16,7 @@ from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
 from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, Proposal, StudentT
 from maury.posterior.refine import Modes, find_modes, spread_out
+from maury.posterior.residuals import Noise, Residuals, fit_residuals, hang_together
 
 KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
@@ -59,6 +60,8 @@ class Verified:
         The exact posterior, with its reference continuum.
     evaluations
         Likelihood evaluations spent.
+    residuals
+        What was found of the residuals' correlation, if that was asked.
     """
 
     draws: Weighted
@@ -70,6 +73,7 @@ class Verified:
     flow: Tensor
     target: Target
     evaluations: int
+    residuals: Residuals | None = None
 
     @property
     def ess(self) -> float:
@@ -97,6 +101,23 @@ def _start(
     if with_jitter:
         u[:, -1] = labels.to_normal(theta)[-1]
     return target, spread_out(u, value, _STARTS)
+
+
+def _correlate(target: Target, modes: Modes, noise: Noise) -> tuple[Target, Modes, Residuals | None, int]:
+    """Look for correlated residuals; where they are to be used, find the modes anew, twice: each moves the other."""
+    residuals, spent = None, 0
+    if noise == "auto" and not hang_together(target, modes.u[0]):
+        return target, modes, None, 1
+    for _ in range(2):
+        target, residuals, u = fit_residuals(target, modes.u[0], noise)
+        spent += residuals.evaluations
+        if not residuals.used:
+            break
+        starts = modes.u.clone()
+        starts[:, -1] = u[-1]
+        modes = find_modes(target, starts)
+        spent += modes.evaluations
+    return target, modes, residuals, spent
 
 
 def _proposal(modes: Modes, flow: Flow, labels: LabelSet) -> Mixture:
@@ -147,6 +168,7 @@ def verify(
     draws: int,
     generator: torch.Generator,
     nested: bool = True,
+    noise: Noise = "independent",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Verified:
     """Correct a flow's posterior of one spectrum to the exact one.
@@ -165,6 +187,8 @@ def verify(
         Source of randomness.
     nested
         Whether nested sampling takes over where the weights are not to be trusted.
+    noise
+        Whether residuals may be correlated: ``"auto"`` adds a correlated part where the spectrum asks for one. Needs ``jitter``.
     progress
         Told what stage begins.
 
@@ -180,6 +204,10 @@ def verify(
     target = Target(target.likelihood.refer(labels.from_normal(first.u[0])), labels)
     modes = find_modes(target, first.u)
     evaluations = _RANKED + first.evaluations + modes.evaluations
+    residuals = None
+    if noise != "independent" and labels.names[-1] == "jitter":
+        target, modes, residuals, spent = _correlate(target, modes, noise)
+        evaluations += spent
 
     progress("weigh")
     proposal = _proposal(modes, flow, labels)
@@ -199,8 +227,9 @@ def verify(
             proposal = _adapted(weighted, proposal)
     evaluations += sum(counts)
     result = Verified(
-        weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations
-    )
+        weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations,
+        residuals,
+    )  # fmt: skip
     if khat <= KHAT_LIMIT or not nested:
         return result
     progress("nested sampling")

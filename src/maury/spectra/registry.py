@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from astropy.io import fits
 
-from maury.errors import SpectrumError
+from maury.errors import Failure, SpectrumError, failure_of
 from maury.spectra.apogee import apvisit_from_hdus, is_apvisit
 from maury.spectra.apstar import is_apstar, is_aspcapstar, read_apstar, read_aspcapstar
 from maury.spectra.bits import DEFAULT_REJECT
@@ -122,6 +122,23 @@ def read_spectrum(path: str | os.PathLike[str], index: int = 0, *, reject: int |
     finally:
         spectra.close()  # type: ignore[attr-defined]
     raise SpectrumError(f"{path}: has no spectrum {index}: it holds fewer")
+
+
+def read_all(files: Iterable[str | os.PathLike[str]]) -> Iterator[Spectrum | Failure]:
+    """Yield every spectrum of some files, in order; a failure in place of those that could not be read."""
+    for file in map(Path, files):
+        spectra, index = read_spectra(file), 0
+        while True:
+            # After a failed read the rest of the file is lost.
+            try:
+                spectrum = next(spectra)
+            except StopIteration:
+                break
+            except Exception as error:
+                yield failure_of(file, index, error)
+                break
+            yield spectrum
+            index += 1
 
 
 def _describe(hdus: fits.HDUList) -> str:

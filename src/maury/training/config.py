@@ -47,6 +47,9 @@ class FitConfig(BaseModel):
     nodes: int = Field(1, gt=0)
     strategy: str = Field("auto", description="of Lightning, for several devices; such as ddp")
     tensorboard: bool = False
+    novelty: int = Field(
+        12_000, ge=0, description="simulations by which unlike spectra are told afterwards; 0 for none"
+    )
 
 
 class TrainConfig(FitConfig):
@@ -76,6 +79,6 @@ def preset(name: str) -> Path:
 def comparable(config: BaseModel) -> dict[str, Any]:
     """Return what must not change when a training is resumed: all but how long it runs and on what."""
     settings = config.model_dump(mode="json")
-    for key in ("devices", "nodes", "strategy", "accelerator", "tensorboard"):
+    for key in ("devices", "nodes", "strategy", "accelerator", "tensorboard", "novelty"):
         settings.pop(key, None)
     return settings

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from maury.constants import C_KMS
 from maury.forward.continuum import chebyshev_basis
 from maury.forward.problem import Problem
 from maury.spectra.linespread import Gaussian, LineSpread
@@ -133,11 +134,21 @@ class Simulator:
         if self.observing.emulator_error:
             error = self.model.emulator.error(labels[:, :-3])[:, None] * self.error_shape * continuum
             variance = variance + error.square()
+        if self.problem.learned is not None:
+            pixels = self._rest_pixels(labels[:, -3])
+            variance = variance + (self.problem.learned.float()[pixels] * continuum).square()
         flux = signal + torch.randn(signal.shape, generator=generator) * variance.sqrt()
         keep = self.usable & sigma.isfinite() & ~self._masks(n, generator)
         return Simulation(
             labels, torch.where(keep, flux, 0.0), torch.where(keep, sigma**-2, 0.0), continuum, snr
         )
+
+    def _rest_pixels(self, v_rad: Tensor) -> Tensor:
+        """Pixels of the emulator's grid, ``(n, n_pixels)``, at which the detector's light was emitted."""
+        grid = self.model.emulator.grid
+        observed = torch.from_numpy((np.log(self.grid.wavelength) - grid.start * math.log(10)) / grid.dlnw)
+        shift = torch.atanh(v_rad / C_KMS) / grid.dlnw
+        return (observed - shift[:, None]).round().clamp(0, grid.n_pixels - 1).long()
 
     def _continuum(self, n: int, generator: torch.Generator) -> Tensor:
         out = torch.ones(n, self.grid.n_pixels)

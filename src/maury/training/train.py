@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import lightning
+import torch
+from torch import Tensor
 
 from maury.errors import ConfigError
 from maury.models import problem_card
 from maury.networks.config import Setting
 from maury.networks.estimator import Estimator
+from maury.networks.novelty import Novelty
 from maury.training.config import TrainConfig, comparable
 from maury.training.data import Batch, OnTheFly, Source, Stored, spectra
 from maury.training.fit import fit
@@ -83,4 +86,17 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
         "training": config.model_dump(mode="json", exclude={"network"}),
     }
     estimator = Estimator(problem.stellar, config.network, setting, card)
-    return fit(estimator, config, source, validation, output, progress=progress)
+    trained = fit(estimator, config, source, validation, output, progress=progress)
+    if config.novelty:
+        novelty_of(trained, simulator, config.novelty, config.seed).save(output / "novelty.safetensors")
+    return trained
+
+
+def novelty_of(estimator: Estimator, simulator: Simulator, number: int = 12_000, seed: int = 0) -> Novelty:
+    """Compute the out-of-distribution score of an estimator from new simulations."""
+
+    def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        simulation = simulator(n, generator)
+        return simulation.flux, simulation.ivar
+
+    return Novelty.of(estimator, draw, number, seed + 4)

@@ -1,0 +1,329 @@
+"""A simulated reality gap: spectra that the model of inference cannot make, by how much of what.
+
+Each fault is applied to noise-free spectra of known labels, on the detector's pixels; what inference then says of those labels, with and
+without its robust options, tells what the fault does to a result, and whether it is seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maury.checks.calibration import REAL_MASKS
+from maury.constants import C_KMS
+from maury.errors import ConfigError
+from maury.forward.model import ForwardModel
+from maury.labels import Uniform
+from maury.libraries.emulator import Emulator
+from maury.models import Model, folder
+from maury.posterior.infer import infer
+from maury.posterior.residuals import Noise
+from maury.posterior.result import Posterior
+from maury.spectra.linespread import APOGEE_RESOLUTION, FWHM, nominal_visit_lsf
+from maury.spectra.spectrum import Spectrum
+from maury.spectra.synthetic import nominal_visit_grid
+from maury.training.simulations import Observing, Simulator
+
+_TELLURICS, _SKY_LINES = 80, 40
+# km/s: width of a telluric line, and of a sky line on the detector.
+_LINE_WIDTH = 6.0
+_FRINGE_PERIOD = (15.0, 60.0)
+# km/s within which a companion moves, and the range of its rotation.
+_COMPANION_VELOCITY, _COMPANION_ROTATION = 100.0, 10.0
+# The libraries' ranges end 100 K apart: they are compared here, and the difference is that of all stars below the second.
+_OVERLAP, _COOL = 3500.0, 4200.0
+_OTHER = {"kurucz-apogee": "btsettl-apogee", "btsettl-apogee": "kurucz-apogee"}
+
+
+class Bed:
+    """Makes spectra with faults.
+
+    Parameters
+    ----------
+    model
+        Of inference; stars are drawn from its prior, without jitter.
+    snr
+        Range of the S/N a pixel.
+    """
+
+    def __init__(self, model: Model, snr: tuple[float, float] = (30.0, 200.0)) -> None:
+        self.model, self.problem = model, model.problem
+        self.grid, self.lsf = nominal_visit_grid(), nominal_visit_lsf()
+        observing = Observing(masked=REAL_MASKS, snr=snr, emulator_error=False, chip_loss_probability=0.0)
+        self.simulator = Simulator(self.problem, self.grid, observing, self.lsf)
+        self.chips = self.grid.chips
+
+    @cached_property
+    def other(self) -> ForwardModel:
+        """Forward model of the other shipped library.
+
+        Raises
+        ------
+        ConfigError
+            If the model of inference is not a shipped one.
+        """
+        if self.model.name not in _OTHER:
+            raise ConfigError(f"fault 'library': {self.model.name} has no counterpart; leave it out")
+        emulator = Emulator.load(folder(_OTHER[self.model.name]) / "emulator.safetensors")
+        return ForwardModel(emulator.requires_grad_(False), 0.6).eval()
+
+    def labels(self, n: int, fault: Fault, generator: torch.Generator) -> Tensor:
+        """All labels ``(n, n_all)`` from the prior, jitter 0; cool stars alone where libraries are compared."""
+        labels = self.problem.sample(n, generator)
+        labels[:, -1] = 0.0
+        if fault.name == "library":
+            teff = self.problem.labels["teff"].prior
+            narrow = Uniform(low=teff.low, high=min(_COOL, teff.high))
+            share = torch.rand(n, generator=generator, dtype=torch.float64)
+            labels[:, 0] = narrow.low + share * (narrow.high - narrow.low)
+        return labels
+
+    def spectra(
+        self, fault: Fault, strength: float, n: int, generator: torch.Generator
+    ) -> Iterator[tuple[Spectrum, Tensor]]:
+        """Yield spectra with their labels ``(n_all,)``."""
+        labels = self.labels(n, fault, generator)
+        with torch.no_grad():
+            clean = fault.apply(self, labels, strength, generator)
+        seen = self.simulator.add_noise(labels, clean, generator)
+        for i in range(n):
+            flux, ivar = seen.flux[i].double().numpy(), seen.ivar[i].double().numpy()
+            yield (
+                Spectrum(self.grid, flux, ivar, id=f"{fault.name}-{strength:g}-{i}", lsf=self.lsf),
+                labels[i],
+            )
+
+    def lines(self, number: int, n: int, generator: torch.Generator) -> Tensor:
+        """Profiles of lines at random wavelengths and strengths up to 1, the same places for all ``n``; ``(n, n_pixels)``."""
+        x = torch.from_numpy(np.log(self.grid.wavelength)) * C_KMS
+        out = torch.zeros(n, len(x), dtype=torch.float64)
+        places = torch.Generator().manual_seed(1)
+        centres = x[torch.randint(len(x), (number,), generator=places)]
+        for centre in centres:
+            height = torch.rand(n, 1, generator=generator, dtype=torch.float64)
+            out += height * torch.exp(-0.5 * ((x - centre) / _LINE_WIDTH).square())
+        return out
+
+
+Apply = Callable[[Bed, Tensor, float, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way in which a spectrum is not what the model says.
+
+    Attributes
+    ----------
+    name, meaning
+        What it is, and what its strength measures.
+    default
+        Strength that is common in real spectra.
+    strengths
+        Those of a detection curve.
+    apply
+        From labels ``(n, n_all)`` and strength to noise-free spectra ``(n, n_pixels)``, float32.
+    """
+
+    name: str
+    meaning: str
+    default: float
+    strengths: tuple[float, ...]
+    apply: Apply
+
+
+def _clean(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    return bed.simulator.clean(labels, generator)
+
+
+def _library(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    here, there = bed.model.forward, bed.other
+    mine = here.sampler(bed.grid, bed.lsf)
+    theirs = there.sampler(bed.grid, bed.lsf)
+
+    def at_overlap(names: Sequence[str], forward: ForwardModel) -> Tensor:
+        columns = []
+        for name in names:
+            known = (
+                labels[:, bed.problem.labels.index(name)]
+                if name in bed.problem.labels.names
+                else labels[:, 0] * 0
+            )
+            if name in forward.emulator.labels.names:
+                prior = forward.emulator.labels[name].prior
+                known = known.clamp(prior.low, prior.high)
+            columns.append(torch.full_like(known, _OVERLAP) if name == "teff" else known)
+        return torch.stack(columns, dim=1)
+
+    a = mine(here(at_overlap(here.label_names, here)))
+    b = theirs(there(at_overlap(there.label_names, there)))
+    difference = (b.clamp_min(0.05) / a.clamp_min(0.05)).log()
+    return bed.simulator.clean(labels, generator) * torch.exp(strength * difference)
+
+
+def _lsf(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    sigma = C_KMS / APOGEE_RESOLUTION / FWHM * math.sqrt((1 + strength) ** 2 - 1)
+    broader = ForwardModel(bed.model.forward.emulator, bed.model.forward.limb_darkening, v_macro=sigma)
+    return broader.sampler(bed.grid, bed.lsf)(broader(labels[:, :-1]))
+
+
+def _tellurics(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    lines = bed.lines(_TELLURICS, len(labels), generator)
+    return bed.simulator.clean(labels, generator) * (1 - strength * lines).clamp_min(0).float()
+
+
+def _fringes(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    low, high = _FRINGE_PERIOD
+    period = low + (high - low) * torch.rand(len(labels), 1, generator=generator)
+    phase = 2 * math.pi * torch.rand(len(labels), 1, generator=generator)
+    wavelength = torch.from_numpy(bed.grid.wavelength - bed.grid.wavelength[0]).float()
+    waves = torch.sin(2 * math.pi * wavelength / period + phase)
+    return bed.simulator.clean(labels, generator) * (1 + strength * waves)
+
+
+def _sky(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    # Subtracted too little or too much, line by line.
+    lines = bed.lines(_SKY_LINES, len(labels), generator) - bed.lines(_SKY_LINES, len(labels), generator)
+    return bed.simulator.clean(labels, generator) + (strength * lines).float()
+
+
+def _companion(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    second, names = bed.problem.sample(len(labels), generator), bed.problem.labels.names
+    # Both formed together.
+    for name in ("m_h", "alpha_m"):
+        if name in names:
+            second[:, names.index(name)] = labels[:, names.index(name)]
+    i, j = names.index("v_rad"), names.index("v_sini")
+    shift = _COMPANION_VELOCITY * (2 * torch.rand(len(labels), generator=generator, dtype=torch.float64) - 1)
+    second[:, i] = (labels[:, i] + shift).clamp(-200, 200)
+    second[:, j] = _COMPANION_ROTATION * torch.rand(len(labels), generator=generator, dtype=torch.float64)
+    second[:, -1] = 0.0
+    first, other = (bed.simulator.clean(x, generator) for x in (labels, second))
+    return (first + strength * other) / (1 + strength)
+
+
+NONE = Fault("none", "the model itself", 0.0, (0.0,), _clean)
+FAULTS: dict[str, Fault] = {
+    fault.name: fault
+    for fault in (
+        Fault(
+            "library",
+            "share of the difference in ln(flux) between BT-Settl and Kurucz at 3500 K",
+            1.0,
+            (0.1, 0.25, 0.5, 1.0),
+            _library,
+        ),
+        Fault("lsf", "excess width of the line-spread function", 0.1, (0.03, 0.1, 0.2, 0.4), _lsf),
+        Fault(
+            "tellurics",
+            "depth of the deepest of 80 unmodelled lines",
+            0.05,
+            (0.01, 0.03, 0.05, 0.1),
+            _tellurics,
+        ),
+        Fault("fringes", "amplitude, periods of 15 to 60 Angstrom", 0.01, (0.003, 0.01, 0.02, 0.05), _fringes),
+        Fault("sky", "height of the highest of 80 residual sky lines over the continuum", 0.1, (0.03, 0.1, 0.2, 0.5), _sky),
+        Fault("companion", "flux ratio of a second star", 0.3, (0.03, 0.1, 0.3, 0.6), _companion),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What inference said of one faulty spectrum.
+
+    ``offset`` is the median less the truth, ``error`` the standard deviation and ``inside`` whether the central 68 % hold the truth, by
+    label.
+    """
+
+    fault: str
+    strength: float
+    noise: str
+    offset: dict[str, float]
+    error: dict[str, float]
+    inside: dict[str, bool]
+    p_predictive: float
+    p_novelty: float
+    flags: tuple[str, ...]
+    khat: float
+
+    @classmethod
+    def of(
+        cls,
+        posterior: Posterior,
+        truth: Tensor,
+        names: Sequence[str],
+        *,
+        fault: Fault,
+        strength: float,
+        noise: str,
+    ) -> Result:
+        """Compare a posterior with all true labels ``(n_all,)``, named ``names``."""
+        summary, misfit = posterior.summary(), posterior.extra["misfit"]
+        true = {name: float(truth[names.index(name)]) for name in posterior.stellar.names}
+        return cls(
+            fault.name,
+            strength,
+            noise,
+            {k: summary[k]["p50"] - v for k, v in true.items()},
+            {k: summary[k]["std"] for k in true},
+            {k: summary[k]["p16"] <= v <= summary[k]["p84"] for k, v in true.items()},
+            misfit["p_predictive"],
+            1.0 if misfit["p_novelty"] is None else misfit["p_novelty"],
+            (*posterior.flag_warn, *posterior.flag_bad),
+            posterior.khat,
+        )
+
+
+def run(
+    model: Model,
+    faults: Sequence[tuple[Fault, float]],
+    number: int,
+    *,
+    noises: Sequence[Noise] = ("independent", "auto"),
+    draws: int = 1000,
+    seed: int = 0,
+    snr: tuple[float, float] = (30.0, 200.0),
+) -> Iterator[Result]:
+    """Infer ``number`` spectra of each fault and strength, with each noise model."""
+    bed = Bed(model, snr)
+    names = model.problem.labels.names
+    for fault, strength in faults:
+        generator = torch.Generator().manual_seed(seed)
+        for i, (spectrum, truth) in enumerate(bed.spectra(fault, strength, number, generator)):
+            for noise in noises:
+                posterior = infer(spectrum, model, draws=draws, seed=seed + i, noise=noise)
+                yield Result.of(posterior, truth, names, fault=fault, strength=strength, noise=noise)
+
+
+Impostor = Literal["galaxy", "flat", "emission", "noise"]
+IMPOSTORS: tuple[Impostor, ...] = ("galaxy", "flat", "emission", "noise")
+
+
+def impostor(kind: Impostor, snr: float = 50.0, seed: int = 0) -> Spectrum:
+    """Return a spectrum of what is no star.
+
+    ``galaxy``: many cool stars at redshift 0.01, broadened by 200 km/s; ``flat``: a continuum; ``emission``: lines above a weak continuum;
+    ``noise``: no signal at all.
+    """
+    rng = np.random.default_rng(seed)
+    grid, lsf = nominal_visit_grid(), nominal_visit_lsf()
+    x = np.log(grid.wavelength) * C_KMS
+    flux = np.ones(grid.n_pixels)
+    if kind == "galaxy":
+        depth, places = rng.uniform(0.02, 0.2, 150), rng.choice(x, 150)
+        flux = 1 - sum(d * np.exp(-0.5 * ((x - p) / 200) ** 2) for d, p in zip(depth, places, strict=True))
+        flux = np.clip(flux / flux.mean(), 0.1, None)
+    elif kind == "emission":
+        height, places = rng.uniform(0.5, 10, 25), rng.choice(x, 25)
+        flux = 0.3 + sum(h * np.exp(-0.5 * ((x - p) / 15) ** 2) for h, p in zip(height, places, strict=True))
+    elif kind == "noise":
+        flux = np.zeros(grid.n_pixels)
+    noisy = flux + rng.normal(size=grid.n_pixels) / snr
+    return Spectrum(grid, noisy, np.full(grid.n_pixels, snr**2), id=kind, lsf=lsf)

@@ -1,0 +1,157 @@
+"""How often a wrong model is noticed, and what it does to labels where it is not: figures and pictures of a simulated reality gap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from maury.checks.gap import FAULTS, IMPOSTORS, NONE, Result, impostor
+from maury.errors import ConfigError, InferenceError
+from maury.files import writing
+from maury.models import Model
+from maury.posterior.infer import infer
+from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
+
+
+def detection(results: Sequence[Result], false_alarm: float) -> dict[str, dict[str, dict[str, float]]]:
+    """Share of spectra that are told to be unlike the model, by fault and strength.
+
+    Parameters
+    ----------
+    results
+        Of any faults; those of the fault ``none`` give the true rate of false alarms.
+    false_alarm
+        Rate that is asked for.
+
+    Returns
+    -------
+    dict
+        By fault, by strength: ``misfit`` (posterior predictive, or correlated residuals), ``novel`` (feature space), ``either``, and
+        ``number``.
+    """
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for fault, strength in sorted({(r.fault, r.strength) for r in results}):
+        found = [r for r in results if (r.fault, r.strength) == (fault, strength)]
+        misfit = np.array([r.p_predictive < false_alarm or "correlated" in r.flags for r in found])
+        novel = np.array([r.p_novelty < false_alarm for r in found])
+        out.setdefault(fault, {})[f"{strength:g}"] = {
+            "misfit": float(misfit.mean()),
+            "novel": float(novel.mean()),
+            "either": float((misfit | novel).mean()),
+            "number": len(found),
+        }
+    return out
+
+
+def needed(false_alarm: float) -> int:
+    """Spectra without fault by which a rate of false alarms can be told: ten alarms are to be expected among them."""
+    return int(np.ceil(10 / false_alarm))
+
+
+def check_impostors(model: Model, false_alarm: float) -> dict[str, list[str]]:
+    """Return the flags of spectra that are no stars; a refusal counts as its flag."""
+    out: dict[str, list[str]] = {}
+    for kind in IMPOSTORS:
+        try:
+            posterior = infer(impostor(kind), model, false_alarm=false_alarm)
+            out[kind] = [*posterior.flag_bad, *posterior.flag_warn]
+        except InferenceError as error:
+            out[kind] = [error.flag]
+    return out
+
+
+def labels_under(results: Sequence[Result]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Bias, error and coverage of each label, by fault (with its strength) and noise model.
+
+    Returns
+    -------
+    dict
+        By ``fault strength``, by noise model: ``bias`` (median offset), ``bias_sigma`` (over the median error), ``scatter`` (half of the
+        central 68 % of offsets), ``error`` (median) and ``coverage_68`` by label, ``coverage_68_mean`` over all labels, and ``number``.
+    """
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for fault, strength, noise in sorted({(r.fault, r.strength, r.noise) for r in results}):
+        found = [r for r in results if (r.fault, r.strength, r.noise) == (fault, strength, noise)]
+        names = list(found[0].offset)
+        offset = {k: np.array([r.offset[k] for r in found]) for k in names}
+        error = {k: float(np.median([r.error[k] for r in found])) for k in names}
+        coverage = {k: float(np.mean([r.inside[k] for r in found])) for k in names}
+        bias = {k: float(np.median(v)) for k, v in offset.items()}
+        out.setdefault(f"{fault} {strength:g}", {})[noise] = {
+            "bias": bias,
+            "bias_sigma": {k: bias[k] / error[k] for k in names},
+            "scatter": {k: float(np.diff(np.quantile(v, [0.159, 0.841]))[0] / 2) for k, v in offset.items()},
+            "error": error,
+            "coverage_68": coverage,
+            "coverage_68_mean": float(np.mean(list(coverage.values()))),
+            "number": len(found),
+        }
+    return out
+
+
+def detection_figure(found: dict[str, dict[str, dict[str, float]]], false_alarm: float) -> Figure:
+    """Draw the share of spectra that is flagged over the strength of each fault."""
+    names = [name for name in FAULTS if name in found]
+    if not names:
+        raise ConfigError("no fault was tried: there is nothing to draw")
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = new_figure(3.4 * columns, 2.9 * rows)
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        strengths = sorted(found[name], key=float)
+        x = [float(s) for s in strengths]
+        for key, colour, label in (
+            ("misfit", BLUE, "residuals"),
+            ("novel", ORANGE, "feature space"),
+            ("either", "black", "either"),
+        ):
+            axis.plot(x, [found[name][s][key] for s in strengths], "o-", color=colour, label=label, ms=4)
+        axis.axhline(false_alarm, color=GREY, lw=0.8)
+        axis.axvline(FAULTS[name].default, color=GREY, lw=0.8, ls=":")
+        axis.set_xscale("log")
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_title(name)
+    for unused in axes[len(names) :]:
+        unused.set_visible(False)
+    axes[0].legend(fontsize=8)
+    figure.supxlabel("strength (dotted: the default)")
+    figure.supylabel("share flagged")
+    return figure
+
+
+def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
+    """Draw the coverage of 68 % intervals by label, fault and noise model."""
+    figure = new_figure(1.2 + 1.5 * len(found), 4.0)
+    axis = figure.subplots()
+    colours = {"independent": ORANGE, "auto": BLUE, "correlated": BLUE}
+    for i, (_, by_noise) in enumerate(found.items()):
+        for noise, entry in by_noise.items():
+            values = list(entry["coverage_68"].values())
+            place = i + (-0.12 if noise == "independent" else 0.12) + np.linspace(-0.05, 0.05, len(values))
+            axis.plot(
+                place, values, "o", color=colours.get(noise, GREY), ms=5, label=noise if i == 0 else None
+            )
+    axis.axhline(0.683, color=GREY, lw=0.8)
+    axis.set_xticks(range(len(found)), list(found), rotation=20, ha="right")
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("truths within 68 % (a point a label)")
+    axis.legend(fontsize=9)
+    return figure
+
+
+def write(folder: Path, figures: dict[str, Any], results: Sequence[Result]) -> None:
+    """Write ``misfit.json``, ``results.jsonl``, ``detection.png`` and ``coverage.png`` as far as there is something to show."""
+    with writing(folder / "misfit.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n")
+    with writing(folder / "results.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(asdict(r)) + "\n" for r in results))
+    if set(figures["detection"]) - {NONE.name}:
+        save_figure(detection_figure(figures["detection"], figures["false_alarm"]), folder / "detection.png")
+    save_figure(coverage_figure(figures["labels"]), folder / "coverage.png")

@@ -1,0 +1,168 @@
+"""How a spectrum's pixels scatter about the model: independently, or with residuals that hang together.
+
+A model spectrum is wrong over a line's width, not pixel by pixel. The correlated part is a Gaussian process on ln lambda with the
+Matern-1/2 kernel ``a^2 exp(-|x - x'| / l)``: of all stationary kernels the one whose precision matrix is tridiagonal on any pixels (an
+Ornstein-Uhlenbeck process; Rybicki & Press 1995, arXiv:comp-gas/9405004), so that each likelihood costs a tridiagonal solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import lapack, solve_banded
+from torch import Tensor
+
+from maury.constants import C_KMS
+from maury.forward.continuum import normal_matrix
+
+Array = NDArray[np.float64]
+Bases = Sequence[tuple[slice, Tensor]]
+
+
+class Covariance(Protocol):
+    """Of n spectra with ``n_pixels`` pixels each, positive definite."""
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log determinants, shape ``(n,)``."""
+
+    def solve(self, x: Tensor) -> Tensor:
+        """Return the inverse covariance times ``x (n, k, n_pixels)``."""
+
+    def inverse_diagonal(self) -> Tensor:
+        """Diagonal of the inverse, shape ``(n, n_pixels)``."""
+
+    def continuum_normals(self, m: Tensor, bases: Bases) -> list[Tensor]:
+        """``B^T M C^-1 M B`` of each chip's continuum, ``(n, degree + 1, degree + 1)``, for the model ``m (n, n_pixels)``."""
+
+
+@dataclass(frozen=True)
+class Independent:
+    """Pixels that scatter each by itself, with variances ``(n, n_pixels)``."""
+
+    variance: Tensor
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log determinants, shape ``(n,)``."""
+        return self.variance.log().sum(1)
+
+    def solve(self, x: Tensor) -> Tensor:
+        """Return the inverse covariance times ``x (n, k, n_pixels)``."""
+        return x / self.variance[:, None]
+
+    def inverse_diagonal(self) -> Tensor:
+        """Diagonal of the inverse, shape ``(n, n_pixels)``."""
+        return 1 / self.variance
+
+    def continuum_normals(self, m: Tensor, bases: Bases) -> list[Tensor]:
+        """``B^T M C^-1 M B`` of each chip's continuum, from moments of the weights."""
+        weights = m.square() / self.variance
+        return [normal_matrix(weights[:, chip], basis) for chip, basis in bases]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """The residual process, before it meets a spectrum.
+
+    Attributes
+    ----------
+    amplitude
+        Standard deviation a, relative to the reference continuum.
+    scale
+        Length l, km/s.
+    """
+
+    amplitude: float
+    scale: float
+
+    def decay(self, wavelength: Array, chip: NDArray[np.int64]) -> Array:
+        """Correlation of each pixel with the one before it, shape ``(n_pixels,)``; 0 at a chip's first pixel."""
+        step = np.abs(np.diff(np.log(wavelength))) * C_KMS / self.scale
+        return np.concatenate([[0.0], np.where(np.diff(chip) == 0, np.exp(-step), 0.0)])
+
+
+class Correlated:
+    """Independent variances ``(n, n_pixels)`` and a residual process with the given decay ``(n_pixels,)``.
+
+    With D the variances and Q the process's tridiagonal precision, ``(D + Q^-1)^-1 = W - W (Q + W)^-1 W``, ``W = 1 / D``, and
+    ``|D + Q^-1| = |D| |Q + W| / |Q|``. Computed on the CPU by LAPACK, all spectra in one band.
+    """
+
+    def __init__(self, variance: Tensor, amplitude: float, decay: Array) -> None:
+        self.like = variance
+        w = 1 / variance.detach().cpu().numpy()
+        self.weights, (n, p) = w, w.shape
+        precision = 1 / (amplitude**2 * (1 - decay**2))
+        after = np.append(decay[1:], 0.0)
+        diagonal = precision + after**2 * np.append(precision[1:], 0.0)
+        off = -decay[1:] * precision[1:]
+        band = np.tile(np.append(off, 0.0), n)[:-1]
+        self.d, self.e, fault = lapack.dpttrf((w + diagonal).ravel(), band)
+        assert fault == 0, "variances and amplitude are positive"
+        log_det = np.log(self.d).reshape(n, p).sum(1) - np.log(w).sum(1) - np.log(precision).sum()
+        self._log_det = torch.from_numpy(log_det)
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log determinants, shape ``(n,)``."""
+        return self._log_det.to(self.like)
+
+    def solve(self, x: Tensor) -> Tensor:
+        """Return the inverse covariance times ``x (n, k, n_pixels)``."""
+        n, k, p = x.shape
+        wx = x.detach().cpu().double().numpy() * self.weights[:, None]
+        right = np.ascontiguousarray(wx.transpose(1, 0, 2)).reshape(k, n * p).T
+        inner, _ = lapack.dpttrs(self.d, self.e, right)
+        out = wx - self.weights[:, None] * inner.T.reshape(k, n, p).transpose(1, 0, 2)
+        return torch.from_numpy(out).to(self.like)
+
+    def inverse_diagonal(self) -> Tensor:
+        """Diagonal of the inverse, shape ``(n, n_pixels)``: for L D L^T it obeys ``g_i = 1 / d_i + e_i^2 g_{i+1}``."""
+        band = np.ones((2, len(self.d)))
+        band[0, 1:] = -(self.e**2)
+        inner = solve_banded((0, 1), band, 1 / self.d).reshape(self.weights.shape)
+        return torch.from_numpy(self.weights - self.weights**2 * inner).to(self.like)
+
+    def continuum_normals(self, m: Tensor, bases: Bases) -> list[Tensor]:
+        """``B^T M C^-1 M B`` of each chip's continuum; the chips do not know of each other and are solved side by side."""
+        if not bases:
+            return []
+        k = bases[0][1].shape[1] // 2 + 1
+        columns = torch.cat([basis[:, :k] for _, basis in bases]).T * m[:, None]
+        solved = self.solve(columns)
+        return [columns[..., chip] @ solved[..., chip].mT for chip, _ in bases]
+
+
+def innovations(residual: Array, variance: Array, amplitude: float, decay: Array) -> tuple[Array, Array]:
+    """Whiten residuals that hang together: what each pixel shows beyond what those before it foretold.
+
+    A Kalman filter, which for the Ornstein-Uhlenbeck process is exact. Where the covariance is right, the first array is N(0, 1) and
+    independent.
+
+    Parameters
+    ----------
+    residual, variance
+        Of the pixels, shape ``(n_pixels,)``.
+    amplitude, decay
+        Of the process, see `Correlation`.
+
+    Returns
+    -------
+    whitened, foretold
+        Shape ``(n_pixels,)`` each.
+    """
+    whitened, foretold = np.empty_like(residual), np.empty_like(residual)
+    mean, spread, whole = 0.0, 0.0, amplitude**2
+    for i, (r, v, keep) in enumerate(zip(residual.tolist(), variance.tolist(), decay.tolist(), strict=True)):
+        mean, spread = keep * mean, keep**2 * spread + (1 - keep**2) * whole
+        total = spread + v
+        whitened[i], foretold[i] = (r - mean) / total**0.5, mean
+        gain = spread / total
+        mean, spread = mean + gain * (r - mean), spread * (1 - gain)
+    return whitened, foretold

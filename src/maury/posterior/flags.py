@@ -1,0 +1,269 @@
+"""What to be careful about: flags of a posterior, each with its meaning in docs/flags.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maury.constants import C_KMS
+from maury.forward.likelihood import Fit, usable_pixels
+from maury.forward.target import Target
+from maury.labels import LabelSet
+from maury.models import Model
+from maury.networks.prepare import Preparation
+from maury.posterior.predictive import Check, by_chip, by_line, worst
+from maury.posterior.result import Posterior
+from maury.posterior.verify import KHAT_LIMIT, Verified
+from maury.spectra.spectrum import APSTAR_LOG10_STEP, Spectrum
+
+Array = NDArray[np.float64]
+# A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
+_PILE_UP = 0.1
+# Bounds at which a star may rightly sit: no rotation that can be seen, no model error that can be seen.
+_NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
+_HIGH_JITTER = 0.05
+_POOR_FIT = 1.5
+_LOW_SNR = 10.0
+_REJECTED = 0.4
+# km/s: rotation below this is no wider than what is not known of an average line-spread function.
+_SLOW = 10.0
+# Libraries whose evidences are this near (nats) both have a say, and disagree where medians differ by so many errors.
+_RIVAL, _DISAGREE = 20.0, 5.0
+# A star's evidence is this much higher (nats) than the best likelihood of a continuum without lines.
+_BETTER = 5.0
+# A pixel of an emission line stands this many errors above the model and this far above it.
+_EMISSION_SIGMA, _EMISSION_HEIGHT = 5.0, 0.1
+# Chips whose velocities differ by this many errors and km/s do not share a wavelength scale.
+_CHIP_SIGMA, _CHIP_KMS = 5.0, 2.0
+# km/s to each side that is searched for a star outside the prior, and how much better it must match than inside.
+_FAR_KMS, _FAR_RATIO, _FAR_GAIN = 3000.0, 1.5, 200.0
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Evidence for and against the model of one spectrum.
+
+    Attributes
+    ----------
+    chips, lines
+        Posterior predictive checks.
+    p_predictive
+        Smallest of their p-values, corrected for their number.
+    p_novelty
+        Share of simulations that lie as far out in feature space; None where the model has no such score.
+    false_alarm
+        The rate below which a p-value is flagged.
+    """
+
+    chips: Sequence[Check]
+    lines: Sequence[Check]
+    p_predictive: float
+    p_novelty: float | None
+    false_alarm: float
+
+    def flags(self) -> list[str]:
+        """Return ``misfit`` and ``novel`` where they apply."""
+        novel = self.p_novelty is not None and self.p_novelty < self.false_alarm
+        return ["misfit"] * (self.p_predictive < self.false_alarm) + ["novel"] * novel
+
+    def to_json(self) -> dict[str, Any]:
+        """Return p-values and, of each check, chi-squared and correlation."""
+        return {
+            "p_predictive": self.p_predictive,
+            "p_novelty": self.p_novelty,
+            "false_alarm": self.false_alarm,
+            "checks": {
+                c.name: {"chi2": c.chi2, "correlation": c.correlation} for c in (*self.chips, *self.lines)
+            },
+        }
+
+
+def check_misfit(
+    fit: Fit, spectrum: Spectrum, v_rad: float, n_labels: int, p_novelty: float | None, false_alarm: float
+) -> Misfit:
+    """Check a fit by chip and by line; see `Misfit`.
+
+    Parameters
+    ----------
+    fit
+        At the best draw.
+    spectrum
+        What was observed.
+    v_rad
+        Of the star, km/s.
+    n_labels
+        Labels that were fitted; the continuum's coefficients are counted as well.
+    p_novelty, false_alarm
+        See `Misfit`.
+    """
+    taken = n_labels + 5 * len(spectrum.grid.chips)
+    chips, lines = by_chip(fit, spectrum.grid, taken), by_line(fit, spectrum.grid, v_rad, taken)
+    return Misfit(chips, lines, worst([*chips, *lines]), p_novelty, false_alarm)
+
+
+def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, labels: LabelSet) -> list[str]:
+    """Return flags under which the numbers stand."""
+    theta = labels.from_normal(verified.draws.u).numpy()
+    weights = (verified.log_weights - torch.logsumexp(verified.log_weights, 0)).exp().numpy()
+    scatter = float(weights @ theta[:, -1]) if labels.names[-1] == "jitter" else 0.0
+    if verified.residuals is not None and verified.residuals.used:
+        scatter = float(np.hypot(scatter, verified.residuals.correlation.amplitude))
+    slow = "v_sini" in labels.names and weights @ (theta[:, labels.index("v_sini")] < _SLOW) > 0.5
+    inside = usable_pixels(spectrum, model.forward, model.labels)
+    found = _at_bounds(labels, theta, weights)
+    found += ["second_mode"] * (len(verified.modes.u) > 1)
+    found += ["high_jitter"] * (scatter > _HIGH_JITTER)
+    found += ["poor_fit"] * (fit.rchi2_jitter > _POOR_FIT)
+    found += ["low_snr"] * (spectrum.snr < _LOW_SNR)
+    found += ["correlated"] * (verified.residuals is not None and verified.residuals.used)
+    found += ["rejected_pixels"] * (float(np.mean(~spectrum.good[inside])) > _REJECTED)
+    found += ["average_lsf"] * bool(model.forward.emulator.contained is not None and slow)
+    found += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
+    found += ["khat"] * (verified.khat > KHAT_LIMIT)
+    return found
+
+
+def _at_bounds(labels: LabelSet, theta: Array, weights: Array) -> list[str]:
+    """Return flags ``at_bound:<label>`` of labels whose posterior piles up at an end of the prior."""
+    flags = []
+    for i, label in enumerate(labels.labels):
+        margin = 0.01 * (label.prior.high - label.prior.low)
+        ends = {
+            "low": theta[:, i] < label.prior.low + margin,
+            "high": theta[:, i] > label.prior.high - margin,
+        }
+        if any(
+            weights @ near > _PILE_UP and (label.name, end) not in _NATURAL_BOUNDS
+            for end, near in ends.items()
+        ):
+            flags.append(f"at_bound:{label.name}")
+    return flags
+
+
+def disagreement(posteriors: Sequence[Posterior]) -> list[str]:
+    """Return ``library_disagreement`` where libraries of like evidence differ in a label by more than 5 errors."""
+    best = max(posteriors, key=lambda p: p.log_evidence)
+    summary = best.summary()
+    for other in posteriors:
+        if other is best or other.log_evidence < best.log_evidence - _RIVAL:
+            continue
+        theirs = other.summary()
+        for name in set(summary) & set(theirs) - {"jitter"}:
+            a, b = summary[name], theirs[name]
+            if abs(a["p50"] - b["p50"]) > _DISAGREE * float(np.hypot(a["std"], b["std"])):
+                return ["library_disagreement"]
+    return []
+
+
+def faults(
+    target: Target, theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum, preparation: Any,
+    network_input: tuple[torch.Tensor, torch.Tensor],
+) -> list[str]:  # fmt: skip
+    """Return flags under which the numbers mean nothing.
+
+    Parameters
+    ----------
+    target
+        The exact posterior.
+    theta
+        Its best labels, shape ``(n_labels,)``.
+    log_evidence
+        Of the star.
+    fit, spectrum
+        At those labels.
+    preparation
+        Of the estimator, if it has a `Preparation`.
+    network_input
+        Flux and inverse variance on the network's grid, ``(1, n_pixels)`` each.
+    """
+    found = ["no_star"] * (log_evidence < featureless(target, theta) + _BETTER)
+    found += ["emission"] * is_emission_dominated(fit)
+    wrong = chips_disagree(target, theta, spectrum)
+    if not wrong and isinstance(preparation, Preparation):
+        wrong = is_far_away(preparation, *network_input)
+    return found + ["wrong_frame"] * wrong
+
+
+def featureless(target: Target, theta: torch.Tensor) -> float:
+    """Highest log likelihood of a spectrum without lines: the continuum alone, with whatever jitter it takes."""
+    likelihood, full = target.whole(theta)
+    rows = full.repeat(40, 1)
+    if "jitter" in target.labels.names:
+        prior = target.labels["jitter"].prior
+        rows[:, -1] = torch.from_numpy(np.geomspace(prior.low, 0.5, len(rows)))
+    flat = torch.ones(len(rows), likelihood.n_pixels, dtype=torch.float64, device=likelihood.flux.device)
+    return float(likelihood.log_prob(rows, flat).max())
+
+
+def is_emission_dominated(fit: Fit) -> bool:
+    """Tell whether emission lines take up more area over the model than absorption lines below the continuum."""
+    level = abs(float(np.median(fit.continuum)))
+    spread = 1.4826 * float(np.median(np.abs(fit.residual - np.median(fit.residual))))
+    line = fit.residual > max(_EMISSION_SIGMA * spread, _EMISSION_HEIGHT * level)
+    absorbed = float(np.sum(np.clip(fit.continuum - fit.flux, 0, None)))
+    return float(fit.residual[line].sum()) > absorbed
+
+
+def chips_disagree(target: Target, theta: torch.Tensor, spectrum: Spectrum) -> bool:
+    """Tell whether the chips' own velocities differ by more than 5 errors and 2 km/s."""
+    velocity, error = chip_velocities(target, theta)
+    if len(velocity) < 2:
+        return False
+    mean = np.average(velocity, weights=error**-2)
+    far = np.abs(velocity - mean)
+    return bool(np.any((far > _CHIP_SIGMA * error) & (far > _CHIP_KMS)))
+
+
+@torch.no_grad()
+def chip_velocities(target: Target, theta: torch.Tensor) -> tuple[Array, Array]:
+    """Velocity of each chip relative to the whole spectrum's, by one Gauss-Newton step, and its error, km/s."""
+    likelihood, full = target.whole(theta)
+    fit = likelihood.fit(full)
+    step = 0.5
+    ends = full.repeat(2, 1)
+    ends[:, -3] += torch.tensor([-step, step], dtype=torch.float64)
+    low, high = likelihood.spectra(ends).cpu().numpy()
+    slope = (high - low) / (2 * step) * fit.continuum / fit.sigma
+    z = fit.residual / fit.sigma
+    velocity, error = [], []
+    for chip in np.unique(likelihood.chip):
+        member = likelihood.chip == chip
+        information = float(slope[member] @ slope[member])
+        if information > 0:
+            # Scatter above the noise counts as noise.
+            scatter = max(1.0, float(np.mean(z[member] ** 2)))
+            velocity.append(float(slope[member] @ z[member]) / information)
+            error.append((scatter / information) ** 0.5)
+    return np.array(velocity), np.array(error)
+
+
+@torch.no_grad()
+def is_far_away(preparation: Preparation, flux: torch.Tensor, ivar: torch.Tensor) -> bool:
+    """Tell whether a star matches much better at a velocity outside the prior, within 3000 km/s, than at any inside."""
+    normalised, weights = preparation.normalise(flux, ivar)
+    templates = preparation.templates.double()
+    n = 2 * normalised.shape[1]
+    data = torch.fft.rfft((weights * (normalised - 1)).double(), n)
+    weight = torch.fft.rfft(weights.double(), n)
+    match = torch.fft.irfft(data * torch.fft.rfft(templates, n).conj(), n)
+    norm = torch.fft.irfft(weight * torch.fft.rfft(templates.square(), n).conj(), n)
+    lag = torch.fft.fftfreq(n, 1 / n)
+    velocity = C_KMS * torch.tanh(lag * APSTAR_LOG10_STEP * np.log(10)).double()
+    # A template that hangs over the end is judged by what is left of it.
+    gain = match.clamp_min(0).square() / norm.clamp_min(0.05 * float(norm.max()))
+    best = gain.max(0).values
+    low, high = preparation.v_rad
+    inside = (velocity >= low) & (velocity <= high)
+    outside = ~inside & (velocity.abs() < _FAR_KMS)
+    a, b = float(best[inside].max()), float(best[outside].max())
+    return b > _FAR_RATIO * a and b - a > _FAR_GAIN
+
+
+def with_flags(posterior: Posterior, warn: Sequence[str]) -> Posterior:
+    """Add warnings to a posterior."""
+    return replace(posterior, flag_warn=(*posterior.flag_warn, *warn))

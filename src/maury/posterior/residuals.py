@@ -1,0 +1,130 @@
+"""Residuals that hang together: whether a spectrum's noise model is short of a correlated part, and which one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from maury.forward.held import Held
+from maury.forward.likelihood import Likelihood
+from maury.forward.noise import Correlation
+from maury.forward.target import Target
+from maury.posterior.predictive import ljung_box
+
+Noise = Literal["auto", "independent", "correlated"]
+# Nats that a correlated part must gain before "auto" adds it: two more numbers gain 1 by chance, 5 in one case of 150.
+ENOUGH_GAIN = 5.0
+# Standard deviations relative to the continuum, and lengths in km/s: from a pixel's width to a hundred lines' widths.
+_AMPLITUDE = (1e-4, 0.3)
+_SCALE = (2.0, 500.0)
+_START = (0.01, 12.0)
+_BY_CHANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What was found of a spectrum's residuals.
+
+    Attributes
+    ----------
+    correlation
+        The most likely process.
+    gain
+        Nats of log likelihood above independent pixels, each at its best jitter.
+    used
+        Whether the posterior takes it into account.
+    evaluations
+        Likelihoods that this took.
+    """
+
+    correlation: Correlation
+    gain: float
+    used: bool
+    evaluations: int
+
+    def to_json(self) -> dict[str, float | bool]:
+        """Return amplitude (relative to the continuum), scale (km/s), gain (nats) and whether it is used."""
+        return {
+            "amplitude": self.correlation.amplitude,
+            "scale": self.correlation.scale,
+            "gain": self.gain,
+            "used": self.used,
+        }
+
+
+def hang_together(target: Target, u: Tensor) -> bool:
+    """Tell whether residuals at ``u (n_labels,)`` are correlated beyond chance, so that a closer look is worth its time."""
+    likelihood, full = target.whole(target.labels.from_normal(u))
+    fit = likelihood.fit(full)
+    return ljung_box(fit.whitened, fit.pixels)[1] < _BY_CHANCE
+
+
+def fit_residuals(target: Target, u: Tensor, noise: Noise) -> tuple[Target, Residuals, Tensor]:
+    """Find the most likely correlation of the residuals at labels ``u (n_labels,)``, together with the jitter, and add it.
+
+    Parameters
+    ----------
+    target
+        The exact posterior; one that has a correlated part already gets a better one.
+    u
+        Where the residuals are taken, with ``jitter`` last.
+    noise
+        ``"correlated"`` adds the process; ``"auto"`` only where it gains more than 5 nats.
+
+    Returns
+    -------
+    Target, Residuals, Tensor
+        The posterior to go on with, what was found, and ``u`` with the jitter that goes with it.
+    """
+    theta = target.labels.from_normal(u)
+    whole, full = target.whole(theta)
+    plain = replace(whole, correlation=None)
+    prior = target.labels["jitter"].prior
+    with torch.no_grad():
+        spectra = plain.spectra(full[None])
+    evaluations = 0
+
+    def value(point: NDArray[np.float64]) -> tuple[Likelihood, float]:
+        """Likelihood and its log at (log jitter[, log amplitude, log scale])."""
+        nonlocal evaluations
+        evaluations += 1
+        labels = full.clone()
+        labels[-1] = math.exp(point[0])
+        likelihood = plain
+        if len(point) == 3:
+            likelihood = replace(plain, correlation=Correlation(*np.exp(point[1:]).tolist()))
+        return likelihood, float(likelihood.log_prob(labels[None], spectra))
+
+    low, high = math.log(prior.low * 1.01), math.log(prior.high * 0.99)
+    start = min(max(math.log(float(theta[-1])), low), high)
+    bounds = [(low, high), tuple(map(math.log, _AMPLITUDE)), tuple(map(math.log, _SCALE))]
+
+    def best(point: list[float]) -> tuple[NDArray[np.float64], float]:
+        options = {"xatol": 0.02, "fatol": 0.05, "maxfev": 150}
+        found = minimize(
+            lambda x: -value(x)[1], point, bounds=bounds[: len(point)], method="Nelder-Mead", options=options
+        )
+        return found.x, -float(found.fun)
+
+    _, without = best([start])
+    point, with_it = best([max(start - 1.0, low), *map(math.log, _START)])
+    likelihood, _ = value(point)
+    correlation = likelihood.correlation
+    assert correlation is not None
+    gain = with_it - without
+    used = noise == "correlated" or (noise == "auto" and gain > ENOUGH_GAIN)
+    found = Residuals(correlation, gain, used, evaluations)
+    if not used:
+        return target, found, u
+    outer = target.likelihood
+    new = replace(outer, likelihood=likelihood) if isinstance(outer, Held) else likelihood
+    moved = u.clone()
+    moved[-1] = prior.to_normal(torch.tensor([math.exp(point[0])], dtype=torch.float64))[0]
+    return Target(new, target.labels), found, moved

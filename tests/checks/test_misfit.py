@@ -1,0 +1,69 @@
+"""Figures of the simulated reality gap, from results made by hand and from two real ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from maury.checks.gap import FAULTS, NONE, Result, run
+from maury.checks.misfit import detection, labels_under, needed, write
+from maury.models import load_model
+
+
+def result(fault, strength, noise, offset, p=0.5, flags=()):
+    return Result(
+        fault,
+        strength,
+        noise,
+        {"teff": offset},
+        {"teff": 10.0},
+        {"teff": abs(offset) < 10},
+        p,
+        0.5,
+        flags,
+        0.3,
+    )
+
+
+RESULTS = [
+    result("none", 0.0, "auto", 1.0),
+    result("fringes", 0.01, "auto", 5.0, 0.001),
+    result("fringes", 0.01, "auto", -7.0, 0.5, ("correlated",)),
+    result("fringes", 0.01, "independent", 30.0),
+    result("fringes", 0.01, "independent", 20.0),
+]
+
+
+def test_detection_counts_both_kinds_of_evidence():
+    found = detection([r for r in RESULTS if r.noise == "auto"], 0.01)
+    assert found["none"]["0"]["either"] == 0
+    assert found["fringes"]["0.01"] == {"misfit": 1.0, "novel": 0.0, "either": 1.0, "number": 2}
+    assert needed(0.01) == 1000
+
+
+def test_labels_are_judged_by_noise_model():
+    found = labels_under(RESULTS)["fringes 0.01"]
+    assert found["independent"]["bias"]["teff"] == pytest.approx(25)
+    assert found["independent"]["bias_sigma"]["teff"] == pytest.approx(2.5)
+    assert found["independent"]["coverage_68_mean"] == 0
+    assert found["auto"]["coverage_68"]["teff"] == 1
+
+
+def test_a_run_is_written(tmp_path):
+    model = load_model()
+    results = list(run(model, [(NONE, 0.0), (FAULTS["sky"], 0.1)], 1, draws=200))
+    assert [(r.fault, r.noise) for r in results] == [
+        ("none", "independent"), ("none", "auto"), ("sky", "independent"), ("sky", "auto"),
+    ]  # fmt: skip
+    figures = {
+        "detection": detection(results, 0.01),
+        "labels": labels_under(results),
+        "false_alarm": 0.01,
+    }
+    write(tmp_path, figures, results)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "misfit.json", "results.jsonl", "detection.png", "coverage.png",
+    }  # fmt: skip
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
+    assert json.loads((tmp_path / "misfit.json").read_text())["false_alarm"] == 0.01
