@@ -1,4 +1,4 @@
-"""What commands share: consoles, and how errors, JSON and folders are handled."""
+"""What commands share: consoles, options, and how errors, JSON and folders are handled."""
 
 from __future__ import annotations
 
@@ -44,3 +44,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MauryError(f"{path}: cannot be made a folder ({error.strerror})") from None
+
+
+def read_range(text: str, option: str) -> tuple[float, float]:
+    """Read ``low:high`` or one number."""
+    low, _, high = text.partition(":")
+    try:
+        values = float(low), float(high or low)
+    except ValueError:
+        values = (1.0, 0.0)
+    if not values[0] <= values[1]:
+        raise MauryError(f"{option} {text}: needs LOW:HIGH, such as 2300:7000, or one number")
+    return values

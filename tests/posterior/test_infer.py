@@ -12,9 +12,11 @@ from maury.errors import InferenceError
 from maury.forward.likelihood import Likelihood
 from maury.forward.target import Target
 from maury.models import load_model
+from maury.posterior.infer import to_model_grid
 from maury.posterior.nested import nested_sampling
 from maury.posterior.refine import find_modes
 from maury.spectra import PixelGrid
+from maury.spectra.spectrum import Spectrum, apstar_grid
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +115,13 @@ def test_real_visit(model, shared):
     assert -0.3 < summary["m_h"]["p50"] < 0.2
     assert posterior.quantile("v_sini", 0.95) < 10
     assert posterior.khat < 0.7
+
+
+def test_a_known_continuum_keeps_its_level(model):
+    """Where the continuum is 1 by knowledge, dividing by the median flux would make lines of a continuum."""
+    grid = apstar_grid()
+    flux = np.full(grid.n_pixels, 0.8)
+    spectrum = Spectrum(grid, flux, np.full(grid.n_pixels, 1e4))
+    known = replace(model, problem=replace(model.problem, degree=None))
+    assert float(to_model_grid(spectrum, known)[0].median()) == pytest.approx(0.8, rel=1e-6)
+    assert float(to_model_grid(spectrum, model)[0].median()) == pytest.approx(1.0, rel=1e-6)

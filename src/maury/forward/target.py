@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from maury.forward.held import Held
-from maury.forward.likelihood import Likelihood
+from maury.forward.likelihood import Curvature, Likelihood
 from maury.labels import LabelSet, log_standard_normal
 
 
+class LogLikelihood(Protocol):
+    """What a posterior needs of a likelihood; see `Likelihood`."""
+
+    def log_prob(self, labels: Tensor) -> Tensor:
+        """Log likelihood, shape ``(n,)``."""
+
+    def log_prob_with_gradient(self, labels: Tensor) -> Tensor:
+        """Return the same, differentiable in the labels."""
+
+    def curvature(self, labels: Tensor) -> Curvature:
+        """Gradient and information."""
+
+
+# Of one spectrum.
+Single = Likelihood | Held
+L_co = TypeVar("L_co", bound=LogLikelihood, covariant=True)
+
+
 @dataclass(frozen=True)
-class Target:
+class Target(Generic[L_co]):
     """The exact posterior over ``u = labels.to_normal(theta)``, not normalised.
 
     Its prior is N(0, I), so that ``log_prob(u) = log L(theta(u)) + log N(u; 0, I)``.
     """
 
-    likelihood: Likelihood | Held
+    likelihood: L_co
     labels: LabelSet
-
-    def whole(self, theta: Tensor) -> tuple[Likelihood, Tensor]:
-        """Likelihood of all labels, and labels ``(n_labels,)`` with those that are held beside them."""
-        if isinstance(self.likelihood, Held):
-            return self.likelihood.likelihood, self.likelihood.complete(theta)
-        return self.likelihood, theta
 
     def log_likelihood(self, u: Tensor) -> Tensor:
         """Log likelihood, shape ``(n,)``, of ``u (n, n_labels)``."""
@@ -62,3 +75,10 @@ class Target:
         diagonal = 1 + (-gradient * self.labels.bend(u)).clamp_min(0)
         precision = fisher * scale[:, :, None] * scale[:, None, :] + torch.diag_embed(diagonal)
         return gradient - u, precision
+
+
+def whole(target: Target[Single], theta: Tensor) -> tuple[Likelihood, Tensor]:
+    """Likelihood of all labels, and labels ``(n_labels,)`` with those that are held beside them."""
+    if isinstance(target.likelihood, Held):
+        return target.likelihood.likelihood, target.likelihood.complete(theta)
+    return target.likelihood, theta

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maury.constants import C_KMS
 from maury.forward.likelihood import Fit, usable_pixels
-from maury.forward.target import Target
+from maury.forward.target import Single, Target, whole
 from maury.labels import LabelSet
 from maury.models import Model
 from maury.networks.prepare import Preparation
@@ -161,7 +161,7 @@ def disagreement(posteriors: Sequence[Posterior]) -> list[str]:
 
 
 def faults(
-    target: Target, theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum, preparation: Any,
+    target: Target[Single], theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum, preparation: Any,
     network_input: tuple[torch.Tensor, torch.Tensor],
 ) -> list[str]:  # fmt: skip
     """Return flags under which the numbers mean nothing.
@@ -189,9 +189,9 @@ def faults(
     return found + ["wrong_frame"] * wrong
 
 
-def featureless(target: Target, theta: torch.Tensor) -> float:
+def featureless(target: Target[Single], theta: torch.Tensor) -> float:
     """Highest log likelihood of a spectrum without lines: the continuum alone, with whatever jitter it takes."""
-    likelihood, full = target.whole(theta)
+    likelihood, full = whole(target, theta)
     rows = full.repeat(40, 1)
     if "jitter" in target.labels.names:
         prior = target.labels["jitter"].prior
@@ -209,7 +209,7 @@ def is_emission_dominated(fit: Fit) -> bool:
     return float(fit.residual[line].sum()) > absorbed
 
 
-def chips_disagree(target: Target, theta: torch.Tensor, spectrum: Spectrum) -> bool:
+def chips_disagree(target: Target[Single], theta: torch.Tensor, spectrum: Spectrum) -> bool:
     """Tell whether the chips' own velocities differ by more than 5 errors and 2 km/s."""
     velocity, error = chip_velocities(target, theta)
     if len(velocity) < 2:
@@ -220,9 +220,9 @@ def chips_disagree(target: Target, theta: torch.Tensor, spectrum: Spectrum) -> b
 
 
 @torch.no_grad()
-def chip_velocities(target: Target, theta: torch.Tensor) -> tuple[Array, Array]:
+def chip_velocities(target: Target[Single], theta: torch.Tensor) -> tuple[Array, Array]:
     """Velocity of each chip relative to the whole spectrum's, by one Gauss-Newton step, and its error, km/s."""
-    likelihood, full = target.whole(theta)
+    likelihood, full = whole(target, theta)
     fit = likelihood.fit(full)
     step = 0.5
     ends = full.repeat(2, 1)

@@ -53,9 +53,10 @@ class _Settings:
 def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
     flux, ivar = on_apstar_grid(spectrum)
-    # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1.
-    level = float(np.median(np.abs(flux[ivar > 0]))) if (ivar > 0).any() else 1.0
-    level = level or 1.0
+    level = 1.0
+    # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1, unless it is known and has a meaning.
+    if model.problem.degree is not None and (ivar > 0).any():
+        level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
     usable = model.forward.usable(apstar_grid().wavelength, model.labels)
     scaled = (flux / level, np.where(usable, ivar * level**2, 0.0))
     a, b = (torch.from_numpy(x).float()[None] for x in scaled)

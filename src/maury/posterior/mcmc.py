@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from maury.errors import ConfigError, InferenceError
-from maury.forward.target import Target
+from maury.forward.target import LogLikelihood, Target
 from maury.labels import LabelSet
 
 MOVES = ("stretch", "de", "desnooker", "walk", "kde")
@@ -237,7 +237,7 @@ def _steps_done(store: Any, path: Path | None, walkers: int, d: int) -> int:
 
 
 def nuts_chains(
-    target: Target,
+    target: Target[LogLikelihood],
     start: Tensor,
     *,
     draws: int = 1000,

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maury.forward.target import Target
+from maury.forward.target import LogLikelihood, Target
 from maury.posterior.importance import Weighted
 
 
@@ -24,7 +24,7 @@ class Nested:
 
 
 def nested_sampling(
-    target: Target, generator: torch.Generator, *, live: int = 1000, ess: float = 2000
+    target: Target[LogLikelihood], generator: torch.Generator, *, live: int = 1000, ess: float = 2000
 ) -> Nested:
     """Sample the exact posterior from the whole prior, whatever its shape.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maury.forward.target import Target
+from maury.forward.target import LogLikelihood, Target
 
 # Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
 _U_MAX = 6.0
@@ -44,7 +44,9 @@ def spread_out(u: Tensor, log_prob: Tensor, k: int) -> Tensor:
     return u[chosen]
 
 
-def find_modes(target: Target, starts: Tensor, *, steps: int = 20, tolerance: float = 0.01) -> Modes:
+def find_modes(
+    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 20, tolerance: float = 0.01
+) -> Modes:
     """Climb from each start ``(k, d)`` by Levenberg-Marquardt; return the distinct ends within 20 nats of the best.
 
     A climb ends when its next full step expects to gain less than ``tolerance`` nats.

@@ -15,7 +15,7 @@ from torch import Tensor
 from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.forward.noise import Correlation
-from maury.forward.target import Target
+from maury.forward.target import Single, Target, whole
 from maury.posterior.predictive import ljung_box
 
 Noise = Literal["auto", "independent", "correlated"]
@@ -59,14 +59,16 @@ class Residuals:
         }
 
 
-def hang_together(target: Target, u: Tensor) -> bool:
+def hang_together(target: Target[Single], u: Tensor) -> bool:
     """Tell whether residuals at ``u (n_labels,)`` are correlated beyond chance, so that a closer look is worth its time."""
-    likelihood, full = target.whole(target.labels.from_normal(u))
+    likelihood, full = whole(target, target.labels.from_normal(u))
     fit = likelihood.fit(full)
     return ljung_box(fit.whitened, fit.pixels)[1] < _BY_CHANCE
 
 
-def fit_residuals(target: Target, u: Tensor, noise: Noise) -> tuple[Target, Residuals, Tensor]:
+def fit_residuals(
+    target: Target[Single], u: Tensor, noise: Noise
+) -> tuple[Target[Single], Residuals, Tensor]:
     """Find the most likely correlation of the residuals at labels ``u (n_labels,)``, together with the jitter, and add it.
 
     Parameters
@@ -84,8 +86,8 @@ def fit_residuals(target: Target, u: Tensor, noise: Noise) -> tuple[Target, Resi
         The posterior to go on with, what was found, and ``u`` with the jitter that goes with it.
     """
     theta = target.labels.from_normal(u)
-    whole, full = target.whole(theta)
-    plain = replace(whole, correlation=None)
+    likelihood_now, full = whole(target, theta)
+    plain = replace(likelihood_now, correlation=None)
     prior = target.labels["jitter"].prior
     with torch.no_grad():
         spectra = plain.spectra(full[None])

@@ -17,7 +17,7 @@ from maury.errors import InferenceError
 from maury.files import writing
 from maury.forward.doppler import add_velocities
 from maury.forward.likelihood import Fit
-from maury.forward.target import Target
+from maury.forward.target import Single, Target
 from maury.labels import LabelSet
 from maury.spectra.spectrum import Spectrum
 
@@ -32,6 +32,20 @@ def weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float64],
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order]) - 0.5 * weights[order]
     return float(np.interp(q, cumulative, values[order]))
+
+
+def summarise(
+    labels: LabelSet, draws: NDArray[np.float64], weights: NDArray[np.float64]
+) -> dict[str, dict[str, Any]]:
+    """Percentiles 16, 50, 84, mean, standard deviation and unit of each label, of draws ``(n, n_labels)`` and weights ``(n,)``."""
+    out = {}
+    for i, label in enumerate(labels.labels):
+        x = draws[:, i]
+        mean = float(weights @ x)
+        std = float(np.sqrt(weights @ (x - mean) ** 2))
+        entry: dict[str, Any] = {key: weighted_quantile(x, weights, q) for key, q in QUANTILES.items()}
+        out[label.name] = entry | {"mean": mean, "std": std, "unit": label.unit}
+    return out
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Posterior:
     seconds: float = 0.0
     evaluations: int = 0
     held: Mapping[str, float] = field(default_factory=dict)
-    target: Target | None = field(default=None, repr=False, compare=False)
+    target: Target[Single] | None = field(default=None, repr=False, compare=False)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -139,16 +153,7 @@ class Posterior:
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""
-        out = {}
-        for i, label in enumerate(self.labels.labels):
-            x = self.draws[:, i]
-            mean = float(self.weights @ x)
-            std = float(np.sqrt(self.weights @ (x - mean) ** 2))
-            entry: dict[str, Any] = {
-                key: weighted_quantile(x, self.weights, q) for key, q in QUANTILES.items()
-            }
-            out[label.name] = entry | {"mean": mean, "std": std, "unit": label.unit}
-        return out
+        return summarise(self.labels, self.draws, self.weights)
 
     @property
     def v_bary(self) -> dict[str, float] | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
-from maury.forward.target import Target
+from maury.forward.target import LogLikelihood, Single, Target
 from maury.labels import LabelSet
 from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
@@ -71,7 +71,7 @@ class Verified:
     method: str
     modes: Modes
     flow: Tensor
-    target: Target
+    target: Target[Single]
     evaluations: int
     residuals: Residuals | None = None
 
@@ -83,7 +83,7 @@ class Verified:
 
 def _start(
     likelihood: Likelihood | Held, labels: LabelSet, flow: Tensor, pilot: int
-) -> tuple[Target, Tensor]:
+) -> tuple[Target[Single], Tensor]:
     """Choose starts among the flow's draws, and set the reference continuum by the best of them."""
     target = Target(likelihood, labels)
     u = flow[:pilot]
@@ -103,7 +103,9 @@ def _start(
     return target, spread_out(u, value, _STARTS)
 
 
-def _correlate(target: Target, modes: Modes, noise: Noise) -> tuple[Target, Modes, Residuals | None, int]:
+def _correlate(
+    target: Target[Single], modes: Modes, noise: Noise
+) -> tuple[Target[Single], Modes, Residuals | None, int]:
     """Look for correlated residuals; where they are to be used, find the modes anew, twice: each moves the other."""
     residuals, spent = None, 0
     if noise == "auto" and not hang_together(target, modes.u[0]):
@@ -153,11 +155,47 @@ def _adapted(draws: Weighted, previous: Mixture) -> Mixture:
 
 
 def _weigh(
-    target: Target, proposals: list[Mixture], counts: list[int], u: Tensor, log_likelihood: Tensor
+    target: Target[LogLikelihood],
+    proposals: list[Mixture],
+    counts: list[int],
+    u: Tensor,
+    log_likelihood: Tensor,
 ) -> Weighted:
     """Weights against the mixture of all proposals used so far (Veach & Guibas' balance heuristic)."""
     share = torch.tensor(counts, dtype=torch.float64) / sum(counts)
     return Weighted(u, log_likelihood, target.log_prior(u), Mixture(proposals, share).log_prob(u))
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Weighted draws, their smoothed and normalised log weights ``(n,)``, and the shape of the raw ones' tail."""
+
+    draws: Weighted
+    log_weights: Tensor
+    khat: float
+
+
+def weigh(
+    target: Target[LogLikelihood], proposal: Mixture, draws: int, generator: torch.Generator
+) -> Weighed:
+    """Draw from a proposal and weigh with the exact posterior; adapt the proposal, and draw more, while the weights are uneven."""
+    proposals: list[Mixture] = []
+    counts: list[int] = []
+    d = len(target.labels)
+    u, log_likelihood = torch.empty(0, d, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
+    pilot = int(_PILOT * draws)
+    for size in (pilot, draws - pilot, *[draws] * _ROUNDS):
+        new = proposal.sample(size, generator)
+        u, log_likelihood = torch.cat([u, new]), torch.cat([log_likelihood, target.log_likelihood(new)])
+        proposals.append(proposal)
+        counts.append(size)
+        weighted = _weigh(target, proposals, counts, u, log_likelihood)
+        log_weights, khat = weighted.smoothed()
+        if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
+            break
+        if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
+            proposal = _adapted(weighted, proposal)
+    return Weighed(weighted, log_weights, khat)
 
 
 def verify(
@@ -210,22 +248,9 @@ def verify(
         evaluations += spent
 
     progress("weigh")
-    proposal = _proposal(modes, flow, labels)
-    proposals, counts = [], []
-    u, log_likelihood = torch.empty(0, len(labels), dtype=torch.float64), torch.empty(0, dtype=torch.float64)
-    pilot = int(_PILOT * draws)
-    for size in (pilot, draws - pilot, *[draws] * _ROUNDS):
-        new = proposal.sample(size, generator)
-        u, log_likelihood = torch.cat([u, new]), torch.cat([log_likelihood, target.log_likelihood(new)])
-        proposals.append(proposal)
-        counts.append(size)
-        weighted = _weigh(target, proposals, counts, u, log_likelihood)
-        log_weights, khat = weighted.smoothed()
-        if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
-            break
-        if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
-            proposal = _adapted(weighted, proposal)
-    evaluations += sum(counts)
+    weighed = weigh(target, _proposal(modes, flow, labels), draws, generator)
+    weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
+    evaluations += len(weighted.u)
     result = Verified(
         weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations,
         residuals,

@@ -17,6 +17,7 @@ from maury.files import writing
 from maury.labels import LabelSet
 
 if TYPE_CHECKING:
+    from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
 
 # Okabe & Ito's colours: told apart by everyone.
@@ -152,13 +153,22 @@ def walkers_figure(
 
 
 def fit_figure(posterior: Posterior) -> Figure:
-    """Observed spectrum (black), model (orange), residual in units of its error, and pixels out of use (grey), chip by chip."""
+    """Observed spectrum (black), model (orange), residual in units of its error, and pixels out of use (grey), chip by chip.
+
+    Where residuals are correlated, what those before a pixel let expect of it is drawn over them (orange).
+    """
     spectrum, fit = posterior.spectrum, posterior.fit
     grid = spectrum.grid
     model, residual, error = (np.full(grid.n_pixels, np.nan) for _ in range(3))
     model[fit.pixels], residual[fit.pixels] = fit.flux, fit.residual
-    jitter = posterior.quantile("jitter", 0.5)
-    error[fit.pixels] = fit.sigma
+    noise = f"jitter {100 * posterior.quantile('jitter', 0.5):.1f} %"
+    correlated = posterior.extra.get("residuals", {})
+    amplitude = correlated["amplitude"] if correlated.get("used") else 0.0
+    if amplitude:
+        noise += f" and {100 * amplitude:.1f} % correlated over {correlated['scale']:.0f} km/s"
+    error[fit.pixels] = np.hypot(fit.sigma, amplitude * fit.continuum)
+    foretold = np.full(grid.n_pixels, np.nan)
+    foretold[fit.pixels] = fit.foretold
     used = np.zeros(grid.n_pixels, dtype=bool)
     used[fit.pixels] = True
 
@@ -179,6 +189,8 @@ def fit_figure(posterior: Posterior) -> Figure:
             upper.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
         lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
         lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
+        if amplitude:
+            lower.plot(wavelength, foretold[chip] / error[chip], color=ORANGE, lw=0.5)
         lower.set_ylim(-5, 5)
         for axis in (upper, lower):
             axis.set_xlim(wavelength[0], wavelength[-1])
@@ -190,8 +202,37 @@ def fit_figure(posterior: Posterior) -> Figure:
     figures[0].legend(loc="lower right", ncols=3, fontsize=9)
     figures[-1].set_xlabel("vacuum wavelength [Angstrom]")
     figure.suptitle(
-        f"{spectrum.id}: chi2/n {fit.rchi2:.2f} with the file's errors, {fit.rchi2_jitter:.2f} with jitter "
-        f"{100 * jitter:.1f} %; {fit.pixels.size} of {grid.n_pixels} pixels used",
+        f"{spectrum.id}: chi2/n {fit.rchi2:.2f} with the file's errors, {fit.rchi2_jitter:.2f} with {noise}; "
+        f"{fit.pixels.size} of {grid.n_pixels} pixels used",
         fontsize=12,
     )
+    return figure
+
+
+def visits_figure(star: JointPosterior) -> Figure:
+    """Velocities of a star's visits at the barycentre, and each visit's own labels beside the joint ones (0 +- 1)."""
+    joint, n = star.summary(), len(star.visits)
+    place = np.arange(1, n + 1)
+    figure = new_figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    known = all(v is not None for v in star.v_bary())
+    centre = star.v_bary() if known else [joint[f"v_rad_{i}"]["p50"] for i in place]
+    error = [joint[f"v_rad_{i}"]["std"] for i in place]
+    left.errorbar(place, centre, yerr=error, fmt="o", color=BLUE, capsize=3)
+    left.set_xticks(place)
+    left.set_xlabel("visit")
+    left.set_ylabel("barycentric velocity [km/s]" if known else "velocity [km/s]")
+    if star.velocity_variation is not None:
+        left.set_title(f"ln evidence for variation {star.velocity_variation:.1f}")
+    names = [name for name in joint if name in star.visits[0].labels.names]
+    right.axhspan(-1, 1, color=BLUE, alpha=0.2, lw=0)
+    for i, visit in enumerate(star.visits):
+        alone = visit.summary()
+        x = np.arange(len(names)) + 0.5 * ((i + 0.5) / n - 0.5)
+        y = [(alone[k]["p50"] - joint[k]["p50"]) / joint[k]["std"] for k in names]
+        right.errorbar(
+            x, y, yerr=[alone[k]["std"] / joint[k]["std"] for k in names], fmt="o", color=GREY, ms=4, lw=1
+        )
+    right.set_xticks(range(len(names)), [star.labels[k].symbol or k for k in names])
+    right.set_ylabel(r"visits alone [joint $\sigma$]")
     return figure

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from maury.files import writing
 from maury.labels import UNITS
 from maury.posterior.result import Posterior
+
+if TYPE_CHECKING:
+    from maury.posterior.joint import JointPosterior
 
 _DIGITS = {"teff": 0, "v_rad": 2, "v_sini": 2, "jitter": 4}
 
@@ -43,6 +46,34 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.caption += (
             f"\n{tried['model']}: ln Z {tried['log_evidence']:.1f}, probability {tried['probability']:.3g}"
         )
+    table.caption_justify = "left"
+    return table
+
+
+def joint_table(star: JointPosterior) -> Table:
+    """Rich table of one star from several visits."""
+    title = f"{star.visits[0].spectrum.id}: {len(star.visits)} visits together ({star.visits[0].model})"
+    table = Table(title=title, title_justify="left")
+    for column in ("label", "unit", "median", "-", "+"):
+        table.add_column(column, justify="left" if column in ("label", "unit") else "right")
+    rows = star.summary()
+    for i, v in enumerate(star.v_bary(), start=1):
+        if v is not None:
+            entry = rows[f"v_rad_{i}"]
+            shift = v - entry["p50"]
+            rows[f"v_bary_{i}"] = {k: entry[k] + shift for k in ("p16", "p50", "p84")} | {"unit": "km/s"}
+    for name, entry in rows.items():
+        stem = name.rstrip("0123456789").rstrip("_")
+        digits = _DIGITS.get(stem, 2 if stem == "v_bary" else 3)
+        unit = entry["unit"] or UNITS.get(stem, "")
+        cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
+        table.add_row(name, unit, *(f"{value:.{digits}f}" for value in cells))
+    variation = star.velocity_variation
+    table.caption = (
+        f"velocity variation: ln evidence ratio {'unknown' if variation is None else f'{variation:.1f}'}\n"
+        f"k-hat {star.khat:.2f}, ESS {star.ess:.0f} of {len(star.draws)} draws, ln Z {star.log_evidence:.1f}; "
+        f"{star.seconds:.1f} s; {', '.join((*star.flag_bad, *star.flag_warn)) or 'no flags'}"
+    )
     table.caption_justify = "left"
     return table
 

@@ -1,0 +1,241 @@
+"""``maury infer`` and ``maury demo``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maury.console import ModelOption, err, make_folder, out, print_error, print_json
+from maury.errors import Failure, MauryError
+
+if TYPE_CHECKING:
+    from maury.models import Model
+    from maury.posterior.joint import JointPosterior
+    from maury.posterior.result import Posterior
+
+BAD_INPUT = 2
+
+
+class Device(StrEnum):
+    """Where the forward model runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class NoiseModel(StrEnum):
+    """How residuals scatter."""
+
+    auto = "auto"
+    independent = "independent"
+    correlated = "correlated"
+
+
+def infer(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="apVisit, apStar, aspcapStar, mwmVisit, mwmStar or a table."),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name of a shipped model, a folder, or 'auto': the evidence chooses.")
+    ] = "kurucz-apogee",
+    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    noise: Annotated[
+        NoiseModel, typer.Option(help="Residuals: auto lets the spectrum say whether they hang together.")
+    ] = NoiseModel.auto,
+    false_alarm: Annotated[
+        float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
+    ] = 0.01,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
+    ] = False,
+) -> None:
+    """Infer the labels of stars from their spectra; a file may hold many.
+
+    Example: maury infer apVisit-r13-9518-57729-104.fits --output results
+    """
+    from maury.models import load_model
+    from maury.posterior.infer import AUTO, infer_files
+
+    if not 0 < false_alarm < 1:
+        raise MauryError(f"--false-alarm must lie between 0 and 1, not {false_alarm:g}")
+    if joint and model == AUTO:
+        raise MauryError("--joint needs one --model: the visits of a star share their library")
+    if joint:
+        _infer_joint(files, load_model(model, device.value), max(draws, 2000), noise, output, as_json, seed)
+        return
+    loaded = model if model == AUTO else load_model(model, device.value)
+    if output:
+        make_folder(output)
+    rows: list[dict[str, Any]] = []
+    names = dict(zip(files, _unique_stems(files), strict=True))
+    with err.status("reading") as status:
+        found = infer_files(
+            files, loaded, draws=draws, seed=seed, noise=noise.value, false_alarm=false_alarm,
+            progress=status.update,
+        )  # fmt: skip
+        for item in found:
+            if isinstance(item, Failure):
+                print_error(_with_name(item.path, item.reason))
+                rows.append(
+                    {
+                        "file": str(item.path),
+                        "index": item.index,
+                        "flag_bad": item.flag,
+                        "reason": item.reason,
+                    }
+                )
+                if as_json:
+                    print_json(_failed_json(item, model))
+                continue
+            if as_json:
+                print_json(item.to_json())
+            else:
+                _print_posterior(item)
+            rows.append(item.row())
+            if output:
+                index = item.spectrum.index
+                name = names[Path(item.spectrum.path)] + (f"-{index}" if index else "")
+                try:
+                    _write_posterior(item, output, name)
+                except (MauryError, OSError) as error:
+                    # The table and the other stars' files are still worth having.
+                    print_error(str(error))
+    if output:
+        from maury.report.tables import write_summary
+
+        write_summary(output / "summary.ecsv", rows)
+        err.print(f"written to {output}", highlight=False, soft_wrap=True)
+    if all("reason" in row for row in rows):
+        raise typer.Exit(BAD_INPUT)
+
+
+def _with_name(file: Path, reason: str) -> str:
+    return reason if str(file) in reason else f"{file}: {reason}"
+
+
+def _failed_json(failure: Failure, model: str) -> dict[str, Any]:
+    empty = (
+        "labels",
+        "v_bary",
+        "jitter",
+        "rchi2",
+        "ess",
+        "draws",
+        "efficiency",
+        "khat",
+        "log_evidence",
+        "method",
+        "seconds",
+    )
+    start: dict[str, Any] = {"file": str(failure.path), "index": failure.index, "id": None, "model": model}
+    return (
+        start
+        | dict.fromkeys(empty)
+        | {"flag_warn": [], "flag_bad": [failure.flag], "error": _with_name(failure.path, failure.reason)}
+    )
+
+
+def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
+    from maury.report.tables import summary_table
+
+    out.print(summary_table(posterior, truth))
+
+
+def _write_posterior(
+    posterior: Posterior, folder: Path, name: str, truth: dict[str, float] | None = None
+) -> list[Path]:
+    from maury.report.plots import save_figure
+
+    pictures = [folder / f"{name}_corner.png", folder / f"{name}_fit.png"]
+    posterior.save(folder / f"{name}.nc")
+    save_figure(posterior.plot_corner(truth), pictures[0])
+    save_figure(posterior.plot_fit(), pictures[1])
+    return pictures
+
+
+def _unique_stems(files: list[Path]) -> list[str]:
+    """File stems, numbered where two files share one."""
+    seen: dict[str, int] = {}
+    names = []
+    for file in files:
+        stem = file.name.split(".fits")[0]
+        seen[stem] = seen.get(stem, 0) + 1
+        names.append(stem if seen[stem] == 1 else f"{stem}_{seen[stem]}")
+    return names
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
+    model: ModelOption = "kurucz-apogee",
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Simulate an APOGEE visit, infer it, and show the truth beside the posterior."""
+    from maury.demo import write_demo
+    from maury.models import load_model
+    from maury.posterior.infer import infer as infer_spectrum
+
+    make_folder(output)
+    loaded = load_model(model)
+    path = output / "apVisit-demo.fits"
+    truth = write_demo(path, loaded, seed)
+    posterior = infer_spectrum(path, loaded, seed=seed)
+    _print_posterior(posterior, truth)
+    pictures = _write_posterior(posterior, output, "apVisit-demo", truth)
+    out.print(f"spectrum: {path}", highlight=False, soft_wrap=True)
+    for picture in pictures:
+        out.print(f"picture:  {picture}", highlight=False, soft_wrap=True)
+
+
+def _infer_joint(
+    files: list[Path],
+    model: Model,
+    draws: int,
+    noise: NoiseModel,
+    output: Path | None,
+    as_json: bool,
+    seed: int,
+) -> None:
+    """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
+    from maury.posterior.joint import infer_visits
+    from maury.report.tables import joint_table
+    from maury.spectra.registry import read_all
+
+    if output:
+        make_folder(output)
+    spectra = []
+    for item in read_all(files):
+        if isinstance(item, Failure):
+            print_error(_with_name(item.path, item.reason))
+        else:
+            spectra.append(item)
+    with err.status("reading") as status:
+        star = infer_visits(spectra, model, draws=draws, seed=seed, noise=noise.value, progress=status.update)
+    if as_json:
+        print_json(star.to_json())
+    else:
+        out.print(joint_table(star))
+    if output:
+        _write_joint(star, output)
+        err.print(f"written to {output}", highlight=False, soft_wrap=True)
+
+
+def _write_joint(star: JointPosterior, folder: Path) -> None:
+    import json
+
+    from maury.console import finite
+    from maury.files import writing
+    from maury.report.plots import save_figure, visits_figure
+
+    with writing(folder / "joint.json") as temporary:
+        temporary.write_text(json.dumps(finite(star.to_json()), indent=1) + "\n")
+    save_figure(visits_figure(star), folder / "joint_visits.png")

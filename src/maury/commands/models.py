@@ -1,0 +1,136 @@
+"""``maury models ...``: list, show, build, fetch and tune models."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maury.console import ModelOption, err, out, print_error, read_range
+
+app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
+
+
+class Library(StrEnum):
+    """Model libraries that can be fetched."""
+
+    phoenix_aces = "phoenix-aces"
+
+
+@app.command("list")
+def models_list() -> None:
+    """List the shipped models."""
+    from rich.table import Table
+
+    from maury.libraries.emulator import read_card
+    from maury.models import shipped
+
+    table = Table("model", "labels", "library")
+    for name, path in shipped().items():
+        card = read_card(path / "emulator.safetensors")
+        ranges = (f"{x['name']} {x['prior']['low']:g}..{x['prior']['high']:g}" for x in card["labels"])
+        table.add_row(name, "\n".join(ranges), card.get("reference", ""))
+    out.print(table)
+
+
+@app.command("show")
+def models_show(name: Annotated[str, typer.Argument()]) -> None:
+    """Print the cards of a model's emulator and estimator as JSON."""
+    from maury.libraries.emulator import read_card
+    from maury.models import folder
+
+    path = folder(name)
+    parts = [part for part in ("emulator", "estimator") if (path / f"{part}.json").exists()] or ["emulator"]
+    cards = {part: read_card(path / f"{part}.safetensors") for part in parts}
+    sys.stdout.write(json.dumps(cards, indent=1) + "\n")
+
+
+@app.command("build")
+def models_build(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="See assets/kurucz-apogee/emulator.toml.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
+) -> None:
+    """Compute an emulator from a model library; print its error."""
+    from maury.libraries.build import build_from_file
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    emulator = build_from_file(config)
+    emulator.save(output / "emulator.safetensors")
+    card = emulator.card
+    sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
+
+
+@app.command("tune")
+def models_tune(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Observed spectra.")],
+    output: Annotated[Path, typer.Option(help="Folder for the model with its learned error.")],
+    model: ModelOption = "kurucz-apogee",
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Learn a library's error, pixel by pixel, from observed spectra; print its size.
+
+    Example: maury models tune visits/*.fits --output tuned && maury infer --model tuned star.fits
+    """
+    from rich.progress import track
+
+    from maury.models import load_model
+    from maury.posterior.tune import save_tuned, tune
+    from maury.spectra.registry import read_all
+
+    loaded = load_model(model)
+    items = track(read_all(files), "fitting", None, console=err, disable=not err.is_terminal)
+    tuned = tune(items, loaded, seed=seed)
+    for failure in tuned.failures:
+        print_error(f"{failure.path}: {failure.reason}")
+    save_tuned(tuned, loaded, output)
+    sys.stdout.write((output / "learned.json").read_text())
+
+
+@app.command("fetch")
+def models_fetch(
+    library: Annotated[Library, typer.Argument(help="Which library.")],
+    output: Annotated[Path, typer.Option(help="The grid file, HDF5.")],
+    band: Annotated[str, typer.Option(help="Wavelengths, Angstrom in vacuum.")] = "15000:17100",
+    teff: Annotated[str, typer.Option(help="K.")] = "2300:7000",
+    logg: Annotated[str, typer.Option()] = "0:6",
+    m_h: Annotated[str, typer.Option("--m-h")] = "-2:0.5",
+    alpha_m: Annotated[str, typer.Option("--alpha-m")] = "0",
+    base: Annotated[
+        str | None, typer.Option(help="Address of the archive's folder HiResFITS, if not the public one.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Downloads at the same time.", min=1, max=64)] = 8,
+) -> None:
+    """Download a model library's spectra, cropped to a band, into one grid file; run it again to go on.
+
+    Example: maury models fetch phoenix-aces --teff 2300:4500 --output phoenix.h5
+    """
+    from rich.progress import Progress
+
+    from maury.libraries.fetch import ARCHIVE, Archive, fetch
+    from maury.libraries.phoenix import nodes_within
+
+    ranges = {
+        "teff": read_range(teff, "--teff"),
+        "logg": read_range(logg, "--logg"),
+        "m_h": read_range(m_h, "--m-h"),
+        "alpha_m": read_range(alpha_m, "--alpha-m"),
+    }
+    nodes = nodes_within(ranges)
+    with Progress(console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task(f"{library} spectra", total=len(nodes))
+        fetch(
+            output,
+            nodes,
+            read_range(band, "--band"),
+            archive=Archive(base or ARCHIVE),
+            jobs=jobs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    err.print(f"grid written to {output}", highlight=False, soft_wrap=True)

@@ -1,0 +1,106 @@
+"""``maury train``, ``maury simulate`` and ``maury reproduce``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maury.console import err
+from maury.errors import MauryError
+
+
+class Experiment(StrEnum):
+    """The paper's experiments."""
+
+    sine = "sine"
+    three = "three"
+    five = "five"
+
+
+class Preset(StrEnum):
+    """How much time an experiment is given."""
+
+    laptop = "laptop"
+    paper = "paper"
+
+
+def train(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG.toml", help="A file such as assets/kurucz-apogee/train.toml, or 'paper'."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+) -> None:
+    """Train an estimator; run it again to go on where it was stopped."""
+    from maury.libraries.build import read_config
+    from maury.training.config import PRESETS, TrainConfig, preset
+    from maury.training.train import train as run
+
+    file = preset(str(config)) if str(config) in PRESETS else config
+    run(read_config(file, TrainConfig), output)
+    err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
+
+
+def simulate(
+    output: Annotated[Path, typer.Option(help="The file, HDF5.")],
+    number: Annotated[int | None, typer.Option(help="Spectra.", min=1)] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a shipped model, or a folder.")] = None,
+    prior: Annotated[Path | None, typer.Option(help="TOML file with [priors] and [fixed].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with all of it: pixels, noise, masks, continua.")
+    ] = None,
+) -> None:
+    """Simulate spectra into a file, to train on; run it again to go on where it was stopped.
+
+    Example: maury simulate --number 50000 --output training.h5
+    """
+    from rich.progress import Progress
+
+    from maury.libraries.build import read_toml, validate
+    from maury.training.simulate import PriorConfig, SimulateConfig
+    from maury.training.simulate import simulate as run
+
+    entries = read_toml(config) if config else {}
+    if prior:
+        validate(prior, read_toml(prior), PriorConfig)
+        entries |= read_toml(prior)
+    given = {"number": number, "model": model, "seed": seed}
+    entries |= {key: value for key, value in given.items() if value is not None}
+    if "number" not in entries:
+        raise MauryError("how many spectra? --number N")
+    settings = validate(config or Path("simulate"), entries, SimulateConfig)
+    with Progress(console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("spectra", total=settings.number)
+        run(settings, output, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    err.print(f"{settings.number} spectra are in {output}", highlight=False, soft_wrap=True)
+
+
+def reproduce(
+    experiment: Annotated[Experiment, typer.Argument(help="Which of the paper's experiments.")],
+    output: Annotated[Path, typer.Option(help="Folder for reports and pictures.")],
+    preset: Annotated[
+        Preset, typer.Option(help="laptop: two cores, 20 minutes; paper: a GPU.")
+    ] = Preset.laptop,
+    config: Annotated[Path | None, typer.Option(help="TOML file in place of the preset.")] = None,
+) -> None:
+    """Repeat an experiment of the paper: simulate, train, infer, and compare with MCMC.
+
+    Example: maury reproduce three --output runs/three
+    """
+    from maury.reproduce.config import SineConfig, read_experiment
+    from maury.reproduce.sine import run_sine
+    from maury.reproduce.stars import run_stars
+
+    settings = read_experiment(experiment.value, preset.value, config)
+    with err.status("reading") as status:
+        if isinstance(settings, SineConfig):
+            run_sine(settings, output, progress=status.update)
+        else:
+            run_stars(experiment.value, settings, output, progress=status.update)
+    err.print(f"{output / 'report.md'}", highlight=False, soft_wrap=True)
