@@ -21,7 +21,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 calibration: $(STAMP)
-	$(BIN)/maury check calibration --number 500 --output docs/results/calibration
+	for model in kurucz-apogee btsettl-apogee; do \
+	  $(BIN)/maury check calibration --model $$model --number 2000 --jobs 2 --output docs/results/calibration/$$model; \
+	done
 
 venv: $(STAMP)
 

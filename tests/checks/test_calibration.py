@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -28,7 +28,9 @@ def outcomes(model):
 def test_figures_and_files(model, outcomes, tmp_path):
     figures = report(outcomes, model)
     write_outcomes(tmp_path, outcomes, figures, model)
-    assert {path.name for path in tmp_path.iterdir()} == {"calibration.ecsv", "calibration.json", "ranks.png"}
+    names = {"calibration.ecsv", "calibration.json", "calibration.html", "ranks.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert "at least 20 spectra; there are 4" in (tmp_path / "calibration.html").read_text()
     assert json.loads((tmp_path / "calibration.json").read_text())["spectra"] == 4
     assert figures["efficiency_median"] > 0.2
 
@@ -46,12 +48,47 @@ def test_coverage_over_all_and_in_bins(model, outcomes, tmp_path):
     figures = report(many, model)
     write_outcomes(tmp_path, many, figures, model)
     assert (tmp_path / "coverage.png").stat().st_size > 20_000
+    page = (tmp_path / "calibration.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "snr 10-30: joint" in page
+    assert "http" not in page
     for stage, n in (("verified", 9), ("flow", 8)):
         assert len(figures["coverage"][stage]) == n
         assert all(found["error"] < 1.2 * found["band"] for found in figures["coverage"][stage].values())
         by = figures["coverage_by"][stage]
         assert set(by) == {"snr", "teff", "v_sini"}
         assert sum(found["joint"]["number"] for found in by["teff"].values()) == 600
+
+
+def test_a_run_goes_on_where_it_was_stopped(model, tmp_path, monkeypatch):
+    """Two processes, a store, and a last line that was cut: the outcomes are the same, and none is computed twice."""
+    from maury.checks import calibration
+
+    monkeypatch.setattr(calibration, "_BATCH", 2)
+    store = tmp_path / "outcomes.jsonl"
+    settings = {"draws": 200, "pixels": "apstar", "seed": 3}
+    first = list(calibrate(model, 3, store=store, **settings))
+    with store.open("a") as file:
+        file.write('{"first": 4, "outc')
+    computed = []
+    batch = calibration._batch
+    monkeypatch.setattr(
+        calibration, "_batch", lambda m, start, **k: computed.append(start) or batch(m, start, **k)
+    )
+    again = list(calibrate(model, 4, store=store, **settings))
+    assert computed == [2]
+    for a, b in zip(first, again, strict=False):
+        for (key, x), y in zip(asdict(a).items(), asdict(b).values(), strict=True):
+            if key != "seconds":
+                np.testing.assert_array_equal(x, y, err_msg=key)
+    with pytest.raises(ConfigError, match="other settings"):
+        list(calibrate(model, 4, store=store, **(settings | {"seed": 4})))
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_outcomes(model):
+    one, two = (list(calibrate(model, 50, draws=200, pixels="apstar", seed=3, jobs=jobs)) for jobs in (1, 2))
+    np.testing.assert_allclose([o.ranks for o in one], [o.ranks for o in two], atol=1e-6)
 
 
 def test_ranks_that_are_not_finite_are_told(model, outcomes):

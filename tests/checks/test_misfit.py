@@ -60,10 +60,13 @@ def test_a_run_is_written(tmp_path):
         "detection": detection(results, 0.01),
         "labels": labels_under(results),
         "false_alarm": 0.01,
+        "model": "kurucz-apogee",
+        "impostors": {"flat": ["no_star"]},
+        "meaning": {"sky": FAULTS["sky"].meaning},
     }
     write(tmp_path, figures, results)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "misfit.json", "results.jsonl", "detection.png", "coverage.png",
+        "misfit.html", "misfit.json", "results.jsonl", "detection.png", "coverage.png",
     }  # fmt: skip
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
     assert json.loads((tmp_path / "misfit.json").read_text())["false_alarm"] == 0.01

@@ -5,9 +5,15 @@ Talts et al. 2018, arXiv:1804.06788; for weighted draws the rank is the posterio
 
 from __future__ import annotations
 
+import json
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +22,7 @@ from torch import Tensor
 
 from maury.checks.coverage import highest_density_credibility, tarp_credibility
 from maury.errors import ConfigError
+from maury.files import writing
 from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
@@ -34,6 +41,7 @@ _DETECTORS: dict[str, tuple[Callable[[], PixelGrid], Callable[[], LineSpread]]] 
     "apstar": (apstar_grid, lambda: Gaussian(APOGEE_RESOLUTION, integrate=False)),
 }
 _BATCH = 25
+_SEEDS = 1_000_003
 # Beyond this, u is a bound of the prior.
 _FAR = 8.0
 
@@ -136,15 +144,24 @@ def rank(posterior: Posterior, truth: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def simulated_spectra(
-    model: Model, number: int, pixels: str, seed: int, observing: Observing | None = None
+    model: Model,
+    number: int,
+    pixels: str,
+    seed: int,
+    observing: Observing | None = None,
+    start: int = 0,
 ) -> Iterator[tuple[Spectrum, Tensor, float]]:
-    """Yield spectra simulated from the prior, all their labels ``(n_all,)`` with nuisance, and the S/N drawn."""
+    """Yield spectra simulated from the prior, all their labels ``(n_all,)`` with nuisance, and the S/N drawn.
+
+    Those from ``start``, a multiple of 25, to ``number``.
+    """
     grid, lsf = _DETECTORS[pixels][0](), _DETECTORS[pixels][1]()
     simulator = Simulator(model.problem, grid, observing or Observing(masked=REAL_MASKS), lsf)
-    generator = torch.Generator().manual_seed(seed)
-    for first in range(0, number, _BATCH):
-        batch = simulator(min(_BATCH, number - first), generator)
-        for i in range(len(batch.labels)):
+    for first in range(start, number, _BATCH):
+        # Each batch has a seed of its own and is always whole: any spectrum is the same, however many are asked for.
+        generator = torch.Generator().manual_seed(seed * _SEEDS + first // _BATCH)
+        batch = simulator(_BATCH, generator)
+        for i in range(min(_BATCH, number - first)):
             flux, ivar = batch.flux[i].double().numpy(), batch.ivar[i].double().numpy()
             yield (
                 Spectrum(grid, flux, ivar, id=f"simulated-{first + i}", lsf=lsf),
@@ -161,47 +178,159 @@ def calibrate(
     pixels: str = "apvisit",
     seed: int = 0,
     observing: Observing | None = None,
+    jobs: int = 1,
+    store: Path | None = None,
 ) -> Iterator[Outcome]:
     """Infer ``number`` spectra simulated from the prior on native visit pixels or on the apStar grid.
+
+    Parameters
+    ----------
+    model
+        The model.
+    number, draws, seed
+        Spectra, importance draws a round, and the seed of everything.
+    pixels
+        ``"apvisit"`` or ``"apstar"``.
+    observing
+        How spectra are observed; by default as real visits are.
+    jobs
+        Processes; the outcomes are the same and in the same order, whatever their number.
+    store
+        A file that outcomes are added to, 25 at a time, and from which an interrupted run goes on.
 
     Raises
     ------
     ConfigError
-        If ``pixels`` is neither ``"apvisit"`` nor ``"apstar"``.
+        If ``pixels`` is neither ``"apvisit"`` nor ``"apstar"``, or ``store`` is of other settings.
     """
     if pixels not in _DETECTORS:
         raise ConfigError(f"pixels: {pixels!r} is not one of {', '.join(_DETECTORS)}")
+    settings = {"model": model.name, "draws": draws, "pixels": pixels, "seed": seed}
+    done = _read_store(store, settings) if store else {}
+    task = partial(_batch, number=number, draws=draws, pixels=pixels, seed=seed, observing=observing)
+    starts = [first for first in range(0, number, _BATCH) if first not in done]
+    fresh = _in_processes(model, task, starts, jobs) if jobs > 1 else (task(model, first) for first in starts)
+    for first in range(0, number, _BATCH):
+        outcomes = done.get(first)
+        if outcomes is None:
+            outcomes = next(fresh)
+            if store:
+                with store.open("a") as file:
+                    file.write(json.dumps({"first": first, "outcomes": [_plain(o) for o in outcomes]}) + "\n")
+        yield from outcomes[: number - first]
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(outcome).items()}
+
+
+def _outcome(plain: dict[str, Any]) -> Outcome:
+    values: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in plain.items()}
+    return Outcome(**values)
+
+
+def _read_store(store: Path, settings: dict[str, Any]) -> dict[int, list[Outcome]]:
+    """Read batches of outcomes by the number of their first; begin the file if there is none."""
+    if not store.exists():
+        with writing(store) as temporary:
+            temporary.write_text(json.dumps(settings) + "\n")
+        return {}
+    done: dict[int, list[Outcome]] = {}
+    whole, _, cut = store.read_text().rpartition("\n")
+    if cut:
+        # Killed while it was written: that batch is done again.
+        store.write_text(whole + "\n")
+    head, *lines = whole.splitlines()
+    if json.loads(head) != settings:
+        raise ConfigError(f"{store}: holds outcomes of other settings ({head}); choose another --output")
+    for line in lines:
+        entry = json.loads(line)
+        outcomes = [_outcome(plain) for plain in entry["outcomes"]]
+        # The last batch of a shorter run lacks spectra that a longer one asks for.
+        if len(outcomes) == _BATCH:
+            done[entry["first"]] = outcomes
+    return done
+
+
+_model: Model | None = None
+
+
+def _take_model(model: Model, threads: int) -> None:
+    global _model
+    torch.set_num_threads(threads)
+    _model = model
+
+
+def _with_model(first: int, task: Callable[[Model, int], list[Outcome]]) -> list[Outcome]:
+    assert _model is not None
+    return task(_model, first)
+
+
+def _in_processes(
+    model: Model, task: Callable[[Model, int], list[Outcome]], starts: list[int], jobs: int
+) -> Iterator[list[Outcome]]:
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_take_model, initargs=(model, threads)
+    ) as pool:
+        yield from pool.map(partial(_with_model, task=task), starts)
+
+
+def _batch(
+    model: Model,
+    start: int,
+    *,
+    number: int,
+    draws: int,
+    pixels: str,
+    seed: int,
+    observing: Observing | None,
+) -> list[Outcome]:
+    """Infer and judge a batch of spectra."""
     labels = model.problem.inferred
-    references = torch.randn(number, len(labels), generator=torch.Generator().manual_seed(seed + 1)).double()
-    for i, (spectrum, theta, snr) in enumerate(simulated_spectra(model, number, pixels, seed, observing)):
-        posterior = infer(spectrum, model, draws=draws, seed=seed + i)
-        free = theta[model.problem.columns(labels)]
-        limits = information_limit(model.problem.likelihood(spectrum), free, labels)
-        n_stellar = len(model.problem.stellar)
-        flow = _judge_flow(model, spectrum, theta, posterior.flow_draws, references[i, :n_stellar])
-        log_p = posterior.log_likelihood + posterior.log_prior
-        u = labels.to_normal(torch.from_numpy(posterior.draws)).clamp(-_FAR, _FAR).numpy()
-        u_truth = labels.to_normal(free).clamp(-_FAR, _FAR).numpy()
-        at_truth = float(posterior.log_prob(free.numpy())[0])
-        named = dict(zip(model.labels.names, theta.tolist(), strict=True))
-        yield Outcome(
-            truth=free.numpy(),
-            ranks=rank(posterior, free.numpy()),
-            flow_ranks=flow.ranks,
-            credibility=highest_density_credibility(log_p, posterior.weights, at_truth),
-            flow_credibility=flow.credibility,
-            tarp=tarp_credibility(u, posterior.weights, u_truth, references[i].numpy()),
-            flow_tarp=flow.tarp,
-            teff=named["teff"],
-            v_sini=named["v_sini"],
-            snr=snr,
-            log_density=flow.log_density,
-            limit=limits[0],
-            limit_prior=limits[1],
-            khat=posterior.khat,
-            efficiency=posterior.efficiency,
-            ess=posterior.ess,
-            method=posterior.method,
-            seconds=posterior.seconds,
-            evaluations=posterior.evaluations,
-        )
+    found = []
+    stop = min(start + _BATCH, number)
+    spectra = simulated_spectra(model, stop, pixels, seed, observing, start)
+    for i, (spectrum, theta, snr) in enumerate(spectra, start=start):
+        generator = torch.Generator().manual_seed((seed + 1) * _SEEDS + i)
+        reference = torch.randn(len(labels), generator=generator, dtype=torch.float64)
+        found.append(_judge(model, spectrum, theta, snr, reference, draws, seed + i))
+    return found
+
+
+def _judge(
+    model: Model, spectrum: Spectrum, theta: Tensor, snr: float, reference: Tensor, draws: int, seed: int
+) -> Outcome:
+    """Infer a spectrum, and compare with its true labels ``(n_all,)``."""
+    labels = model.problem.inferred
+    posterior = infer(spectrum, model, draws=draws, seed=seed)
+    free = theta[model.problem.columns(labels)]
+    limits = information_limit(model.problem.likelihood(spectrum), free, labels)
+    n_stellar = len(model.problem.stellar)
+    flow = _judge_flow(model, spectrum, theta, posterior.flow_draws, reference[:n_stellar])
+    log_p = posterior.log_likelihood + posterior.log_prior
+    u = labels.to_normal(torch.from_numpy(posterior.draws)).clamp(-_FAR, _FAR).numpy()
+    u_truth = labels.to_normal(free).clamp(-_FAR, _FAR).numpy()
+    at_truth = float(posterior.log_prob(free.numpy())[0])
+    named = dict(zip(model.labels.names, theta.tolist(), strict=True))
+    return Outcome(
+        truth=free.numpy(),
+        ranks=rank(posterior, free.numpy()),
+        flow_ranks=flow.ranks,
+        credibility=highest_density_credibility(log_p, posterior.weights, at_truth),
+        flow_credibility=flow.credibility,
+        tarp=tarp_credibility(u, posterior.weights, u_truth, reference.numpy()),
+        flow_tarp=flow.tarp,
+        teff=named["teff"],
+        v_sini=named["v_sini"],
+        snr=snr,
+        log_density=flow.log_density,
+        limit=limits[0],
+        limit_prior=limits[1],
+        khat=posterior.khat,
+        efficiency=posterior.efficiency,
+        ess=posterior.ess,
+        method=posterior.method,
+        seconds=posterior.seconds,
+        evaluations=posterior.evaluations,
+    )

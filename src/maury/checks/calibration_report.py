@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from maury.checks.calibration import Outcome
-from maury.checks.coverage import Coverage, bins, central_credibility, coverage
+from maury.checks.coverage import Coverage, bins, central_credibility, coverage, needed
 from maury.errors import ConfigError
 from maury.files import writing
 from maury.labels import LabelSet
 from maury.models import Model
 from maury.posterior.verify import KHAT_LIMIT
+from maury.report.page import Cell, Section, write_page
 from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
 
 Array = NDArray[np.float64]
 # A bin with fewer spectra says nothing.
 _FEWEST = 20
+_SMALL_P = 0.01
 _EDGES = {"snr": (10.0, 30.0, 100.0, 300.0), "v_sini": (0.0, 5.0, 30.0, 100.0)}
 
 
@@ -117,7 +119,7 @@ def report(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any]:
 
 
 def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str, Any], model: Model) -> None:
-    """Write ``calibration.json``, the table of all spectra ``calibration.ecsv``, ``ranks.png`` and ``coverage.png``."""
+    """Write ``calibration.html``, ``calibration.json``, the table of all spectra ``calibration.ecsv``, and the pictures."""
     from astropy.table import Table
 
     inferred, stellar = model.problem.inferred, model.problem.stellar
@@ -150,6 +152,74 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
     save_figure(rank_figure(np.array([o.ranks for o in outcomes]), inferred), folder / "ranks.png")
     if len(outcomes) >= _FEWEST:
         save_figure(coverage_figure(credibilities(outcomes, model)), folder / "coverage.png")
+    write_page(
+        folder / "calibration.html",
+        f"Calibration of {model.name}",
+        f"{len(outcomes)} spectra drawn from the prior, each inferred and compared with its truth",
+        _sections(folder, figures),
+    )
+
+
+def _sections(folder: Path, figures: Mapping[str, Any]) -> list[Section]:
+    """Return what the page shows, in the order in which it is asked."""
+    ks = figures["rank_ks_p"]
+    keys = (
+        ("khat_below_limit", "share with k-hat below 0.7 (no nested sampling needed)"),
+        ("efficiency_median", "sampling efficiency of the verified posterior, median"),
+        ("efficiency_p05", "the same, 5th percentile"),
+        ("flow_log_density_mean", "log density of the flow at the truth, mean [nats]"),
+        ("information_limit_with_prior_mean", "information limit of that, mean [nats]"),
+        ("seconds_median", "seconds a spectrum, median"),
+        ("evaluations_median", "likelihood evaluations a spectrum, median"),
+    )
+    number = figures["spectra"]
+    found = [
+        Section(
+            "Ranks of the truth",
+            [
+                "If posteriors are right, the share of a posterior below the truth is uniform. The band holds the whole curve of a right "
+                "posterior in 99 of 100 cases.",
+            ],
+            ["label", *ks],
+            [["Kolmogorov-Smirnov p", *(Cell(f"{p:.3g}", p > _SMALL_P) for p in ks.values())]],
+            folder / "ranks.png",
+            "empirical distribution of ranks minus the uniform one, by label",
+        ),
+        Section("Figures", (), ["quantity", ""], [[text, figures[key]] for key, text in keys]),
+    ]
+    if "coverage" not in figures:
+        return [*found, Section("Coverage", [f"It needs at least {_FEWEST} spectra; there are {number}."])]
+    header = ["statistic", "largest error", "99 % band", "p", "bias", "share within 68.3 %"]
+    for stage in ("verified", "flow"):
+        rows = [_row(name, e) for name, e in figures["coverage"][stage].items()]
+        text = [
+            "Shares of truths within regions of each credibility: joint (highest density), TARP (balls around random points) and "
+            f"central intervals by label. An error of 0.03 is told from none by {needed(0.03)} spectra; there are {number}.",
+        ]
+        picture = folder / "coverage.png" if stage == "verified" else None
+        found.append(Section(f"Coverage, {stage} posterior", text, header, rows, picture))
+    for stage in ("verified", "flow"):
+        rows = [
+            _row(f"{key} {name}: {statistic}", e)
+            for key, by in figures["coverage_by"][stage].items()
+            for name, values in by.items()
+            for statistic, e in values.items()
+            if statistic in ("joint", "tarp")
+        ]
+        found.append(Section(f"By S/N, v_sini and teff, {stage} posterior", (), header, rows))
+    return found
+
+
+def _row(name: str, entry: Mapping[str, float]) -> list[str | float | Cell]:
+    inside = entry["error"] <= entry["band"]
+    return [
+        name,
+        Cell(f"{entry['error']:.3f}", inside),
+        f"{entry['band']:.3f}",
+        entry["p_value"],
+        f"{entry['bias']:+.3f}",
+        f"{entry['share_in_68']:.3f}",
+    ]
 
 
 def rank_figure(ranks: Array, labels: LabelSet) -> Figure:

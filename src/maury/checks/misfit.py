@@ -16,7 +16,11 @@ from maury.errors import ConfigError, InferenceError
 from maury.files import writing
 from maury.models import Model
 from maury.posterior.infer import infer
+from maury.report.page import Cell, Section, write_page
 from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
+
+# Coverage of the 68 % regions that a robust result keeps.
+_ENOUGH = 0.6
 
 
 def detection(results: Sequence[Result], false_alarm: float) -> dict[str, dict[str, dict[str, float]]]:
@@ -147,11 +151,63 @@ def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
 
 
 def write(folder: Path, figures: dict[str, Any], results: Sequence[Result]) -> None:
-    """Write ``misfit.json``, ``results.jsonl``, ``detection.png`` and ``coverage.png`` as far as there is something to show."""
+    """Write ``misfit.html``, ``misfit.json``, ``results.jsonl``, and the pictures as far as there is something to show."""
     with writing(folder / "misfit.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n")
     with writing(folder / "results.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(asdict(r)) + "\n" for r in results))
-    if set(figures["detection"]) - {NONE.name}:
-        save_figure(detection_figure(figures["detection"], figures["false_alarm"]), folder / "detection.png")
+    curves = folder / "detection.png" if set(figures["detection"]) - {NONE.name} else None
+    if curves:
+        save_figure(detection_figure(figures["detection"], figures["false_alarm"]), curves)
     save_figure(coverage_figure(figures["labels"]), folder / "coverage.png")
+    write_page(
+        folder / "misfit.html",
+        f"Wrong models, and {figures['model']}",
+        "simulated spectra, spoilt in known ways: whether it is noticed, and what becomes of the labels",
+        _sections(folder, figures, curves),
+    )
+
+
+def _sections(folder: Path, figures: dict[str, Any], curves: Path | None) -> list[Section]:
+    rate = figures["false_alarm"]
+    detected = [
+        [f"{fault} {strength}", *(entry[k] for k in ("misfit", "novel", "either")), str(entry["number"])]
+        for fault, by in figures["detection"].items()
+        for strength, entry in by.items()
+    ]
+    labels = [
+        [fault, noise, Cell(f"{e['coverage_68_mean']:.2f}", e["coverage_68_mean"] >= _ENOUGH)]
+        + [f"{e['bias'][k]:+.3g} ({e['bias_sigma'][k]:+.1f})" for k in e["bias"]]
+        for fault, by in figures["labels"].items()
+        for noise, e in by.items()
+    ]
+    names = list(next(iter(next(iter(figures["labels"].values())).values()))["bias"])
+    return [
+        Section(
+            "Detection",
+            [
+                f"Share of spectra that are flagged, at a rate of false alarms of {rate:g} for each kind of evidence."
+            ]
+            + [f"{name}: {meaning}." for name, meaning in figures["meaning"].items()],
+            ["fault", "residuals", "feature space", "either", "spectra"],
+            detected,
+            curves,
+            "share flagged over the strength of each fault",
+        ),
+        Section(
+            "What is no star",
+            (),
+            ["spectrum", "flags"],
+            [[kind, Cell(", ".join(flags), bool(flags))] for kind, flags in figures["impostors"].items()],
+        ),
+        Section(
+            "Labels",
+            [
+                "Median offset from the truth (in units of the stated error), and the share of truths within central 68 % intervals."
+            ],
+            ["fault", "noise", "within 68 %", *names],
+            labels,
+            folder / "coverage.png",
+            "coverage of 68 % intervals by label, fault and noise model",
+        ),
+    ]

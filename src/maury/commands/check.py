@@ -31,9 +31,10 @@ def check_calibration(
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     pixels: Annotated[str, typer.Option(help="'apvisit' (native) or 'apstar'.")] = "apvisit",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the table of all spectra and the rank picture.")
+        Path | None, typer.Option(help="Folder for the page, the table of all spectra and the pictures.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit."""
@@ -44,9 +45,13 @@ def check_calibration(
     from maury.models import load_model
 
     loaded = load_model(model)
+    store = None
+    if output:
+        make_folder(output)
+        store = output / "outcomes.jsonl"
     outcomes = list(
         track(
-            calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed),
+            calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed, jobs=jobs, store=store),
             "inferring",
             number,
             console=err,
@@ -55,7 +60,6 @@ def check_calibration(
     )
     figures = report(outcomes, loaded)
     if output:
-        make_folder(output)
         write_outcomes(output, outcomes, figures, loaded)
     if as_json:
         print_json(figures)
