@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from maury.constants import C_KMS
 from maury.forward.continuum import chip_basis
 from maury.forward.likelihood import Likelihood
-from maury.forward.noise import Correlated, Correlation, Independent
+from maury.forward.noise import Correlated, Correlation, Independent, innovations
 
 N = 60
 CHIPS = [(0, 25), (25, 60)]
@@ -21,7 +21,8 @@ CHIPS = [(0, 25), (25, 60)]
 
 def dense(variance, correlation, wavelength, chip):
     x = np.log(wavelength) * C_KMS / correlation.scale
-    kernel = correlation.amplitude**2 * np.exp(-np.abs(x[:, None] - x)) * (chip[:, None] == chip)
+    a = correlation.amplitude + correlation.in_lines * np.clip(correlation.depth, 0, None)
+    kernel = a[:, None] * a * np.exp(-np.abs(x[:, None] - x)) * (chip[:, None] == chip)
     return torch.from_numpy(kernel) + torch.diag_embed(variance)
 
 
@@ -40,9 +41,9 @@ def test_correlated_pixels_are_those_of_dense_matrices(amplitude, scale, seed, m
     chip = (np.arange(N) >= 25)[good].astype(np.int64)
     variance = torch.from_numpy(rng.uniform(1e-4, 1e-2, (3, good.sum())))
     m = torch.from_numpy(rng.uniform(0.5, 1, variance.shape))
-    correlation = Correlation(amplitude, scale)
+    correlation = Correlation(amplitude, 0.2, scale, 1 - m[0].numpy())
     matrix = dense(variance, correlation, wavelength, chip)
-    found = Correlated(variance, amplitude, correlation.decay(wavelength, chip))
+    found = Correlated(variance, correlation.deviation, correlation.decay(wavelength, chip))
     torch.testing.assert_close(found.log_det, torch.linalg.slogdet(matrix)[1], rtol=1e-8, atol=1e-8)
     x = torch.from_numpy(rng.normal(size=(3, 2, good.sum())))
     inverse = torch.linalg.inv(matrix)
@@ -60,8 +61,9 @@ def test_correlated_pixels_are_those_of_dense_matrices(amplitude, scale, seed, m
 def test_without_amplitude_pixels_are_independent():
     variance = torch.rand(2, N, dtype=torch.float64) + 0.1
     m = torch.rand(2, N, dtype=torch.float64)
-    decay = Correlation(1e-7, 20.0).decay(15000 + np.arange(N) * 0.2, np.zeros(N, dtype=np.int64))
-    found, plain = Correlated(variance, 1e-7, decay), Independent(variance)
+    faint = Correlation(1e-7, 0.0, 20.0, np.zeros(N))
+    decay = faint.decay(15000 + np.arange(N) * 0.2, np.zeros(N, dtype=np.int64))
+    found, plain = Correlated(variance, faint.deviation, decay), Independent(variance)
     torch.testing.assert_close(found.log_det, plain.log_det)
     x = torch.randn(2, 3, N, dtype=torch.float64)
     torch.testing.assert_close(found.solve(x), plain.solve(x))
@@ -76,10 +78,12 @@ def likelihood(visit, forward, labels):
     return Likelihood.of(visit, forward, labels)
 
 
-@pytest.mark.parametrize("correlation", [None, Correlation(0.02, 15.0)])
-def test_slopes_are_those_of_the_log_likelihood(likelihood, truth, correlation):
+@pytest.mark.parametrize("correlated", [False, True])
+def test_slopes_are_those_of_the_log_likelihood(likelihood, truth, correlated):
     """Central differences; the variance's own slopes included."""
     point = torch.cat([truth[0], torch.tensor([0.02], dtype=torch.float64)])
+    depth = 1 - likelihood.spectra(point[None])[0].numpy()
+    correlation = Correlation(0.01, 0.1, 15.0, depth) if correlated else None
     one = replace(likelihood.refer(point), correlation=correlation)
     gradient = one.curvature(point[None]).gradient[0]
     step = torch.tensor([2.0, 0.01, 0.01, 0.01, 0.05, 0.05, 1e-4], dtype=torch.float64)
@@ -89,3 +93,18 @@ def test_slopes_are_those_of_the_log_likelihood(likelihood, truth, correlation):
         ends[1, i] += step[i]
         low, high = one.log_prob(ends)
         assert float(gradient[i] * step[i]) == pytest.approx(float(high - low) / 2, rel=0.03, abs=0.03)
+
+
+def test_innovations_are_white_where_the_covariance_is_right():
+    rng = np.random.default_rng(0)
+    wavelength = 15000 * np.exp(np.arange(N) * 4 / C_KMS)
+    chip = (np.arange(N) >= 25).astype(np.int64)
+    variance = rng.uniform(0.5, 1, N)
+    correlation = Correlation(1.0, 1.0, 20.0, rng.uniform(0, 1, N))
+    matrix = dense(torch.from_numpy(variance), correlation, wavelength, chip).numpy()
+    decay = correlation.decay(wavelength, chip)
+    residual = rng.multivariate_normal(np.zeros(N), matrix)
+    whitened, foretold = innovations(residual, variance, correlation.deviation, decay)
+    np.testing.assert_allclose(whitened, np.linalg.solve(np.linalg.cholesky(matrix), residual), rtol=1e-8)
+    assert foretold[0] == 0
+    assert foretold[25] == 0

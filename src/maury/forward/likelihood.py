@@ -236,7 +236,7 @@ class Likelihood:
         if self.correlation is None:
             return Independent(total)
         decay = self.correlation.decay(self.wavelength, self.chip)
-        return Correlated(total, self.correlation.amplitude, decay)
+        return Correlated(total, self.correlation.deviation, decay)
 
     def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
         """Variance of single pixels, the correlated part left out."""
@@ -351,7 +351,7 @@ class Likelihood:
         whitened, foretold = r / total.sqrt().cpu().numpy(), np.zeros_like(r)
         if self.correlation is not None:
             decay = self.correlation.decay(self.wavelength, self.chip)
-            whitened, foretold = innovations(r, total.cpu().numpy(), self.correlation.amplitude, decay)
+            whitened, foretold = innovations(r, total.cpu().numpy(), self.correlation.deviation, decay)
         reference = self.reference.cpu().numpy()
         return Fit(
             self.good.cpu().numpy(),

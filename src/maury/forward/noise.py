@@ -1,14 +1,14 @@
 """How a spectrum's pixels scatter about the model: independently, or with residuals that hang together.
 
 A model spectrum is wrong over a line's width, not pixel by pixel. The correlated part is a Gaussian process on ln lambda with the
-Matern-1/2 kernel ``a^2 exp(-|x - x'| / l)``: of all stationary kernels the one whose precision matrix is tridiagonal on any pixels (an
-Ornstein-Uhlenbeck process; Rybicki & Press 1995, arXiv:comp-gas/9405004), so that each likelihood costs a tridiagonal solve.
+Matern-1/2 kernel ``a(x) a(x') exp(-|x - x'| / l)``: of all stationary kernels the one whose precision matrix is tridiagonal on any
+pixels (an Ornstein-Uhlenbeck process; Rybicki & Press 1995, arXiv:comp-gas/9405004), so that a likelihood costs a tridiagonal solve.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -68,18 +68,32 @@ class Independent:
 
 @dataclass(frozen=True)
 class Correlation:
-    """The residual process, before it meets a spectrum.
+    """The residual process of one spectrum.
+
+    Its standard deviation is ``amplitude + in_lines (1 - m)`` with m the spectrum at continuum 1: models are wrong in lines more than
+    between them.
 
     Attributes
     ----------
     amplitude
-        Standard deviation a, relative to the reference continuum.
+        Relative to the reference continuum.
+    in_lines
+        Relative to the depth of the absorption.
     scale
         Length l, km/s.
+    depth
+        ``1 - m`` at the labels that it was fitted at, shape ``(n_pixels,)``: kept, so that labels do not choose their own errors.
     """
 
     amplitude: float
+    in_lines: float
     scale: float
+    depth: Array = field(repr=False, compare=False)
+
+    @property
+    def deviation(self) -> Array:
+        """Standard deviation, shape ``(n_pixels,)``."""
+        return self.amplitude + self.in_lines * np.clip(self.depth, 0.0, None)
 
     def decay(self, wavelength: Array, chip: NDArray[np.int64]) -> Array:
         """Correlation of each pixel with the one before it, shape ``(n_pixels,)``; 0 at a chip's first pixel."""
@@ -88,24 +102,26 @@ class Correlation:
 
 
 class Correlated:
-    """Independent variances ``(n, n_pixels)`` and a residual process with the given decay ``(n_pixels,)``.
+    """Independent variances ``(n, n_pixels)`` and a residual process with the given deviation and decay ``(n_pixels,)``.
 
     With D the variances and Q the process's tridiagonal precision, ``(D + Q^-1)^-1 = W - W (Q + W)^-1 W``, ``W = 1 / D``, and
     ``|D + Q^-1| = |D| |Q + W| / |Q|``. Computed on the CPU by LAPACK, all spectra in one band.
     """
 
-    def __init__(self, variance: Tensor, amplitude: float, decay: Array) -> None:
+    def __init__(self, variance: Tensor, deviation: Array, decay: Array) -> None:
         self.like = variance
         w = 1 / variance.detach().cpu().numpy()
         self.weights, (n, p) = w, w.shape
-        precision = 1 / (amplitude**2 * (1 - decay**2))
+        precision = 1 / (1 - decay**2)
         after = np.append(decay[1:], 0.0)
-        diagonal = precision + after**2 * np.append(precision[1:], 0.0)
-        off = -decay[1:] * precision[1:]
+        diagonal = (precision + after**2 * np.append(precision[1:], 0.0)) / deviation**2
+        off = -decay[1:] * precision[1:] / (deviation[1:] * deviation[:-1])
         band = np.tile(np.append(off, 0.0), n)[:-1]
         self.d, self.e, fault = lapack.dpttrf((w + diagonal).ravel(), band)
         assert fault == 0, "variances and amplitude are positive"
-        log_det = np.log(self.d).reshape(n, p).sum(1) - np.log(w).sum(1) - np.log(precision).sum()
+        log_det = (
+            np.log(self.d).reshape(n, p).sum(1) - np.log(w).sum(1) - np.log(precision / deviation**2).sum()
+        )
         self._log_det = torch.from_numpy(log_det)
 
     @property
@@ -139,7 +155,7 @@ class Correlated:
         return [columns[..., chip] @ solved[..., chip].mT for chip, _ in bases]
 
 
-def innovations(residual: Array, variance: Array, amplitude: float, decay: Array) -> tuple[Array, Array]:
+def innovations(residual: Array, variance: Array, deviation: Array, decay: Array) -> tuple[Array, Array]:
     """Whiten residuals that hang together: what each pixel shows beyond what those before it foretold.
 
     A Kalman filter, which for the Ornstein-Uhlenbeck process is exact. Where the covariance is right, the first array is N(0, 1) and
@@ -149,8 +165,8 @@ def innovations(residual: Array, variance: Array, amplitude: float, decay: Array
     ----------
     residual, variance
         Of the pixels, shape ``(n_pixels,)``.
-    amplitude, decay
-        Of the process, see `Correlation`.
+    deviation, decay
+        Of the process, see `Correlation`; shape ``(n_pixels,)``.
 
     Returns
     -------
@@ -158,11 +174,13 @@ def innovations(residual: Array, variance: Array, amplitude: float, decay: Array
         Shape ``(n_pixels,)`` each.
     """
     whitened, foretold = np.empty_like(residual), np.empty_like(residual)
-    mean, spread, whole = 0.0, 0.0, amplitude**2
-    for i, (r, v, keep) in enumerate(zip(residual.tolist(), variance.tolist(), decay.tolist(), strict=True)):
-        mean, spread = keep * mean, keep**2 * spread + (1 - keep**2) * whole
-        total = spread + v
-        whitened[i], foretold[i] = (r - mean) / total**0.5, mean
-        gain = spread / total
-        mean, spread = mean + gain * (r - mean), spread * (1 - gain)
+    mean, spread = 0.0, 0.0
+    rows = zip(residual.tolist(), variance.tolist(), deviation.tolist(), decay.tolist(), strict=True)
+    for i, (r, v, s, keep) in enumerate(rows):
+        # The process itself has unit variance; s is what a pixel sees of it.
+        mean, spread = keep * mean, keep**2 * spread + 1 - keep**2
+        total = s * s * spread + v
+        whitened[i], foretold[i] = (r - s * mean) / total**0.5, s * mean
+        gain = s * spread / total
+        mean, spread = mean + gain * (r - s * mean), spread * (1 - gain * s)
     return whitened, foretold

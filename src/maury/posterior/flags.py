@@ -112,7 +112,7 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     weights = (verified.log_weights - torch.logsumexp(verified.log_weights, 0)).exp().numpy()
     scatter = float(weights @ theta[:, -1]) if labels.names[-1] == "jitter" else 0.0
     if verified.residuals is not None and verified.residuals.used:
-        scatter = float(np.hypot(scatter, verified.residuals.correlation.amplitude))
+        scatter = float(np.hypot(scatter, np.median(verified.residuals.correlation.deviation)))
     slow = "v_sini" in labels.names and weights @ (theta[:, labels.index("v_sini")] < _SLOW) > 0.5
     inside = usable_pixels(spectrum, model.forward, model.labels)
     found = _at_bounds(labels, theta, weights)

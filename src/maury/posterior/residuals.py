@@ -23,8 +23,9 @@ Noise = Literal["auto", "independent", "correlated"]
 ENOUGH_GAIN = 5.0
 # Standard deviations relative to the continuum, and lengths in km/s: from a pixel's width to a hundred lines' widths.
 _AMPLITUDE = (1e-4, 0.3)
+_IN_LINES = (1e-4, 1.0)
 _SCALE = (2.0, 500.0)
-_START = (0.01, 12.0)
+_START = (0.005, 0.03, 12.0)
 _BY_CHANCE = 0.01
 
 
@@ -50,9 +51,10 @@ class Residuals:
     evaluations: int
 
     def to_json(self) -> dict[str, float | bool]:
-        """Return amplitude (relative to the continuum), scale (km/s), gain (nats) and whether it is used."""
+        """Return amplitude, the same in lines (relative to their depth), scale (km/s), gain (nats) and whether it is used."""
         return {
             "amplitude": self.correlation.amplitude,
+            "in_lines": self.correlation.in_lines,
             "scale": self.correlation.scale,
             "gain": self.gain,
             "used": self.used,
@@ -91,25 +93,27 @@ def fit_residuals(
     prior = target.labels["jitter"].prior
     with torch.no_grad():
         spectra = plain.spectra(full[None])
+    depth = (1 - spectra[0]).cpu().numpy()
     evaluations = 0
 
     def value(point: NDArray[np.float64]) -> tuple[Likelihood, float]:
-        """Likelihood and its log at (log jitter[, log amplitude, log scale])."""
+        """Likelihood and its log at (log jitter[, log amplitude, log in_lines, log scale])."""
         nonlocal evaluations
         evaluations += 1
         labels = full.clone()
         labels[-1] = math.exp(point[0])
         likelihood = plain
-        if len(point) == 3:
-            likelihood = replace(plain, correlation=Correlation(*np.exp(point[1:]).tolist()))
+        if len(point) > 1:
+            amplitude, in_lines, scale = np.exp(point[1:]).tolist()
+            likelihood = replace(plain, correlation=Correlation(amplitude, in_lines, scale, depth))
         return likelihood, float(likelihood.log_prob(labels[None], spectra))
 
     low, high = math.log(prior.low * 1.01), math.log(prior.high * 0.99)
     start = min(max(math.log(float(theta[-1])), low), high)
-    bounds = [(low, high), tuple(map(math.log, _AMPLITUDE)), tuple(map(math.log, _SCALE))]
+    bounds = [(low, high), *(tuple(map(math.log, ends)) for ends in (_AMPLITUDE, _IN_LINES, _SCALE))]
 
     def best(point: list[float]) -> tuple[NDArray[np.float64], float]:
-        options = {"xatol": 0.02, "fatol": 0.05, "maxfev": 150}
+        options = {"xatol": 0.02, "fatol": 0.05, "maxfev": 250}
         found = minimize(
             lambda x: -value(x)[1], point, bounds=bounds[: len(point)], method="Nelder-Mead", options=options
         )
