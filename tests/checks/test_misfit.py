@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from maury.checks.gap import FAULTS, NONE, Result, run
 from maury.checks.misfit import detection, labels_under, needed, write
-from maury.models import load_model
+from maury.cli import app
+from maury.errors import ModelError
+from maury.models import folder, load_model
 
 
 def result(fault, strength, noise, offset, p=0.5, flags=()):
@@ -70,3 +73,23 @@ def test_a_run_is_written(tmp_path):
     }  # fmt: skip
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
     assert json.loads((tmp_path / "misfit.json").read_text())["false_alarm"] == 0.01
+
+
+def test_an_estimator_without_a_forward_model_is_refused(tmp_path):
+    """Nothing can be checked without one: its card names an emulator that is not there."""
+    source = folder("kurucz-apogee")
+    for suffix in (".safetensors", ".json"):
+        (tmp_path / f"estimator{suffix}").write_bytes((source / f"estimator{suffix}").read_bytes())
+    card = json.loads((tmp_path / "estimator.json").read_text())
+    (tmp_path / "estimator.json").write_text(json.dumps(card | {"emulator": "lost"}))
+    with pytest.raises(ModelError, match="no model 'lost'"):
+        load_model(tmp_path)
+
+
+def test_unknown_faults_and_rates_are_refused():
+    for arguments, reason in (
+        (["--fault", "fringe"], "known are library, lsf"),
+        (["--false-alarm", "2"], "between 0 and 1"),
+    ):
+        result = CliRunner().invoke(app, ["check", "misfit", *arguments])
+        assert reason in str(result.exception)

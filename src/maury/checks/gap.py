@@ -20,7 +20,6 @@ from maury.checks.calibration import REAL_MASKS
 from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.forward.model import ForwardModel
-from maury.labels import Uniform
 from maury.libraries.emulator import Emulator
 from maury.models import Model, folder
 from maury.posterior.infer import infer
@@ -75,14 +74,19 @@ class Bed:
         return ForwardModel(emulator.requires_grad_(False), 0.6).eval()
 
     def labels(self, n: int, fault: Fault, generator: torch.Generator) -> Tensor:
-        """All labels ``(n, n_all)`` from the prior, jitter 0; cool stars alone where libraries are compared."""
+        """All labels ``(n, n_all)`` from the prior, jitter 0; where libraries are compared, cool stars inside both of them."""
         labels = self.problem.sample(n, generator)
         labels[:, -1] = 0.0
         if fault.name == "library":
-            teff = self.problem.labels["teff"].prior
-            narrow = Uniform(low=teff.low, high=min(_COOL, teff.high))
-            share = torch.rand(n, generator=generator, dtype=torch.float64)
-            labels[:, 0] = narrow.low + share * (narrow.high - narrow.low)
+            known = self.problem.labels
+            theirs = self.other.emulator.labels
+            ends = {"teff": (known["teff"].prior.low, min(_COOL, known["teff"].prior.high))}
+            for name in set(known.names) & set(theirs.names) - {"teff"}:
+                mine, other = known[name].prior, theirs[name].prior
+                ends[name] = max(mine.low, other.low), min(mine.high, other.high)
+            for name, (low, high) in sorted(ends.items()):
+                share = torch.rand(n, generator=generator, dtype=torch.float64)
+                labels[:, known.index(name)] = low + share * (high - low)
         return labels
 
     def spectra(
@@ -147,22 +151,16 @@ def _library(bed: Bed, labels: Tensor, strength: float, generator: torch.Generat
     mine = here.sampler(bed.grid, bed.lsf)
     theirs = there.sampler(bed.grid, bed.lsf)
 
-    def at_overlap(names: Sequence[str], forward: ForwardModel) -> Tensor:
-        columns = []
-        for name in names:
-            known = (
-                labels[:, bed.problem.labels.index(name)]
-                if name in bed.problem.labels.names
-                else labels[:, 0] * 0
-            )
-            if name in forward.emulator.labels.names:
-                prior = forward.emulator.labels[name].prior
-                known = known.clamp(prior.low, prior.high)
-            columns.append(torch.full_like(known, _OVERLAP) if name == "teff" else known)
-        return torch.stack(columns, dim=1)
+    def at_overlap(forward: ForwardModel) -> Tensor:
+        # What one of them does not know (alpha_m) is 0 in both.
+        columns = dict.fromkeys(forward.label_names, torch.zeros(len(labels), dtype=torch.float64))
+        for name in set(here.label_names) & set(there.label_names):
+            columns[name] = labels[:, bed.problem.labels.index(name)]
+        columns["teff"] = torch.full_like(columns["teff"], _OVERLAP)
+        return torch.stack([columns[name] for name in forward.label_names], dim=1)
 
-    a = mine(here(at_overlap(here.label_names, here)))
-    b = theirs(there(at_overlap(there.label_names, there)))
+    a = mine(here(at_overlap(here)))
+    b = theirs(there(at_overlap(there)))
     difference = (b.clamp_min(0.05) / a.clamp_min(0.05)).log()
     return bed.simulator.clean(labels, generator) * torch.exp(strength * difference)
 
