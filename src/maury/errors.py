@@ -38,6 +38,10 @@ class ConfigError(MauryError):
     """A configuration file has an unknown key or an impossible value."""
 
 
+class DownloadError(MauryError):
+    """A file could not be had from an archive."""
+
+
 class InferenceError(MauryError):
     """No posterior could be computed for a spectrum."""
 

@@ -13,9 +13,10 @@ import pytest
 from archive_server import serving
 from phoenix_tree import NODES, WAVELENGTH, truth, write_tree
 
-from maury.errors import MauryError, ModelError
+from maury.download import Archive
+from maury.errors import DownloadError, MauryError, ModelError
 from maury.libraries import fetch as fetching
-from maury.libraries.fetch import Archive, fetch
+from maury.libraries.fetch import fetch
 from maury.libraries.grid import Grid
 from maury.libraries.phoenix import WAVELENGTH_FILE, Node
 
@@ -95,7 +96,7 @@ def test_wrong_base(server, tmp_path):
     archive = Archive(server.base + "/elsewhere", patience=0.01)
     with pytest.raises(ModelError, match="folder HiResFITS"):
         fetch(tmp_path / "grid.h5", NODES, BAND, archive=archive)
-    with pytest.raises(ModelError, match="http://"):
+    with pytest.raises(DownloadError, match="http://"):
         Archive("phoenix.example.org")
 
 
@@ -105,7 +106,7 @@ def test_band_outside(server, tmp_path):
 
 
 def test_unreachable(tmp_path):
-    with pytest.raises(ModelError, match="given up after 2 attempts"):
+    with pytest.raises(DownloadError, match="given up after 2 attempts"):
         fetch(tmp_path / "grid.h5", NODES, BAND, archive=Archive("http://127.0.0.1:9", 2, 0.01))
 
 
@@ -114,7 +115,7 @@ def test_one_file_damaged_for_good(server, tmp_path):
     bad = NODES[3]
     server.faults[bad.file] = ["corrupt"] * 3
     output = tmp_path / "grid.h5"
-    with pytest.raises(ModelError, match=r"1 of \d+ spectra .*checksum differs"):
+    with pytest.raises(DownloadError, match=r"1 of \d+ spectra .*checksum differs"):
         fetch(output, NODES, BAND, archive=patient(server, attempts=3))
     assert not output.exists()
     server.requests.clear()
@@ -127,20 +128,20 @@ def test_ill_archive_is_left_soon(server, tmp_path):
     fetch(tmp_path / "wave.h5", NODES[:1], BAND, archive=patient(server))
     server.always = "503"
     server.faults[WAVELENGTH_FILE] = ["fine"]
-    with pytest.raises(ModelError, match="503"):
+    with pytest.raises(DownloadError, match="503"):
         fetch(tmp_path / "grid.h5", NODES, BAND, archive=patient(server, attempts=2), jobs=2)
 
 
 def test_forbidden_is_not_tried_again(server, tmp_path):
     server.faults[WAVELENGTH_FILE] = ["403"]
-    with pytest.raises(ModelError, match="403"):
+    with pytest.raises(DownloadError, match="403"):
         fetch(tmp_path / "grid.h5", NODES, BAND, archive=patient(server))
     assert server.requests[WAVELENGTH_FILE] == 1
 
 
 def test_parts_of_another_band(server, tmp_path):
     server.faults[NODES[0].file] = ["403"]
-    with pytest.raises(ModelError):
+    with pytest.raises(DownloadError):
         fetch(tmp_path / "grid.h5", NODES, BAND, archive=patient(server))
     with pytest.raises(MauryError, match="another request"):
         fetch(tmp_path / "grid.h5", NODES, (15000, 15020), archive=patient(server))
@@ -174,7 +175,7 @@ def test_disk_full(server, tmp_path, monkeypatch):
 def test_damaged_part_is_fetched_anew(server, tmp_path):
     server.faults[NODES[-1].file] = ["403"]
     output = tmp_path / "grid.h5"
-    with pytest.raises(ModelError, match="403"):
+    with pytest.raises(DownloadError, match="403"):
         fetch(output, NODES, BAND, archive=patient(server))
     part = tmp_path / "grid.h5.parts" / f"{NODES[0].file}.f32"
     part.write_bytes(part.read_bytes()[:50])
@@ -190,7 +191,8 @@ def test_killed_and_resumed(server, tmp_path):
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[3])\n"
         "from phoenix_tree import NODES\n"
-        "from maury.libraries.fetch import Archive, fetch\n"
+        "from maury.download import Archive\n"
+        "from maury.libraries.fetch import fetch\n"
         "def progress(done, total):\n"
         "    if done >= 5: print('five', flush=True); time.sleep(60)\n"
         f"fetch(sys.argv[1], NODES, {BAND}, archive=Archive(sys.argv[2]), jobs=1, progress=progress)\n"

@@ -113,7 +113,8 @@ def models_fetch(
     """
     from rich.progress import Progress
 
-    from maury.libraries.fetch import ARCHIVE, Archive, fetch
+    from maury.download import Archive
+    from maury.libraries.fetch import ARCHIVE, fetch
     from maury.libraries.phoenix import nodes_within
 
     ranges = {

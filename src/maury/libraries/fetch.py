@@ -6,156 +6,26 @@ a run, the next one goes on with what is there.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import random
 import shutil
-import threading
-import urllib.error
-import urllib.parse
-import urllib.request
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
-from maury.errors import MauryError, ModelError
-from maury.files import alone, disk_errors, first_line, writing
+from maury.download import Archive, Missing, download_all, verify_checksums
+from maury.errors import DownloadError, MauryError, ModelError
+from maury.files import alone, disk_errors, writing
 from maury.libraries import gridfile, phoenix
 from maury.libraries.phoenix import Node
 
 ARCHIVE = "https://phoenix.astro.physik.uni-goettingen.de/data/HiResFITS"
-_CHUNK = 1 << 18
-_RETRIED = {408, 425, 429, 500, 502, 503, 504}
-_MAX_DELAY_S = 60.0
 # Files that fail for good after all attempts before the run gives up: the archive is then ill as a whole.
 _MAX_FAILURES = 10
-
-
-class Missing(ModelError):
-    """The archive has no such file."""
-
-
-@dataclass
-class Archive:
-    """A web server's copy of the archive.
-
-    Attributes
-    ----------
-    base
-        Address of its folder ``HiResFITS``.
-    attempts
-        How often a file is tried in all.
-    patience
-        Seconds before the second attempt; doubled for each further one.
-    timeout
-        Seconds without a byte after which a connection is given up.
-    stop
-        Set to end all downloads soon.
-    """
-
-    base: str = ARCHIVE
-    attempts: int = 7
-    patience: float = 1.0
-    timeout: float = 60.0
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        if urllib.parse.urlsplit(self.base).scheme not in ("http", "https"):
-            raise ModelError(f"base address {self.base!r}: must begin with http:// or https://")
-
-    def url(self, path: PurePosixPath) -> str:
-        """Address of a file."""
-        return f"{self.base.rstrip('/')}/{urllib.parse.quote(str(path), safe='/=+')}"
-
-    def download(self, path: PurePosixPath, target: Path, check: Callable[[Path], None]) -> None:
-        """Download a file to ``target``, go on with what of it is there, and verify it; try again where that may help.
-
-        Raises
-        ------
-        Missing
-            If the archive does not have it.
-        ModelError
-            If it did not come whole and sound in all attempts.
-        OSError
-            If it cannot be written.
-        """
-        url = self.url(path)
-        for attempt in range(1, self.attempts + 1):
-            pause = self.patience * 2 ** (attempt - 1)
-            try:
-                self._continue(url, target)
-                check(target)
-            except urllib.error.HTTPError as error:
-                if error.code in (404, 410):
-                    raise Missing(f"{url}: not in the archive") from None
-                reason = f"the server answered {error.code} {error.reason}"
-                if error.code == 416:
-                    # What is there is longer than the file: not a part of it.
-                    target.unlink(missing_ok=True)
-                elif error.code not in _RETRIED:
-                    raise ModelError(f"{url}: {reason}") from None
-                pause = max(pause, _retry_after(error))
-            except ModelError as error:
-                # It came whole, and is damaged.
-                target.unlink(missing_ok=True)
-                reason = str(error)
-            except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                reason = f"connection lost ({first_line(error)})"
-            else:
-                return
-            if attempt < self.attempts and self.stop.wait(
-                min(pause, _MAX_DELAY_S) * random.uniform(0.8, 1.2)
-            ):
-                raise ModelError(f"{url}: stopped")
-        raise ModelError(f"{url}: {reason}; given up after {self.attempts} attempts, run it again later")
-
-    def _continue(self, url: str, target: Path) -> None:
-        done = target.stat().st_size if target.exists() else 0
-        headers = {"User-Agent": "maury", "Accept-Encoding": "identity"}
-        if done:
-            headers["Range"] = f"bytes={done}-"
-        request = urllib.request.Request(url, headers=headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-            first, _, total = (
-                (answer.headers.get("Content-Range") or "").removeprefix("bytes ").partition("/")
-            )
-            continued = answer.status == 206 and first.startswith(f"{done}-")
-            length = answer.headers.get("Content-Length")
-            expected = int(total) if continued and total.isdigit() else int(length) if length else None
-            with target.open("ab" if continued else "wb") as file:
-                while chunk := answer.read(_CHUNK):
-                    file.write(chunk)
-                    if self.stop.is_set():
-                        raise ModelError(f"{url}: stopped")
-                size = file.tell()
-        if expected is not None and size < expected:
-            raise http.client.IncompleteRead(b"", expected - size)
-        if expected is not None and size > expected:
-            raise ModelError(f"{url}: {size} bytes instead of {expected}")
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float:
-    value = error.headers.get("Retry-After", "") if error.headers else ""
-    return float(value) if value.isdigit() else 0.0
-
-
-def verify_checksums(path: Path) -> None:
-    """Raise a `ModelError` if a FITS file is not readable or contradicts the CHECKSUM or DATASUM in it."""
-    try:
-        with phoenix.fits_lock, warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
-            warnings.simplefilter("ignore")
-            for i, hdu in enumerate(hdus):
-                if hdu.verify_datasum() == 0 or hdu.verify_checksum() == 0:
-                    raise ModelError(f"{path.name} HDU {i}: damaged, its checksum differs")
-    except (OSError, ValueError, TypeError, fits.VerifyError) as error:
-        raise ModelError(f"{path.name}: not a readable FITS file ({first_line(error)})") from None
 
 
 @dataclass(frozen=True)
@@ -234,7 +104,7 @@ def fetch(
         If the output exists and holds something else, is being fetched by another process, or the disk is full. What is
         finished stays for the next run.
     """
-    output, archive = Path(output), archive or Archive()
+    output, archive = Path(output), archive or Archive(ARCHIVE)
     request: dict[str, object] = {"library": phoenix.NAME, "base": archive.base, "band": list(band)}
     parts = Parts(output.with_name(output.name + ".parts"))
     advice = f"finished spectra are kept in {parts.folder}: make room and run the same command again"
@@ -298,38 +168,24 @@ def _download_all(
     progress: Callable[[int, int], None],
 ) -> None:
     todo = [node for node in nodes if not parts.done(node)]
-    done, failed = len(nodes) - len(todo), []
-    progress(done, len(nodes))
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting: set[Future[None]] = {
-            pool.submit(_one, archive, parts, node, wavelength, pixels) for node in todo
-        }
-        try:
-            while waiting:
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    error = future.exception()
-                    if isinstance(error, ModelError):
-                        failed.append(error)
-                    elif error is not None:
-                        raise error
-                    else:
-                        done += 1
-                        progress(done, len(nodes))
-                if len(failed) >= _MAX_FAILURES:
-                    break
-        finally:
-            archive.stop.set()
-            pool.shutdown(cancel_futures=True)
-            archive.stop.clear()
+    before = len(nodes) - len(todo)
+    progress(before, len(nodes))
+    failed = download_all(
+        archive,
+        todo,
+        partial(_one, archive, parts, wavelength, pixels),
+        jobs=jobs,
+        patience=_MAX_FAILURES,
+        progress=lambda done: progress(before + done, len(nodes)),
+    )
     if failed:
-        raise ModelError(
-            f"{len(nodes) - done} of {len(nodes)} spectra are missing yet; the first failed thus: {failed[0]}. "
+        raise DownloadError(
+            f"{sum(not parts.done(node) for node in nodes)} of {len(nodes)} spectra are missing yet; the first failed thus: {failed[0]}. "
             f"The others are kept in {parts.folder}: run the same command again"
         )
 
 
-def _one(archive: Archive, parts: Parts, node: Node, wavelength: NDArray[np.float64], pixels: slice) -> None:
+def _one(archive: Archive, parts: Parts, wavelength: NDArray[np.float64], pixels: slice, node: Node) -> None:
     download = parts.download(node.file)
     kept: list[NDArray[np.float32]] = []
 

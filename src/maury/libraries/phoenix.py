@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.download import fits_lock
 from maury.errors import LabelError, ModelError, SpectrumError
 from maury.libraries import gridfile
 from maury.libraries.grid import Grid
@@ -40,8 +40,6 @@ _FOLDER = re.compile(r"Z[+-]\d\.\d(\.Alpha=[+-]\d\.\d\d)?")
 _FILE = re.compile(
     r"lte(\d{5})([+-]\d\.\d\d)([+-]\d\.\d)(?:\.Alpha=([+-]\d\.\d\d))?\." + NAME + r"-HiRes\.fits"
 )
-# astropy's and our own handling of warnings is not safe among threads.
-fits_lock = threading.Lock()
 
 
 @dataclass(frozen=True, order=True)

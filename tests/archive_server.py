@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 
 class Archive:
@@ -17,6 +19,9 @@ class Archive:
         self.root, self.requests, self.ranges = root, Counter(), []
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.always: str | None = None
+        # Bodies of addresses that are no files, by path; each is a function of the query's text.
+        self.answers: dict[str, Callable[[str], bytes]] = {}
+        self.times: list[float] = []
         self.lock = threading.Lock()
         self.base = ""
 
@@ -32,7 +37,16 @@ def _handler(archive: Archive):
             pass
 
         def do_GET(self):
-            path = archive.root / unquote(self.path).lstrip("/")
+            address = urlsplit(self.path)
+            archive.times.append(time.monotonic())
+            if address.path in archive.answers:
+                body = archive.answers[address.path](unquote_plus(address.query))
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                return
+            path = archive.root / unquote(address.path).lstrip("/")
             fault = archive.fault(path.name)
             if fault and fault.isdigit():
                 self.send_response(int(fault))

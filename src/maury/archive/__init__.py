@@ -1,0 +1,1 @@
+"""Observed spectra from public archives."""
