@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maury import __version__
-from maury.commands import check, fetch, models
+from maury.commands import check, fetch, models, survey
 from maury.commands.infer import BAD_INPUT, demo, infer
 from maury.commands.train import reproduce, simulate, train
 from maury.console import err, out, print_error
@@ -25,6 +25,7 @@ for command in (infer, demo, train, simulate, reproduce):
 app.add_typer(models.app, name="models")
 app.add_typer(check.app, name="check")
 app.add_typer(fetch.app, name="fetch")
+app.add_typer(survey.app, name="survey")
 
 INTERNAL = 1
 

@@ -96,6 +96,18 @@ class Estimator(nn.Module):
             z = torch.where(reference[:, None], torch.randn_like(z), z)
         return context.repeat(n).from_flow(z)
 
+    @torch.no_grad()
+    def sample_each(self, n: int, context: Context, generator: torch.Generator) -> Tensor:
+        """Draw ``(n_spectra, n, n_labels)`` points ``u``, for all spectra of a context in one pass."""
+        m = len(context)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            z = self.flow.sample_each(n, context.features).double()
+            reference = torch.rand(m, n) < self.config.defensive
+            z = torch.where(reference[..., None], torch.randn_like(z), z)
+        rows = torch.arange(m).repeat_interleave(n)
+        return context.take(rows).from_flow(z.flatten(0, 1)).unflatten(0, (m, n))
+
     def save(self, path: Path) -> None:
         """Write weights (safetensors) and card (JSON)."""
         write_model(path, self.state_dict(), self.full_card())

@@ -85,6 +85,10 @@ class ConditionalFlow(nn.Module):
         location, log_scale = self.locate(context)
         return location + torch.exp(log_scale) * self.flow(context).sample((n,))
 
+    def sample_each(self, n: int, context: Tensor) -> Tensor:
+        """Draw ``(n_spectra, n, n_labels)`` given contexts ``(n_spectra, n_context)``."""
+        return self.sample(n, context).transpose(0, 1)
+
 
 class FlowMatching(ConditionalFlow):
     """Continuous flow, trained by regression of its velocity field on straight paths from base to data.

@@ -28,7 +28,7 @@ _PILE_UP = 0.1
 _NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
 _HIGH_JITTER = 0.05
 _POOR_FIT = 1.5
-_LOW_SNR = 10.0
+LOW_SNR = 10.0
 _REJECTED = 0.4
 # km/s: rotation below this is no wider than what is not known of an average line-spread function.
 _SLOW = 10.0
@@ -119,7 +119,7 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     found += ["second_mode"] * (len(verified.modes.u) > 1)
     found += ["high_jitter"] * (scatter > _HIGH_JITTER)
     found += ["poor_fit"] * (fit.rchi2_jitter > _POOR_FIT)
-    found += ["low_snr"] * (spectrum.snr < _LOW_SNR)
+    found += ["low_snr"] * (spectrum.snr < LOW_SNR)
     found += ["correlated"] * (verified.residuals is not None and verified.residuals.used)
     found += ["rejected_pixels"] * (float(np.mean(~spectrum.good[inside])) > _REJECTED)
     found += ["average_lsf"] * bool(model.forward.emulator.contained is not None and slow)

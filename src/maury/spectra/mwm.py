@@ -96,8 +96,9 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
     good = on_chip & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0) & ((mask & reject) == 0)
     names = {"snr": "snr", "mjd": "mjd", "fiber": "fiber", "v_rel_survey": "v_rel", "bc": "bc"}
     meta: dict[str, Any] = {name: number(row, key) for name, key in names.items()}
-    meta |= {"telescope": text(header, "OBSRVTRY") or None, "lsf_source": "assumed"}
     primary = hdus[0].header
+    meta |= {"telescope": text(header, "OBSRVTRY") or None, "lsf_source": "assumed", "hdu": hdu}
+    meta |= {"ra": number(primary, "RA"), "dec": number(primary, "DEC")}
     name = next((text(primary, key) for key in ("APOGEEID", "OBJ", "SDSS_ID") if text(primary, key)), "")
     return Spectrum(
         grid,

@@ -1,0 +1,79 @@
+"""A survey's catalogue as one file: FITS or VOTable, units and UCDs kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+from astropy.table import MaskedColumn, Table
+
+from maury.errors import ConfigError
+from maury.files import disk_errors, writing
+from maury.survey.store import Store
+
+_FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable"}
+
+# FITS and VOTable know no dex; the description says that it is a logarithm.
+_UNITS = {"dex": ""}
+
+
+def read_catalogue(folder: Path) -> Table:
+    """Read all committed rows as an astropy table.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no survey, or no rows.
+    """
+    store = Store(folder)
+    _ = store.settings
+    parts = [
+        str(store.part("catalogue", task)) for task in store.tasks() if store.committed(task) is not None
+    ]
+    if not parts:
+        raise ConfigError(f"{folder}: no task is done yet")
+    data = ds.dataset(parts, format="parquet").to_table()
+    table = Table(masked=True)
+    for field in data.schema:
+        column = data[field.name]
+        missing = np.asarray(column.is_null())
+        kind = field.type.to_pandas_dtype()
+        text = kind is np.str_ or field.type == "string"
+        values = column.fill_null("" if text else 0).to_pylist()
+        known = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
+        table[field.name] = MaskedColumn(
+            np.array(values, dtype=None if text else kind),
+            mask=missing,
+            unit=_UNITS.get(known.get("unit", ""), known.get("unit")) or None,
+            description=known.get("description", ""),
+            meta={"ucd": known.get("ucd", "")},
+        )
+    return table
+
+
+def export(folder: Path, output: Path) -> int:
+    """Write the catalogue as FITS (.fits) or VOTable (.vot, .xml); return the number of rows.
+
+    Raises
+    ------
+    ConfigError
+        If the ending is another one.
+    """
+    kind = _FORMATS.get(output.suffix)
+    if kind is None:
+        raise ConfigError(f"{output}: must end in {', '.join(_FORMATS)}")
+    table = read_catalogue(folder)
+    with disk_errors(output), writing(output) as temporary:
+        if kind == "votable":
+            from astropy.io.votable import from_table
+
+            votable = from_table(table)
+            for field in votable.get_first_table().fields:
+                field.ucd = table[field.name].meta["ucd"] or None
+            votable.to_xml(str(temporary))
+        else:
+            for number, name in enumerate(table.colnames, start=1):
+                table.meta[f"TUCD{number}"] = table[name].meta["ucd"]
+            table.write(temporary, format="fits", overwrite=True)
+    return len(table)

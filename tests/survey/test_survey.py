@@ -1,0 +1,276 @@
+"""Surveys of a few spectra: whole, resumable, and told apart from damaged ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from astropy.table import Table
+from distributed import Client, LocalCluster
+from typer.testing import CliRunner
+
+import maury
+from maury.checks.calibration import simulated_spectra
+from maury.cli import app
+from maury.errors import ConfigError, MauryError
+from maury.models import folder, load_model
+from maury.spectra.synthetic import write_apvisit
+from maury.survey.catalogue import HEALPIX, healpix29
+from maury.survey.export import export, read_catalogue
+from maury.survey.inputs import expand
+from maury.survey.run import cluster, prepare, run
+from maury.survey.store import Settings, Store, model_version
+from maury.survey.verify import repair, verify
+
+N_VISITS = 7
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory):
+    """A folder with seven visits and a file that is none."""
+    root = tmp_path_factory.mktemp("visits")
+    for i, (spectrum, _, _) in enumerate(simulated_spectra(load_model(), N_VISITS, "apvisit", 3)):
+        known = replace(spectrum, meta={"ra": 10.0 + i, "dec": -20.0}, v_correction=5.0)
+        write_apvisit(root / f"apVisit-{i}.fits", known)
+    (root / "bad.fits").write_text("garbage")
+    return root
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Workers in threads: the same code without the wait for processes."""
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def settings(**changes):
+    wanted = {
+        "model": "kurucz-apogee",
+        "model_version": model_version(folder("kurucz-apogee")),
+        "maury_version": maury.__version__,
+        "stage": "flow",
+        "files_per_task": 3,
+        "draws": 100,
+    }
+    return Settings(**(wanted | changes))
+
+
+def survey(output, visits, client, **changes):
+    resume = changes.pop("resume", False)
+    tasks = prepare(output, settings(**changes), lambda: expand([visits]), resume)
+    return run(output, client, tasks=tasks)
+
+
+@pytest.fixture(scope="module")
+def done(visits, client, tmp_path_factory):
+    output = tmp_path_factory.mktemp("survey")
+    survey(output, visits, client, keep=8)
+    return output
+
+
+def copy(done, tmp_path):
+    import shutil
+
+    return Path(shutil.copytree(done, tmp_path / "copy"))
+
+
+def rows(output):
+    return ds.dataset(output / "catalogue").to_table().sort_by("file").to_pylist()
+
+
+def test_every_input_is_there_once(done, visits):
+    found = verify(done)
+    assert found.whole
+    assert (found.tasks, found.files, found.rows, found.errors) == (3, N_VISITS + 1, N_VISITS, 1)
+    names = [Path(row["file"]).name for row in rows(done)]
+    assert names == [f"apVisit-{i}.fits" for i in range(N_VISITS)]
+    (error,) = ds.dataset(done / "errors").to_table().to_pylist()
+    assert error["flag_bad"] == "unreadable"
+    assert "not a FITS file" in error["reason"]
+
+
+def test_rows_know_where_they_come_from(done):
+    row = rows(done)[0]
+    assert row["model_version"] == model_version(folder("kurucz-apogee"))
+    assert len(row["sha256"]) == 64
+    assert row[HEALPIX] == healpix29(10.0, -20.0)
+    assert row["v_bary_p50"] == pytest.approx(row["v_rad_p50"] + 5.0, abs=0.01)
+    assert row["method"] == "flow"
+    assert healpix29(np.nan, 0.0) == -1
+
+
+def test_units_and_ucds_are_in_the_schema(done):
+    schema = ds.dataset(done / "catalogue").schema
+    assert schema.field("teff_p50").metadata[b"unit"] == b"K"
+    assert schema.field("v_rad_p84").metadata[b"ucd"] == b"spect.dopplerVeloc.opt;stat.max"
+
+
+def test_kept_draws_give_the_median_back(done):
+    row = ds.dataset(done / "draws").to_table().to_pylist()[0]
+    draws = row["teff_offset"] + row["teff_scale"] * np.array(row["teff_draws"], dtype=float)
+    assert len(draws) == 8
+    assert np.median(draws) == pytest.approx(row["teff_offset"], abs=0.01 * row["teff_scale"])
+
+
+def test_others_open_it(done, tmp_path):
+    assert export(done, tmp_path / "c.fits") == N_VISITS
+    assert export(done, tmp_path / "c.vot") == N_VISITS
+    fits, votable = (Table.read(tmp_path / name) for name in ("c.fits", "c.vot"))
+    for table in (fits, votable, read_catalogue(done)):
+        assert table["teff_p50"].unit == "K"
+        assert table["v_rad_p50"].unit == "km/s"
+        assert len(table) == N_VISITS
+    assert votable["teff_p50"].meta["ucd"] == "phys.temperature.effective;stat.median"
+    pattern = done / "catalogue" / "*.parquet"
+    (found,) = duckdb.sql(f"select count(*) from '{pattern}'").fetchall()
+    assert found == (N_VISITS,)
+    assert len(ds.dataset(done / "catalogue").to_table().to_pandas()) == N_VISITS
+    with pytest.raises(ConfigError, match=r"must end in \.fits"):
+        export(done, tmp_path / "c.csv")
+
+
+def test_a_second_run_needs_resume_and_the_same_settings(done, visits, client):
+    with pytest.raises(ConfigError, match="use --resume"):
+        survey(done, visits, client, keep=8)
+    with pytest.raises(ConfigError, match="draws is 100 there and 200 here"):
+        survey(done, visits, client, keep=8, draws=200, resume=True)
+    again = survey(done, visits, client, keep=8, resume=True)
+    assert (again.done, again.fresh) == (3, 0)
+
+
+def test_a_run_that_was_cut_goes_on(done, visits, client, tmp_path):
+    """A task that was never committed, half of its parts on disk: done again, to the same rows."""
+    output = copy(done, tmp_path)
+    task = next(Store(output).tasks())
+    Store(output).commit_path(task).unlink()
+    (output / "catalogue" / ".123-4-0000000.parquet").write_bytes(b"half")
+    before = verify(output)
+    assert before.missing == [0]
+    assert len(before.leftover) == 3
+    survey(output, visits, client, keep=8, resume=True)
+    repair(output, verify(output))
+    assert verify(output).whole
+    for a, b in zip(rows(done), rows(output), strict=True):
+        assert a["teff_p50"] == pytest.approx(b["teff_p50"], rel=1e-6)
+
+
+def test_damage_is_found_and_repaired(done, client, tmp_path):
+    output = copy(done, tmp_path)
+    store = Store(output)
+    first, second, _ = store.tasks()
+    part = store.part("catalogue", first)
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    store.part("catalogue", second).unlink()
+    found = verify(output)
+    assert set(found.damaged) == {0, 1}
+    assert "not what was written" in found.damaged[0]
+    assert "is missing" in found.damaged[1]
+    assert repair(output, found) == 2
+    run(output, client, tasks=3)
+    assert verify(output).whole
+    history = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+    assert [entry["task"] for entry in history] == [0, 1]
+
+
+def test_a_changed_input_is_done_again(visits, client, tmp_path):
+    import shutil
+
+    copied = Path(shutil.copytree(visits, tmp_path / "visits"))
+    output = tmp_path / "survey"
+    survey(output, copied, client)
+    other = (copied / "apVisit-5.fits").read_bytes()
+    (copied / "apVisit-0.fits").write_bytes(other)
+    assert verify(output).changed == [str(copied / "apVisit-0.fits")]
+    survey(output, copied, client, resume=True)
+    assert verify(output).whole
+    table = rows(output)
+    assert table[0]["sha256"] == table[5]["sha256"]
+    assert "changed since" in (output / "history.jsonl").read_text()
+
+
+def test_a_file_named_twice_is_told(visits, client, tmp_path):
+    output = tmp_path / "survey"
+    file = visits / "apVisit-0.fits"
+    tasks = prepare(output, settings(), lambda: expand([file, file]), False)
+    run(output, client, tasks=tasks)
+    assert verify(output).twice == [str(file)]
+
+
+def test_verified_rows(visits, client, tmp_path):
+    output = tmp_path / "survey"
+    prepare(output, settings(stage="verified"), lambda: expand([visits / "apVisit-1.fits"]), False)
+    run(output, client, tasks=1)
+    (row,) = rows(output)
+    assert row["khat"] < 0.7
+    assert row["jitter_p50"] > 0
+    assert row["p_predictive"] > 0
+
+
+def test_a_worker_with_another_model_ends_the_run(visits, client, tmp_path):
+    tasks = prepare(tmp_path / "s", settings(model_version="abc"), lambda: expand([visits]), False)
+    with pytest.raises(MauryError, match=r"this worker has version .* begun with abc.*--resume"):
+        run(tmp_path / "s", client, tasks=tasks)
+
+
+def test_inputs_of_every_kind(visits, tmp_path):
+    files = [str(visits / f"apVisit-{i}.fits") for i in range(2)]
+    (tmp_path / "list.txt").write_text("# two\n" + "\n".join(files) + "\n\n")
+    Table({"FILE": files}).write(tmp_path / "c.csv")
+    for inputs, catalogues in (
+        ([str(visits / "apVisit-[01].fits")], []),
+        ([tmp_path / "list.txt"], []),
+        ([], [tmp_path / "c.csv"]),
+    ):
+        assert list(map(str, expand(inputs, catalogues))) == files
+    assert len(list(expand([visits]))) == N_VISITS + 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [(["nothing/*.fits"], "no spectra there"), ([], "no input"), (["empty"], "no spectra there")],
+)
+def test_no_input_is_told(tmp_path, monkeypatch, inputs, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=reason):
+        prepare(tmp_path / "s", settings(), lambda: expand(inputs), False)
+    assert not (tmp_path / "s" / "survey.json").exists()
+
+
+def test_catalogues_without_paths_are_refused(tmp_path):
+    Table({"teff": [1]}).write(tmp_path / "c.csv")
+    with pytest.raises(ConfigError, match="no column of paths"):
+        list(expand([], [tmp_path / "c.csv"]))
+    with pytest.raises(ConfigError, match="cannot be read as a table"):
+        list(expand([], [tmp_path / "none.csv"]))
+
+
+def test_an_unreachable_scheduler_is_told(monkeypatch):
+    monkeypatch.setattr("maury.survey.run._TIMEOUT", "1s")
+    with pytest.raises(MauryError, match="cannot be reached"), cluster("tcp://127.0.0.1:9", 1):
+        pass
+
+
+def test_commands_beside_the_run(done, tmp_path):
+    result = CliRunner().invoke(app, ["survey", "verify", str(done)])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["whole"]
+    result = CliRunner().invoke(app, ["survey", "verify", str(tmp_path)])
+    assert "holds no survey" in str(result.exception)
+
+
+@pytest.mark.slow
+def test_from_the_command_line_with_processes(visits, tmp_path):
+    arguments = ["survey", str(visits), "--output", str(tmp_path / "s"), "--flow-only", "--workers", "2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"{N_VISITS} rows" in result.output
+    assert verify(tmp_path / "s").whole
