@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maury.errors import ModelError
 from maury.libraries.emulator import read_model, write_model
+from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 
 # Flux and inverse variance of n simulated spectra.
@@ -28,9 +29,12 @@ _NEAREST = 2000
 
 
 @torch.no_grad()
-def features(estimator: Estimator, flux: Tensor, ivar: Tensor) -> Tensor:
-    """Return what is judged of spectra ``(n, n_pixels)``: features, and the prepared spectrum's summary where there is one."""
-    found = [estimator.context(flux, ivar).features]
+def features(estimator: Estimator, flux: Tensor, ivar: Tensor, context: Context | None = None) -> Tensor:
+    """Return what is judged of spectra ``(n, n_pixels)``: features, and the prepared spectrum's summary where there is one.
+
+    Their ``context`` is computed unless it is known.
+    """
+    found = [(context or estimator.context(flux, ivar)).features]
     preparation = getattr(estimator.featurizer, "preparation", None)
     if preparation is not None:
         found.append(preparation(flux, ivar).summary)
@@ -79,16 +83,20 @@ class Novelty:
         scores = ((x[third:] - mean) @ whiten.T).square().sum(1)
         return cls(mean, whiten, scores, s[third:])
 
-    def score(self, estimator: Estimator, flux: Tensor, ivar: Tensor) -> Tensor:
+    def score(
+        self, estimator: Estimator, flux: Tensor, ivar: Tensor, context: Context | None = None
+    ) -> Tensor:
         """Squared distance of spectra ``(n, n_pixels)`` from the simulations, shape ``(n,)``."""
-        return ((features(estimator, flux, ivar) - self.mean) @ self.whiten.T).square().sum(1)
+        return ((features(estimator, flux, ivar, context) - self.mean) @ self.whiten.T).square().sum(1)
 
-    def p_value(self, estimator: Estimator, flux: Tensor, ivar: Tensor) -> Tensor:
+    def p_value(
+        self, estimator: Estimator, flux: Tensor, ivar: Tensor, context: Context | None = None
+    ) -> Tensor:
         """Share of simulations of about the same S/N that score as high, shape ``(n,)``; never 0."""
         n = min(_NEAREST, len(self.scores) // 2)
         distance = (self.snr - log_snr(flux, ivar)[:, None]).abs()
         near = self.scores[distance.topk(n, largest=False).indices]
-        score = self.score(estimator, flux, ivar)
+        score = self.score(estimator, flux, ivar, context)
         return ((near >= score[:, None]).sum(1) + 1) / (n + 1)
 
     def save(self, path: Path) -> None:

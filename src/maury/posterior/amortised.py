@@ -66,7 +66,7 @@ def amortised(spectra: Sequence[Spectrum], model: Model, draws: int = 256, seed:
     theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(spectra), draws)).numpy()
     novelty = [None] * len(spectra)
     if model.novelty is not None:
-        novelty = model.novelty.p_value(estimator, flux, ivar).tolist()
+        novelty = model.novelty.p_value(estimator, flux, ivar, context).tolist()
     return [
         Amortised(labels, theta[i], spectrum, model.name, novelty[i]) for i, spectrum in enumerate(spectra)
     ]

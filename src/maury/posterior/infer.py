@@ -17,6 +17,7 @@ from maury.errors import Failure, InferenceError, LabelError, failure_of
 from maury.forward.likelihood import usable_pixels
 from maury.labels import LabelSet, Prior, Uniform
 from maury.models import DEFAULT, Model, load_model, shipped
+from maury.networks.context import Context
 from maury.posterior.flags import check_misfit, disagreement, faults, warnings, with_flags
 from maury.posterior.proposal import Flow
 from maury.posterior.residuals import Noise
@@ -153,7 +154,7 @@ def _infer(
         noise=settings.noise,
         progress=progress,
     )
-    posterior = _posterior(verified, spectrum, model, labels, network_input, settings.false_alarm)
+    posterior = _posterior(verified, spectrum, model, labels, network_input, context, settings.false_alarm)
     return replace(posterior, seconds=time.perf_counter() - began)
 
 
@@ -260,6 +261,7 @@ def _posterior(
     model: Model,
     labels: LabelSet,
     network_input: tuple[torch.Tensor, torch.Tensor],
+    context: Context,
     false_alarm: float,
 ) -> Posterior:
     theta = labels.from_normal(verified.draws.u)
@@ -268,7 +270,7 @@ def _posterior(
     v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
     p_novelty = None
     if model.novelty is not None:
-        p_novelty = float(model.novelty.p_value(model.estimator, *network_input))
+        p_novelty = float(model.novelty.p_value(model.estimator, *network_input, context))
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm)
     preparation = getattr(model.estimator.featurizer, "preparation", None)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)

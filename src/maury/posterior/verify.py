@@ -27,7 +27,7 @@ _MODE_FLOOR = 0.02
 _WIDE_SHARE = 0.08
 _WIDE = 2.5
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
-_RANKED = 192
+_RANKED = 96
 _STARTS = 4
 # The first draws, whose weighted covariance corrects the Laplace approximation for the rest.
 _PILOT = 0.3
