@@ -39,3 +39,12 @@ def test_jensen_shannon_at_a_bound():
     rng = np.random.default_rng(3)
     a, b = np.abs(rng.normal(size=(2, 20_000)))
     assert jensen_shannon(a, b) < 1e-3
+
+
+def test_far_draws_without_weight_do_not_matter():
+    """A proposal's draws cover the prior; all but the narrow posterior's have weights of 0."""
+    rng = np.random.default_rng(3)
+    narrow, wide = rng.normal(0, 0.05, 5000), rng.uniform(-200, 200, 200)
+    weights = np.concatenate([np.full(5000, 1 / 5000), np.full(200, 1e-300)])
+    found = jensen_shannon(np.concatenate([narrow, wide]), rng.normal(0, 0.05, 5000), weights)
+    assert 0 <= found < 2e-3

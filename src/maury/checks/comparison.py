@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.posterior.result import weighted_quantile
+
+# Mass on each side beyond which densities are not compared, and how far beyond, in widths.
+_TAIL, _MARGIN = 5e-4, 0.2
+
 
 def c2st(a: NDArray[np.float64], b: NDArray[np.float64], *, folds: int = 5, seed: int = 0) -> float:
     """Classifier two-sample score: held-out accuracy of a network that tells the samples apart; 0.5 if it cannot.
@@ -38,6 +43,11 @@ def c2st(a: NDArray[np.float64], b: NDArray[np.float64], *, folds: int = 5, seed
     return float(cross_val_score(classifier, x, y, cv=split).mean())
 
 
+def _quantile(draws: NDArray[np.float64], weights: NDArray[np.float64] | None, q: float) -> float:
+    equal = np.full(len(draws), 1 / len(draws))
+    return weighted_quantile(draws, equal if weights is None else weights, q)
+
+
 def jensen_shannon(
     a: NDArray[np.float64],
     b: NDArray[np.float64],
@@ -53,14 +63,19 @@ def jensen_shannon(
     from scipy.special import rel_entr
     from scipy.stats import gaussian_kde
 
-    low, high = min(a.min(), b.min()), max(a.max(), b.max())
-    if low == high:
+    ends = min(a.min(), b.min()), max(a.max(), b.max())
+    if ends[0] == ends[1]:
         return 0.0
+    # A few draws of no weight lie far out, as a proposal's must: the points are spent where there is mass.
+    samples = [(a, weights_a), (b, weights_b)]
+    inner = [[_quantile(draws, weights, q) for draws, weights in samples] for q in (_TAIL, 1 - _TAIL)]
+    margin = _MARGIN * (max(inner[1]) - min(inner[0]))
+    low, high = max(ends[0], min(inner[0]) - margin), min(ends[1], max(inner[1]) + margin)
     x = np.linspace(low, high, n_points)
     densities = []
-    for draws, weights in ((a, weights_a), (b, weights_b)):
+    for draws, weights in samples:
         smooth = gaussian_kde(draws, weights=weights)
-        density = smooth(x) + smooth(2 * low - x) + smooth(2 * high - x)
+        density = smooth(x) + smooth(2 * ends[0] - x) + smooth(2 * ends[1] - x)
         densities.append(density / density.sum())
     p, q = densities
     middle = 0.5 * (p + q)

@@ -6,6 +6,7 @@ Each HDU holds three rows, one a chip; row 0 is the red chip, and wavelengths fa
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def apvisit_from_hdus(hdus: fits.HDUList, path: Path, reject: int = DEFAULT_REJE
         return np.concatenate([rows[chip][::step] for chip, step in order])
 
     n = shape[1]
-    header, row = hdus[0].header, _table_row(hdus)
+    header, row = hdus[0].header, _TableRow(hdus)
     correction, source = _correction(header, row)
     lsf = _lsf(hdus, path, [chip for chip, _ in order])
     return Spectrum(
@@ -211,12 +212,24 @@ def _lsf(hdus: fits.HDUList, path: Path, chips: list[int]) -> LineSpread:
         raise SpectrumError(f"{path} HDU {LSF}: {error}") from None
 
 
-def _table_row(hdus: fits.HDUList) -> Any:
-    """Only row of the last HDU; empty where it is absent or unreadable, since nothing depends on it alone."""
-    try:
-        return hdus[TABLE].data[0] if isinstance(hdus[TABLE], fits.BinTableHDU) else {}
-    except Exception:
-        return {}
+class _TableRow:
+    """Only row of the last HDU, read when it is first asked: its fifty columns take longer than all else in the file.
+
+    Where it is absent or unreadable it is empty, since nothing depends on it alone.
+    """
+
+    def __init__(self, hdus: fits.HDUList) -> None:
+        self._hdus = hdus
+
+    @cached_property
+    def _row(self) -> Any:
+        try:
+            return self._hdus[TABLE].data[0] if isinstance(self._hdus[TABLE], fits.BinTableHDU) else {}
+        except Exception:
+            return {}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._row[name]
 
 
 def _correction(header: fits.Header, row: Any) -> tuple[float | None, str | None]:

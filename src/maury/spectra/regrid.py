@@ -52,11 +52,12 @@ def regrid(
         d = p - index
         kernel = np.clip(1 - (d / half) ** 2, 0, None) * np.clip(relative, 1e-4, 4)
         use = (kernel > 0) & (index >= 0) & (index < n_out)
-        i, d, k = index[use], d[use], kernel[use]
+        i, d, k, used = index[use], d[use], kernel[use], f[use]
         for power in range(5):
-            moments[power] += np.bincount(i, k * d**power, minlength=n_out)
-        for power in range(3):
-            moments[5 + power] += np.bincount(i, k * d**power * f[use], minlength=n_out)
+            moments[power] += np.bincount(i, k, minlength=n_out)
+            if power < 3:
+                moments[5 + power] += np.bincount(i, k * used, minlength=n_out)
+            k = k * d
         share += np.bincount(i, np.clip(1 - np.abs(d), 0, None) * w[use], minlength=n_out)
         near[i[np.abs(d) < _NEAR]] = True
     s0, s1, s2, s3, s4, r0, r1, r2 = moments
