@@ -48,15 +48,29 @@ def check(chains):
     np.testing.assert_allclose(chains.theta, LABELS.from_normal(torch.from_numpy(chains.u)))
 
 
-@pytest.mark.parametrize(
-    "moves", [{"stretch": 1.0}, {"de": 0.8, "desnooker": 0.2}, {"walk": 0.5, "kde": 0.5}]
-)
+@pytest.mark.parametrize("moves", [{"stretch": 1.0}, {"de": 0.8, "stretch": 0.2}, {"walk": 0.5, "kde": 0.5}])
 def test_emcee_samples_the_posterior_and_stops(start, moves):
     chains = emcee_chains(Gaussian(), start, ChainConfig(walkers=32, moves=moves, tolerance=0.1), seed=1)
     assert chains.converged
     assert chains.evaluations < 5000 * 32
     assert (chains.rhat < 1.01).all()
     check(chains)
+
+
+class Wide:
+    """A unit Gaussian of seven labels."""
+
+    labels = LabelSet(tuple(label(f"x{i}", Uniform(low=0, high=1)) for i in range(7)))
+
+    def log_prob(self, u):
+        return -0.5 * u.square().sum(1)
+
+
+def test_widths_are_right_in_seven_dimensions():
+    """A few percent matter: emcee's snooker move, which lacks half of its Jacobian, draws this a fifth too narrow."""
+    start = torch.randn(500, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chains = emcee_chains(Wide(), start, ChainConfig(steps=8000, look=2000, taus=200), seed=1)
+    np.testing.assert_allclose(chains.u.reshape(-1, 7).std(0), 1.0, atol=0.025)
 
 
 def test_nuts_samples_the_posterior(start):

@@ -22,7 +22,7 @@ from maury.errors import ConfigError, InferenceError
 from maury.forward.target import LogLikelihood, Target
 from maury.labels import LabelSet
 
-MOVES = ("stretch", "de", "desnooker", "walk", "kde")
+MOVES = ("stretch", "de", "walk", "kde")
 
 
 class LogPosterior(Protocol):
@@ -49,7 +49,7 @@ class ChainConfig(BaseModel):
     steps: int = Field(5000, gt=0, description="most steps of each walker")
     look: int = Field(200, gt=0, description="steps between looks at the stop rule")
     moves: Mapping[str, float] = Field(
-        {"de": 0.8, "desnooker": 0.2}, description="emcee's moves with their weights"
+        {"de": 0.8, "stretch": 0.2}, description="emcee's moves with their weights"
     )
     taus: float = Field(50, gt=0)
     tolerance: float = Field(0.05, gt=0)
@@ -116,10 +116,10 @@ def ensemble_rhat(u: NDArray[np.float64], groups: int = 4) -> NDArray[np.float64
 def _moves(weights: Mapping[str, float]) -> list[tuple[Any, float]]:
     from emcee import moves
 
+    # emcee's snooker move (3.1.6) is left out: it lacks half of its Jacobian, and draws a fifth too narrow.
     known = {
         "stretch": moves.StretchMove,
         "de": moves.DEMove,
-        "desnooker": moves.DESnookerMove,
         "walk": moves.WalkMove,
         "kde": moves.KDEMove,
     }
