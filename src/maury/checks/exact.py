@@ -103,6 +103,15 @@ def _reference(kind: Reference, target: Target, start: torch.Tensor, seed: int) 
     return _Sample(chains.draws[order], np.nan, chains.evaluations, chains.converged)
 
 
+def _distinct(posterior: Posterior, seed: int) -> NDArray[np.float64]:
+    """Equally weighted draws, none of them twice: a classifier would learn the copies by heart."""
+    rng = np.random.default_rng(seed)
+    n = min(_COMPARED, int(1 / posterior.weights.max()))
+    # Systematic resampling: with n weights below 1 / n no draw is taken twice.
+    at = np.searchsorted(np.cumsum(posterior.weights), (rng.random() + np.arange(n)) / n)
+    return rng.permutation(posterior.draws[np.minimum(at, len(posterior.draws) - 1)])
+
+
 def _evidence_error(posterior: Posterior) -> float:
     """Relative standard error of the mean weight, which is that of the log evidence."""
     return float(np.sqrt(max(1 / posterior.ess - 1 / len(posterior.draws), 0.0)))
@@ -164,7 +173,7 @@ def compare(
                 snr=ratio,
                 khat=posterior.khat,
                 method=posterior.method,
-                c2st=c2st(posterior.resample(_COMPARED, seed=i), sample.draws[:_COMPARED]),
+                c2st=c2st(_distinct(posterior, i), sample.draws[:_COMPARED]),
                 jensen_shannon=divergence,
                 shift=shift,
                 width=width,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +22,19 @@ from maury.networks.context import Context
 
 # Of the card and the names of the weights; files of another number are refused.
 FORMAT = 2
+
+
+# Flows draw from torch's global random state, of which all threads of a process share one.
+_random_state = threading.Lock()
+
+
+@contextmanager
+def _seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """Seed the global random state for a while, and leave it as it was; one thread at a time."""
+    with _random_state, torch.random.fork_rng(devices=[]):
+        if generator is not None:
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        yield
 
 
 class Estimator(nn.Module):
@@ -88,9 +103,7 @@ class Estimator(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, context: Context, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``(n, n_labels)`` points ``u`` for one spectrum, whose context has one row."""
-        with torch.random.fork_rng(devices=[]):
-            if generator is not None:
-                torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        with _seeded(generator):
             z = self.flow.sample(n, context.features[0]).double()
             reference = torch.rand(n) < self.config.defensive
             z = torch.where(reference[:, None], torch.randn_like(z), z)
@@ -100,8 +113,7 @@ class Estimator(nn.Module):
     def sample_each(self, n: int, context: Context, generator: torch.Generator) -> Tensor:
         """Draw ``(n_spectra, n, n_labels)`` points ``u``, for all spectra of a context in one pass."""
         m = len(context)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        with _seeded(generator):
             z = self.flow.sample_each(n, context.features).double()
             reference = torch.rand(m, n) < self.config.defensive
             z = torch.where(reference[..., None], torch.randn_like(z), z)
