@@ -9,9 +9,9 @@ import typer
 
 from maury import __version__
 from maury.commands import check, fetch, models, survey
-from maury.commands.infer import BAD_INPUT, demo, infer
+from maury.commands.infer import demo, infer
 from maury.commands.train import reproduce, simulate, train
-from maury.console import err, out, print_error
+from maury.console import BAD_INPUT, err, out, print_error
 from maury.errors import MauryError
 
 app = typer.Typer(

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from maury.errors import MauryError
 
+T = TypeVar("T")
 ModelOption = Annotated[str, typer.Option("--model", help="Name of a shipped model, or a folder.")]
 out, err = Console(), Console(stderr=True)
+BAD_INPUT = 2
+
+
+class NoiseModel(StrEnum):
+    """How residuals scatter."""
+
+    auto = "auto"
+    independent = "independent"
+    correlated = "correlated"
+
+
+NoiseOption = Annotated[
+    NoiseModel, typer.Option(help="Residuals: auto lets the spectrum say whether they hang together.")
+]
+
+
+def bar(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
+    """Show a progress bar while the items are taken, if anyone is watching."""
+    from rich.progress import track
+
+    return track(items, text, total, console=err, disable=not err.is_terminal)
+
+
+def check_rate(false_alarm: float) -> None:
+    """Raise a `MauryError` unless a rate of false alarms is one."""
+    if not 0 < false_alarm < 1:
+        raise MauryError(f"--false-alarm must lie between 0 and 1, not {false_alarm:g}")
 
 
 def print_error(message: str) -> None:

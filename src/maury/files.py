@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from maury.errors import MauryError
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 
 @contextmanager
@@ -54,6 +59,23 @@ def alone(output: str | os.PathLike[str], lock: str | os.PathLike[str]) -> Itera
         # While it is held: whoever opened the file before this finds it gone and makes a new one.
         Path(lock).unlink(missing_ok=True)
         held.release()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def open_table(path: Path, error: type[MauryError]) -> Table:
+    """Read a table in any format that astropy knows by its name; what goes wrong is raised as ``error``."""
+    # Half a second to import.
+    from astropy.table import Table
+
+    try:
+        return Table.read(path, **({"hdu": 1} if ".fit" in path.name else {}))
+    except Exception as reason:
+        raise error(f"{path}: cannot be read as a table ({first_line(reason)})") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 from archive_server import serving
 from maury.archive import catalogue as catalogues
 from maury.archive.catalogue import query, read_catalogue
-from maury.archive.fetch import MANIFEST, fetch_products, sha256
+from maury.archive.fetch import MANIFEST, fetch_products
 from maury.archive.products import PRODUCTS, product
 from maury.cli import app
 from maury.demo import TRUTH, simulate_visit
 from maury.download import Archive
 from maury.errors import DownloadError, MauryError
+from maury.files import sha256
 from maury.models import load_model
 from maury.spectra.registry import read_spectrum
 from maury.spectra.synthetic import write_apvisit

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from archive_server import serving
 from phoenix_tree import NODES, WAVELENGTH, truth, write_tree
 
+from archive_server import serving
 from maury.download import Archive
 from maury.errors import DownloadError, MauryError, ModelError
 from maury.libraries import fetch as fetching

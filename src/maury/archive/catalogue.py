@@ -13,7 +13,7 @@ from typing import Any
 
 from maury.archive.products import Product
 from maury.errors import DownloadError
-from maury.files import first_line
+from maury.files import first_line, open_table
 
 QUERIES = "https://skyserver.sdss.org/{release}/SkyServerWS/SearchTools/SqlSearch"
 # Names that the survey's catalogues give to the same columns.
@@ -36,13 +36,8 @@ def read_catalogue(path: str | Path, product: Product) -> Iterator[dict[str, Any
     DownloadError
         If it cannot be read, or lacks a column.
     """
-    from astropy.table import Table
-
     path = Path(path)
-    try:
-        table = Table.read(path, **({"hdu": 1} if ".fit" in path.name else {}))
-    except Exception as error:
-        raise DownloadError(f"{path}: cannot be read as a table ({first_line(error)})") from None
+    table = open_table(path, DownloadError)
     names = {}
     for name in table.colnames:
         lower = name.lower()

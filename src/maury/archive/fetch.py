@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from maury.archive.products import Product
 from maury.download import Archive, Missing, download_all, verify_checksums
 from maury.errors import DownloadError, MauryError
-from maury.files import alone, disk_errors
+from maury.files import alone, disk_errors, sha256
 
 MANIFEST = "manifest.jsonl"
 _MAX_FAILURES = 25
@@ -58,12 +57,6 @@ class _Manifest:
         entry = {"path": str(path), "url": url, "size": file.stat().st_size, "sha256": sha256(file)}
         with self._lock, self.path.open("a") as lines:
             lines.write(json.dumps(entry) + "\n")
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def fetch_products(

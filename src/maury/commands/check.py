@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maury.console import ModelOption, err, finite, make_folder, out, print_json, read_range
+from maury.console import ModelOption, bar, check_rate, err, finite, make_folder, out, print_json, read_range
 from maury.errors import MauryError
 
 app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
@@ -38,8 +38,6 @@ def check_calibration(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit."""
-    from rich.progress import track
-
     from maury.checks.calibration import calibrate
     from maury.checks.calibration_report import report, write_outcomes
     from maury.models import load_model
@@ -50,12 +48,10 @@ def check_calibration(
         make_folder(output)
         store = output / "outcomes.jsonl"
     outcomes = list(
-        track(
+        bar(
             calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed, jobs=jobs, store=store),
             "inferring",
             number,
-            console=err,
-            disable=not err.is_terminal,
         )
     )
     figures = report(outcomes, loaded)
@@ -83,8 +79,6 @@ def check_exact(
 
     Example: maury check exact --number 10 --reference nested --reference emcee
     """
-    from rich.progress import track
-
     from maury.checks.exact import compare, rows, summary
     from maury.files import writing
     from maury.models import load_model
@@ -92,7 +86,7 @@ def check_exact(
     kinds: list[Any] = [kind.value for kind in reference or [Reference.nested]]
     found = []
     everything = compare(load_model(model), number, references=kinds, snr=read_range(snr, "--snr"), seed=seed)
-    for item in track(everything, "comparing", number * len(kinds), console=err, disable=not err.is_terminal):
+    for item in bar(everything, "comparing", number * len(kinds)):
         found.append(item)
         if as_json:
             print_json(rows([item])[0])
@@ -128,8 +122,6 @@ def check_misfit(
 
     Example: maury check misfit --fault fringes --fault companion --number 10
     """
-    from rich.progress import track
-
     from maury.checks.gap import FAULTS, NONE, run
     from maury.checks.misfit import check_impostors, detection, labels_under, needed, write
     from maury.models import load_model
@@ -137,8 +129,7 @@ def check_misfit(
     unknown = set(fault or []) - set(FAULTS)
     if unknown:
         raise MauryError(f"--fault {', '.join(sorted(unknown))}: known are {', '.join(FAULTS)}")
-    if not 0 < false_alarm < 1:
-        raise MauryError(f"--false-alarm must lie between 0 and 1, not {false_alarm:g}")
+    check_rate(false_alarm)
     n_clean = needed(false_alarm) if clean is None else clean
     if n_clean < needed(false_alarm):
         err.print(
@@ -149,15 +140,13 @@ def check_misfit(
     tried = [(f, s) for f in chosen for s in (f.strengths if curves else (f.default,))]
     total = 2 * number * len(tried) + n_clean
     results = []
-    for item in track(
+    for item in bar(
         itertools.chain(
             run(loaded, [(NONE, 0.0)], n_clean, noises=["auto"], seed=seed),
             run(loaded, tried, number, seed=seed + 1),
         ),
         "inferring",
         total,
-        console=err,
-        disable=not err.is_terminal,
     ):
         results.append(item)
     robust = [r for r in results if r.noise == "auto"]

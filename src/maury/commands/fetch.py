@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import err, out, print_error
+from maury.console import BAD_INPUT, err, out, print_error
 from maury.errors import MauryError
 
 app = typer.Typer(help="Download observed spectra from public archives.", no_args_is_help=True)
@@ -76,4 +76,4 @@ def fetch_apogee(
         print_error(str(error))
     out.print(f"{len(found.files)} files are in {output}", highlight=False, soft_wrap=True)
     if found.errors:
-        raise typer.Exit(2)
+        raise typer.Exit(BAD_INPUT)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maury.console import ModelOption, err, make_folder, out, print_error, print_json
+from maury.console import (
+    BAD_INPUT,
+    ModelOption,
+    NoiseModel,
+    NoiseOption,
+    check_rate,
+    err,
+    make_folder,
+    out,
+    print_error,
+    print_json,
+)
 from maury.errors import Failure, MauryError
 
 if TYPE_CHECKING:
@@ -16,22 +27,12 @@ if TYPE_CHECKING:
     from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
 
-BAD_INPUT = 2
-
 
 class Device(StrEnum):
     """Where the forward model runs."""
 
     cpu = "cpu"
     cuda = "cuda"
-
-
-class NoiseModel(StrEnum):
-    """How residuals scatter."""
-
-    auto = "auto"
-    independent = "independent"
-    correlated = "correlated"
 
 
 def infer(
@@ -49,9 +50,7 @@ def infer(
     ] = False,
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
-    noise: Annotated[
-        NoiseModel, typer.Option(help="Residuals: auto lets the spectrum say whether they hang together.")
-    ] = NoiseModel.auto,
+    noise: NoiseOption = NoiseModel.auto,
     false_alarm: Annotated[
         float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
     ] = 0.01,
@@ -66,8 +65,7 @@ def infer(
     from maury.models import load_model
     from maury.posterior.infer import AUTO, infer_files
 
-    if not 0 < false_alarm < 1:
-        raise MauryError(f"--false-alarm must lie between 0 and 1, not {false_alarm:g}")
+    check_rate(false_alarm)
     if joint and model == AUTO:
         raise MauryError("--joint needs one --model: the visits of a star share their library")
     if joint:

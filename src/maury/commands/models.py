@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import ModelOption, err, out, print_error, read_range
+from maury.console import ModelOption, bar, err, out, print_error, read_range
 
 app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
 
@@ -78,14 +78,12 @@ def models_tune(
 
     Example: maury models tune visits/*.fits --output tuned && maury infer --model tuned star.fits
     """
-    from rich.progress import track
-
     from maury.models import load_model
     from maury.posterior.tune import save_tuned, tune
     from maury.spectra.registry import read_all
 
     loaded = load_model(model)
-    items = track(read_all(files), "fitting", None, console=err, disable=not err.is_terminal)
+    items = bar(read_all(files), "fitting", None)
     tuned = tune(items, loaded, seed=seed)
     for failure in tuned.failures:
         print_error(f"{failure.path}: {failure.reason}")
@@ -124,14 +122,14 @@ def models_fetch(
         "alpha_m": read_range(alpha_m, "--alpha-m"),
     }
     nodes = nodes_within(ranges)
-    with Progress(console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task(f"{library} spectra", total=len(nodes))
+    with Progress(console=err, disable=not err.is_terminal) as shown:
+        task = shown.add_task(f"{library} spectra", total=len(nodes))
         fetch(
             output,
             nodes,
             read_range(band, "--band"),
             archive=Archive(base or ARCHIVE),
             jobs=jobs,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
         )
     err.print(f"grid written to {output}", highlight=False, soft_wrap=True)

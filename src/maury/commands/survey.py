@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from maury.console import err, out, print_error
-from maury.errors import MauryError
+from maury.console import BAD_INPUT, NoiseModel, NoiseOption, err, out, print_error
 
 if TYPE_CHECKING:
     from maury.survey.run import Progress
@@ -62,7 +61,7 @@ def survey_run(
     ] = False,
     draws: Annotated[int, typer.Option(help="Draws of each spectrum.", min=100)] = 400,
     keep: Annotated[int, typer.Option(help="Draws of each spectrum that are kept.", min=0)] = 0,
-    noise: Annotated[str, typer.Option(help="auto, independent or correlated.")] = "auto",
+    noise: NoiseOption = NoiseModel.auto,
     files_per_task: Annotated[
         int, typer.Option(help="Files that are done and committed together.", min=1)
     ] = 50,
@@ -79,14 +78,12 @@ def survey_run(
     from maury.survey.run import cluster, prepare
     from maury.survey.store import Settings, model_version
 
-    if noise not in ("auto", "independent", "correlated"):
-        raise MauryError(f"--noise {noise}: must be auto, independent or correlated")
     settings = Settings(
         model=model,
         model_version=model_version(model_folder(model)),
         maury_version=maury.__version__,
         draws=draws,
-        noise=noise,
+        noise=noise.value,
         stage="flow" if flow_only else "verified",
         seed=seed,
         keep=keep,
@@ -135,7 +132,7 @@ def survey_verify(folder: Folder) -> None:
     found = verify(folder)
     out.print_json(data={**asdict(found), "whole": found.whole})
     if not found.whole:
-        raise typer.Exit(2)
+        raise typer.Exit(BAD_INPUT)
 
 
 @app.command("repair")

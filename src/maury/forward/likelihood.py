@@ -21,6 +21,8 @@ from maury.spectra.linespread import LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Array = NDArray[np.float64]
+# Of each chip's continuum: Cholesky factor of the precision, right side, and departure from the reference.
+Chips = list[tuple[Tensor, Tensor, Tensor]]
 DEGREE = 4
 # Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
 SPREAD = 0.3
@@ -45,7 +47,7 @@ class Likelihood:
     error at the labels (from leaving its library's spectra out), t the library's error where it was learned from observed spectra, R the
     reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The
     coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
-    residuals is added, see `correlated`.
+    residuals is added (`maury.posterior.residuals`).
 
     Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
     results go to the CPU. Build with `of`.
@@ -171,14 +173,11 @@ class Likelihood:
             name: getattr(self, name).to(device)
             for name in ("good", "flux", "variance", "reference", "error_shape")
         }
-        return Likelihood(
+        return replace(
+            self,
             model=self.model.to(device),
             sampler=self.sampler.to(device),
             bases=tuple((chip, basis.to(device)) for chip, basis in self.bases),
-            wavelength=self.wavelength,
-            chip=self.chip,
-            learned=self.learned,
-            correlation=self.correlation,
             **moved,
         )
 
@@ -191,9 +190,7 @@ class Likelihood:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
 
-    def _solve(
-        self, m: Tensor, covariance: Covariance, r: Tensor
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor) -> tuple[Tensor, Chips]:
         """Inverse covariance times ``r``; of each chip's continuum the Cholesky factor of its precision, its right side and departure."""
         solved = covariance.solve(r[:, None])[:, 0]
         found = []
@@ -259,9 +256,8 @@ class Likelihood:
             out = out - right.shape[1] * math.log(SPREAD)
         return out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
 
-    def _continuum(self, m: Tensor, covariance: Covariance, r: Tensor) -> Tensor:
-        """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
-        _, chips = self._solve(m, covariance, r)
+    def _continuum(self, m: Tensor, chips: Chips) -> Tensor:
+        """Most likely continuum over the reference, shape ``(n, n_pixels)``, from what `_solve` found of each chip."""
         parts = [
             1 + departure @ basis[:, : departure.shape[1]].T
             for (_, basis), (_, _, departure) in zip(self.bases, chips, strict=True)
@@ -283,7 +279,7 @@ class Likelihood:
         jitter = labels[:, -1:]
         covariance = self._covariance(labels, m, variance)
         _, chips = self._solve(m, covariance, y - m)
-        continuum = self._continuum(m, covariance, y - m)
+        continuum = self._continuum(m, chips)
         solved = covariance.solve((y - m * continuum)[:, None])[:, 0]
         diagonal = covariance.inverse_diagonal()
         # The variance grows with the model: half of d(-ln |C| - r C^-1 r) by the labels.
@@ -330,7 +326,7 @@ class Likelihood:
         y, variance = self._normalised()
         m = self.spectra(labels)
         covariance = self._covariance(labels, m, variance)
-        flux = m * self._continuum(m, covariance, y - m)
+        flux = m * self._continuum(m, self._solve(m, covariance, y - m)[1])
         used = variance.isfinite()
         scatter = torch.where(used, (y - flux) / flux, math.nan).abs().nanmedian(1).values * 1.4826
         noise = torch.where(used, variance.sqrt() / flux, math.nan).abs().nanmedian(1).values
@@ -343,7 +339,7 @@ class Likelihood:
         y, variance = self._normalised()
         m = self.spectra(labels[None])
         covariance = self._covariance(labels[None], m, variance)
-        continuum = self._continuum(m, covariance, y - m)[0] * self.reference
+        continuum = self._continuum(m, self._solve(m, covariance, y - m)[1])[0] * self.reference
         flux = m[0] * continuum
         residual = self.flux - flux
         total = self._total(labels[None], m, variance)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from maury.constants import C_KMS
-from maury.forward.likelihood import Fit, usable_pixels
+from maury.forward.likelihood import DEGREE, Fit, usable_pixels
 from maury.forward.target import Single, Target, whole
 from maury.labels import LabelSet
 from maury.models import Model
@@ -101,7 +101,7 @@ def check_misfit(
     p_novelty, false_alarm
         See `Misfit`.
     """
-    taken = n_labels + 5 * len(spectrum.grid.chips)
+    taken = n_labels + (DEGREE + 1) * len(spectrum.grid.chips)
     chips, lines = by_chip(fit, spectrum.grid, taken), by_line(fit, spectrum.grid, v_rad, taken)
     return Misfit(chips, lines, worst([*chips, *lines]), p_novelty, false_alarm)
 
@@ -262,8 +262,3 @@ def is_far_away(preparation: Preparation, flux: torch.Tensor, ivar: torch.Tensor
     outside = ~inside & (velocity.abs() < _FAR_KMS)
     a, b = float(best[inside].max()), float(best[outside].max())
     return b > _FAR_RATIO * a and b - a > _FAR_GAIN
-
-
-def with_flags(posterior: Posterior, warn: Sequence[str]) -> Posterior:
-    """Add warnings to a posterior."""
-    return replace(posterior, flag_warn=(*posterior.flag_warn, *warn))

@@ -18,7 +18,7 @@ from maury.forward.likelihood import usable_pixels
 from maury.labels import LabelSet, Prior, Uniform
 from maury.models import DEFAULT, Model, load_model, shipped
 from maury.networks.context import Context
-from maury.posterior.flags import check_misfit, disagreement, faults, warnings, with_flags
+from maury.posterior.flags import check_misfit, disagreement, faults, warnings
 from maury.posterior.proposal import Flow
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
@@ -247,8 +247,12 @@ def _choose(spectrum: Spectrum, settings: _Settings, progress: Callable[[str], N
         {"model": p.model, "log_evidence": p.log_evidence, "probability": float(s)}
         for p, s in zip(found, share / share.sum(), strict=True)
     ]
-    chosen = replace(best, extra={**best.extra, "models": tried}, seconds=time.perf_counter() - began)
-    return with_flags(chosen, disagreement(found))
+    return replace(
+        best,
+        extra={**best.extra, "models": tried},
+        flag_warn=(*best.flag_warn, *disagreement(found)),
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _stage(progress: Callable[[str], None], model: str, stage: str) -> None:

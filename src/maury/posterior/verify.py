@@ -115,6 +115,8 @@ def _correlate(
         spent += residuals.evaluations
         if not residuals.used:
             break
+        # The second look refines what the first has added; it does not take it back.
+        noise = "correlated"
         starts = modes.u.clone()
         starts[:, -1] = u[-1]
         modes = find_modes(target, starts)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from maury.errors import ConfigError
-from maury.files import first_line
+from maury.files import first_line, open_table
 
 _LISTS = (".txt", ".lst")
 _SPECTRA = (".fits", ".fits.gz", ".fits.bz2", ".fit", ".ecsv", ".parquet")
@@ -68,12 +68,7 @@ def _from_list(path: Path) -> Iterator[Path]:
 
 
 def _from_catalogue(path: Path) -> Iterator[Path]:
-    from astropy.table import Table
-
-    try:
-        table = Table.read(path, **({"hdu": 1} if ".fit" in path.name else {}))
-    except Exception as error:
-        raise ConfigError(f"{path}: cannot be read as a table ({first_line(error)})") from None
+    table = open_table(path, ConfigError)
     names = {name.lower(): name for name in table.colnames}
     column = next((names[name] for name in PATH_COLUMNS if name in names), None)
     if column is None:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maury.errors import ConfigError
-from maury.files import writing
+from maury.files import sha256, writing
 
 PARTS = ("catalogue", "errors", "draws")
 
@@ -200,12 +200,6 @@ class Store:
             if sha256(path) != file.sha256:
                 found.append(file.path)
         return found
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def model_version(folder: Path) -> str:

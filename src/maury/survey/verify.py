@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from maury.survey.store import PARTS, Commit, Store, Task, sha256
+from maury.files import sha256
+from maury.survey.store import PARTS, Commit, Store, Task
 
 
 @dataclass

@@ -14,25 +14,26 @@ import pyarrow as pa
 import torch
 
 from maury.errors import Failure, MauryError, failure_of
-from maury.models import Model, load_model
+from maury.files import sha256
+from maury.models import Model, folder, load_model
 from maury.posterior.amortised import amortised
 from maury.posterior.infer import infer
 from maury.spectra.registry import read_all
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
-from maury.survey.store import Commit, InputFile, Settings, Store, Task, model_version, sha256
+from maury.survey.store import Commit, InputFile, Settings, Store, Task, model_version
 
 # Spectra that go through the flow together.
 _BATCH = 64
 
 
-def run_task(folder: str, task: Task, device: str = "cpu", threads: int | None = None) -> Commit:
+def run_task(output: str, task: Task, device: str = "cpu", threads: int | None = None) -> Commit:
     """Infer every spectrum of a task's files, write its parts, and commit them.
 
     Parameters
     ----------
-    folder
-        The survey's.
+    output
+        The survey's folder.
     task
         Some files.
     device, threads
@@ -46,7 +47,7 @@ def run_task(folder: str, task: Task, device: str = "cpu", threads: int | None =
     if threads:
         torch.set_num_threads(threads)
     began = time.perf_counter()
-    store = Store(Path(folder))
+    store = Store(Path(output))
     settings = store.settings
     model = _model(settings, device)
     rows: list[dict[str, Any]] = []
@@ -91,8 +92,6 @@ def run_task(folder: str, task: Task, device: str = "cpu", threads: int | None =
 
 def _model(settings: Settings, device: str) -> Model:
     model = load_model(settings.model, device)
-    from maury.models import folder
-
     version = model_version(folder(settings.model))
     if version != settings.model_version:
         raise MauryError(
