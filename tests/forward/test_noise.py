@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from maury.constants import C_KMS
 from maury.forward.continuum import chip_basis
 from maury.forward.likelihood import Likelihood
-from maury.forward.noise import Correlated, Correlation, Independent, innovations
+from maury.forward.noise import Correlated, Correlation, Independent, innovations, sum_of_logs
 
 N = 60
 CHIPS = [(0, 25), (25, 60)]
@@ -108,3 +108,9 @@ def test_innovations_are_white_where_the_covariance_is_right():
     np.testing.assert_allclose(whitened, np.linalg.solve(np.linalg.cholesky(matrix), residual), rtol=1e-8)
     assert foretold[0] == 0
     assert foretold[25] == 0
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 100])
+def test_sum_of_logs(n):
+    x = 10 ** torch.linspace(-30, 30, 3 * n, dtype=torch.float64).view(3, n)
+    torch.testing.assert_close(sum_of_logs(x), x.log().sum(1))

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from maury.forward.sampling import HALF_TAPS, Banded, interpolation
+from maury.forward.sampling import HALF_TAPS, Banded, interpolation, line_spread
 from maury.libraries.emulator import LogGrid
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.linespread import Gaussian
+from maury.spectra.spectrum import PixelGrid, apstar_grid
 
 GRID = LogGrid(4.179, 6e-6, 1000)
 
@@ -102,3 +103,29 @@ def test_gradient_flows_back(flux: torch.Tensor) -> None:
     operator(x).sum().backward()
     assert x.grad is not None
     assert float(x.grad.sum()) == pytest.approx(50, rel=1e-5)
+
+
+def test_banded_rows_across_gaps():
+    """Rows far apart do not share a block, whose window would hold all between them."""
+    rng = np.random.default_rng(3)
+    columns = np.concatenate([np.arange(0, 100), np.arange(900, 1070), [5000], np.arange(7000, 7064)])
+    values = rng.normal(size=(len(columns), 6))
+    matrix = np.zeros((len(columns), 8000))
+    for i, first in enumerate(columns):
+        matrix[i, first : first + 6] = values[i]
+    banded = Banded(columns, values, 8000)
+    assert banded.weights.shape[1] < 200
+    x = rng.normal(size=(2, 3, 8000))
+    np.testing.assert_allclose(banded(torch.from_numpy(x).float()), x @ matrix.T, atol=1e-4)
+
+
+def test_chosen_pixels_are_rows_of_the_whole_operator():
+    grid = LogGrid(4.18, 6e-6, 4000)
+    wavelength = 10 ** (4.18 + 6e-6 * np.arange(500, 3000, 1.3))
+    pixels = PixelGrid(wavelength, ((0, len(wavelength)),))
+    chosen = np.random.default_rng(4).random(len(wavelength)) < 0.8
+    x = torch.rand(2, 4000)
+    for contained in (None, Gaussian(20_000, integrate=False)):
+        whole = line_spread(grid, pixels, Gaussian(22_500), contained)(x)
+        part = line_spread(grid, pixels, Gaussian(22_500), contained, chosen=chosen)(x)
+        torch.testing.assert_close(part, whole[:, torch.from_numpy(chosen)])

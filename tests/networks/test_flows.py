@@ -64,6 +64,23 @@ def test_one_label_is_enough():
         assert flow.sample(5, torch.zeros(3)).shape == (5, 1)
 
 
+@pytest.mark.parametrize("n_labels", [2, 5])
+@pytest.mark.parametrize("kind", ["maf", "maf-located", "nsf", "coupling", "flow-matching"])
+@pytest.mark.parametrize("hidden", [[40, 24], [16]])
+def test_draws_of_many_spectra_are_what_the_transforms_say(kind, n_labels, hidden):
+    """Pushed in one pass, each spectrum by its own context: as zuko's inverse, evaluation by evaluation."""
+    torch.manual_seed(7)
+    settings = FLOWS[kind] | {"hidden": hidden}
+    flow = TypeAdapter(FlowConfig).validate_python(settings).build(n_labels, 3).eval().requires_grad_(False)
+    for parameter in flow.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    context, base = torch.randn(4, 3), torch.randn(4, 9, n_labels)
+    location, log_scale = flow.locate(context[:, None])
+    expected = flow.flow(context[:, None].expand(-1, 9, -1)).transform.inv(base)
+    expected = location + torch.exp(log_scale) * expected
+    torch.testing.assert_close(flow.push(base, context), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_flow_matching_learns_a_density():
     """Two labels, the second twice the context off the first: after a few hundred steps the likelihood is near the truth's."""
     torch.manual_seed(0)

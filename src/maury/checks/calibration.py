@@ -27,7 +27,7 @@ from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
 from maury.models import Model
-from maury.posterior.infer import infer, to_model_grid
+from maury.posterior.infer import infer_batch, to_model_grid
 from maury.posterior.result import Posterior
 from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, LineSpread, nominal_visit_lsf
 from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
@@ -290,20 +290,21 @@ def _batch(
     labels = model.problem.inferred
     found = []
     stop = min(start + _BATCH, number)
-    spectra = simulated_spectra(model, stop, pixels, seed, observing, start)
-    for i, (spectrum, theta, snr) in enumerate(spectra, start=start):
+    spectra = list(simulated_spectra(model, stop, pixels, seed, observing, start))
+    seeds = [seed + i for i in range(start, stop)]
+    posteriors = infer_batch([spectrum for spectrum, *_ in spectra], model, draws=draws, seeds=seeds)
+    for i, posterior, (_, theta, snr) in zip(range(start, stop), posteriors, spectra, strict=True):
+        if isinstance(posterior, Exception):
+            raise posterior
         generator = torch.Generator().manual_seed((seed + 1) * _SEEDS + i)
         reference = torch.randn(len(labels), generator=generator, dtype=torch.float64)
-        found.append(_judge(model, spectrum, theta, snr, reference, draws, seed + i))
+        found.append(_judge(model, posterior, theta, snr, reference))
     return found
 
 
-def _judge(
-    model: Model, spectrum: Spectrum, theta: Tensor, snr: float, reference: Tensor, draws: int, seed: int
-) -> Outcome:
-    """Infer a spectrum, and compare with its true labels ``(n_all,)``."""
-    labels = model.problem.inferred
-    posterior = infer(spectrum, model, draws=draws, seed=seed)
+def _judge(model: Model, posterior: Posterior, theta: Tensor, snr: float, reference: Tensor) -> Outcome:
+    """Compare a posterior with the true labels ``(n_all,)``."""
+    labels, spectrum = model.problem.inferred, posterior.spectrum
     free = theta[model.problem.columns(labels)]
     limits = information_limit(model.problem.likelihood(spectrum), free, labels)
     n_stellar = len(model.problem.stellar)

@@ -59,7 +59,7 @@ def survey_run(
     flow_only: Annotated[
         bool, typer.Option("--flow-only", help="The flow's posterior, not verified: much faster.")
     ] = False,
-    draws: Annotated[int, typer.Option(help="Draws of each spectrum.", min=100)] = 400,
+    draws: Annotated[int, typer.Option(help="Draws of each spectrum.", min=100)] = 256,
     keep: Annotated[int, typer.Option(help="Draws of each spectrum that are kept.", min=0)] = 0,
     noise: NoiseOption = NoiseModel.auto,
     files_per_task: Annotated[

@@ -45,9 +45,9 @@ class Held:
         """As `Likelihood.log_prob_with_gradient`."""
         return self.likelihood.log_prob_with_gradient(self.complete(labels))
 
-    def curvature(self, labels: Tensor) -> Curvature:
-        """Gradient and information of the free labels."""
-        whole = self.likelihood.curvature(self.complete(labels))
+    def curvature(self, labels: Tensor, on_grid: tuple[Tensor, Tensor] | None = None) -> Curvature:
+        """Gradient and information of the free labels; ``on_grid`` as of `Likelihood.curvature`, at all labels."""
+        whole = self.likelihood.curvature(self.complete(labels), on_grid)
         return Curvature(whole.gradient[:, self.free], whole.fisher[:, self.free][:, :, self.free])
 
     def refer(self, labels: Tensor) -> Held:

@@ -142,7 +142,7 @@ class Likelihood:
         starts = np.array([start for start, _ in grid.chips])
         return cls(
             model,
-            model.sampler(grid, lsf).to(device),
+            model.sampler(grid, lsf, chosen=good).to(device),
             torch.from_numpy(np.flatnonzero(good)).to(device),
             ones,
             ones,
@@ -209,7 +209,7 @@ class Likelihood:
         labels = self._moved(labels)
         if spectra is not None:
             return self._log_prob(labels, spectra).cpu()
-        return torch.cat([self._log_prob(chunk) for chunk in labels.split(self._chunk)]).cpu()
+        return torch.cat([self._log_prob(chunk) for chunk in labels.split(self.chunk)]).cpu()
 
     def log_prob_with_gradient(self, labels: Tensor) -> Tensor:
         """Return `log_prob`, differentiable in the labels by automatic differentiation."""
@@ -219,13 +219,17 @@ class Likelihood:
         return labels.to(self.flux.device)
 
     @property
-    def _chunk(self) -> int:
+    def chunk(self) -> int:
+        """Number of spectra that are best evaluated together."""
         return _CHUNK if self.flux.device.type == "cpu" else 1024
 
     def spectra(self, labels: Tensor) -> Tensor:
         """Model spectra without continuum on the used pixels, shape ``(n, n_pixels)``."""
-        labels = self._moved(labels)
-        return self.sampler(self.model(labels[:, :-1]))[:, self.good].double()
+        return self.see(self.model(self._moved(labels)[:, :-1]))
+
+    def see(self, grid_flux: Tensor) -> Tensor:
+        """Take fluxes ``(..., n_grid)`` on the model's grid to the used pixels, float64, ``(..., n_pixels)``."""
+        return self.sampler(grid_flux).double()
 
     def _covariance(self, labels: Tensor, m: Tensor, variance: Tensor) -> Covariance:
         """Of noise, jitter and errors of emulator and library, over the squared reference continuum."""
@@ -265,17 +269,17 @@ class Likelihood:
         return torch.cat(parts, dim=1) if parts else torch.ones_like(m)
 
     @torch.no_grad()
-    def curvature(self, labels: Tensor) -> Curvature:
+    def curvature(self, labels: Tensor, on_grid: tuple[Tensor, Tensor] | None = None) -> Curvature:
         """Gradient and expected information at labels ``(n, n_labels)``, the continuum projected out.
+
+        The model's flux and slopes there (`ForwardModel.jacobian`) are computed unless they are given.
 
         What the variance's dependence on the spectrum adds to the information is left out: its share is 2 jitter^2. So is, of correlated
         pixels, what pairs of them tell of the jitter.
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
-        grid_flux, grid_slopes = self.model.jacobian(labels[:, :-1])
-        m = self.sampler(grid_flux)[:, self.good].double()
-        slopes = self.sampler(grid_slopes)[..., self.good].double()
+        m, slopes = map(self.see, on_grid or self.model.jacobian(labels[:, :-1]))
         jitter = labels[:, -1:]
         covariance = self._covariance(labels, m, variance)
         _, chips = self._solve(m, covariance, y - m)

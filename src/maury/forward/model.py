@@ -124,9 +124,13 @@ class ForwardModel(nn.Module):
         return v_rad, v_sini
 
     def sampler(
-        self, grid: PixelGrid, lsf: LineSpread | None = None, transmission: NDArray[np.float64] | None = None
+        self,
+        grid: PixelGrid,
+        lsf: LineSpread | None = None,
+        transmission: NDArray[np.float64] | None = None,
+        chosen: NDArray[np.bool_] | None = None,
     ) -> Banded:
-        """Operator from the emulator's grid to a detector's pixels, shape ``(..., n_pixels)`` to ``(..., grid.n_pixels)``.
+        """Operator from the emulator's grid to a detector's pixels, shape ``(..., n_pixels)`` to ``(..., n_chosen)``.
 
         Parameters
         ----------
@@ -137,6 +141,8 @@ class ForwardModel(nn.Module):
             then takes the emulator's for the detector's.
         transmission
             Of the earth's atmosphere on the emulator's grid, shape ``(n_pixels,)``; multiplied before the line-spread function.
+        chosen
+            Pixels that are wanted, shape ``(grid.n_pixels,)``; all if None.
 
         Raises
         ------
@@ -150,8 +156,9 @@ class ForwardModel(nn.Module):
                 "missing_lsf",
             )
         if lsf is None or lsf == contained:
-            return interpolation(self.emulator.grid, grid.wavelength, transmission)
-        return line_spread(self.emulator.grid, grid, lsf, contained, transmission)
+            wavelength = grid.wavelength if chosen is None else grid.wavelength[chosen]
+            return interpolation(self.emulator.grid, wavelength, transmission)
+        return line_spread(self.emulator.grid, grid, lsf, contained, transmission, chosen)
 
     def usable(self, wavelength: NDArray[np.float64], labels: LabelSet) -> NDArray[np.bool_]:
         """Pixels whose light comes from inside the emulator's range for every label in the prior's support.

@@ -24,6 +24,18 @@ Array = NDArray[np.float64]
 Bases = Sequence[tuple[slice, Tensor]]
 
 
+def sum_of_logs(x: Tensor) -> Tensor:
+    """``x.log().sum(1)`` of positive ``x (n, k)``, float64, from an eighth of the logarithms: of products of eight.
+
+    Values between 1e-38 and 1e38 neither overflow nor underflow.
+    """
+    k = x.shape[1] // 8 * 8
+    product = x[:, :k].unflatten(1, (8, -1)) if k else x.new_ones(len(x), 8, 0)
+    for half in (4, 2, 1):
+        product = product[:, :half] * product[:, half:]
+    return product[:, 0].log().sum(1) + x[:, k:].log().sum(1)
+
+
 class Covariance(Protocol):
     """Of n spectra with ``n_pixels`` pixels each, positive definite."""
 
@@ -50,7 +62,7 @@ class Independent:
     @property
     def log_det(self) -> Tensor:
         """Log determinants, shape ``(n,)``."""
-        return self.variance.log().sum(1)
+        return sum_of_logs(self.variance)
 
     def solve(self, x: Tensor) -> Tensor:
         """Return the inverse covariance times ``x (n, k, n_pixels)``."""

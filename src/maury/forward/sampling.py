@@ -42,24 +42,24 @@ class Banded(nn.Module):
 
     windows: Tensor
     weights: Tensor
+    taken: Tensor
 
     def __init__(
         self, columns: NDArray[np.int64], values: NDArray[np.float64], n_in: int, block: int = 64
     ) -> None:
         super().__init__()
-        n_out, taps = values.shape
-        n_blocks = -(-n_out // block)
-        rows = np.minimum(np.arange(n_blocks * block), n_out - 1).reshape(n_blocks, block)
+        taps = values.shape[1]
+        rows, taken = _in_blocks(columns, block)
         first = columns[rows]
         width = int((first.max(1) - first.min(1)).max()) + taps
         start = np.minimum(first.min(1), n_in - width)
-        weights = np.zeros((n_blocks, width, block))
+        weights = np.zeros((len(rows), width, block))
         index = first - start[:, None]
         for tap in range(taps):
             np.put_along_axis(weights, (index + tap)[:, None, :], values[rows, tap][:, None, :], axis=1)
-        self.n_out = n_out
         self.register_buffer("windows", torch.from_numpy(start[:, None] + np.arange(width)))
         self.register_buffer("weights", torch.from_numpy(weights).float())
+        self.register_buffer("taken", torch.from_numpy(taken))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``(..., n_in)``, giving ``(..., n_out)``."""
@@ -67,7 +67,23 @@ class Banded(nn.Module):
         # (n_blocks, width, n) gathered from the transpose, so that each copy is a contiguous run.
         gathered = flat.T.contiguous()[self.windows]
         out = torch.bmm(self.weights.transpose(1, 2), gathered)
-        return out.reshape(-1, flat.shape[0])[: self.n_out].T.reshape(*x.shape[:-1], self.n_out)
+        return out.flatten(0, 1)[self.taken].T.contiguous().reshape(*x.shape[:-1], len(self.taken))
+
+
+def _in_blocks(columns: NDArray[np.int64], block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Deal rows out to blocks ``(n_blocks, block)``, none across a gap in the columns; the last rows before one may stand there twice.
+
+    Returns the rows, and where each of them stands.
+    """
+    gaps = np.flatnonzero(np.diff(columns) > block // 2) + 1
+    starts, stops = np.append(0, gaps), np.append(gaps, len(columns))
+    blocks, taken, before = [], [], 0
+    for start, stop in zip(starts, stops, strict=True):
+        n_blocks = -(-(stop - start) // block)
+        blocks.append(np.minimum(start + np.arange(n_blocks * block), stop - 1).reshape(n_blocks, block))
+        taken.append(before + np.arange(stop - start))
+        before += n_blocks * block
+    return np.concatenate(blocks), np.concatenate(taken)
 
 
 def interpolation(
@@ -84,7 +100,7 @@ def interpolation(
     transmission
         As in `line_spread`.
     """
-    position = (np.log10(wavelength) - grid.start) / grid.step
+    position = _position(grid, wavelength)
     first = np.floor(position).astype(np.int64) - HALF_TAPS + 1
     first = np.clip(first, 0, grid.n_pixels - 2 * HALF_TAPS)
     distance = position[:, None] - (first[:, None] + np.arange(2 * HALF_TAPS))
@@ -101,6 +117,7 @@ def line_spread(
     lsf: LineSpread,
     contained: Gaussian | None = None,
     transmission: NDArray[np.float64] | None = None,
+    chosen: NDArray[np.bool_] | None = None,
 ) -> Banded:
     """Line-spread function and integration over pixels, from a model on the grid to a detector.
 
@@ -121,14 +138,17 @@ def line_spread(
         this sharpens.
     transmission
         Of the earth's atmosphere on the model's grid, shape ``(grid.n_pixels,)``: multiplied before the line-spread function.
+    chosen
+        Pixels that are wanted, shape ``(pixels.n_pixels,)``; all if None.
     """
-    position = (np.log10(pixels.wavelength) - grid.start) / grid.step
+    rows = np.arange(pixels.n_pixels) if chosen is None else np.flatnonzero(chosen)
     if contained is None:
         window = _window(grid, pixels, lsf)
-        first, weights = _kernels(grid, pixels, position, lsf, window)
+        first, weights = _kernels(grid, pixels, lsf, window, rows)
     else:
         window = _WINDOWS[1]
-        first, weights = _kernels(grid, pixels, position, Difference(lsf, contained), window)
+        first, weights = _kernels(grid, pixels, Difference(lsf, contained), window, rows)
+        position = _position(grid, pixels.wavelength[rows])
         weights = weights * _kaiser(position[:, None] - (first[:, None] + np.arange(window)), window / 2)
         weights = weights / weights.sum(1, keepdims=True)
     if transmission is not None:
@@ -138,15 +158,17 @@ def line_spread(
 
 def _kaiser(distance: NDArray[np.float64], half_width: float) -> NDArray[np.float64]:
     """Kaiser window, 1 at distance 0 and 0 beyond the half width; from a table, to 1e-8."""
-    share, window = _kaiser_table()
-    return np.interp(1 - np.square(distance / half_width), share, window, left=0.0)
+    window, slope = _kaiser_table()
+    place = (1 - np.square(distance / half_width)) * len(slope)
+    below = np.clip(place.astype(np.int32), 0, len(slope) - 1)
+    return np.where(place < 0, 0.0, window[below] + (place - below) * slope[below])
 
 
 @cache
 def _kaiser_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``1 - (distance / half width)^2`` and the window there."""
-    share = np.linspace(0, 1, 20_001)
-    return share, np.i0(_KAISER * np.sqrt(share)) / np.i0(_KAISER)
+    """Window at even steps of ``1 - (distance / half width)^2``, and its differences."""
+    window = np.i0(_KAISER * np.sqrt(np.linspace(0, 1, 20_001))) / np.i0(_KAISER)
+    return window, np.diff(window)
 
 
 @dataclass(frozen=True)
@@ -167,13 +189,18 @@ class Difference:
         return self.lsf.resolving_power(grid)
 
 
+def _position(grid: LogGrid, wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (np.log10(wavelength) - grid.start) / grid.step
+
+
 def _window(grid: LogGrid, pixels: PixelGrid, lsf: LineSpread) -> int:
     """Return the shortest window that holds the kernels of a few pixels spread over the detector."""
-    position = (np.log10(pixels.wavelength) - grid.start) / grid.step
+    few = np.arange(0, pixels.n_pixels, 97)
+    position = _position(grid, pixels.wavelength[few])
     widest = _WINDOWS[-1]
-    first, weights = _kernels(grid, pixels, position, lsf, widest, every=97)
-    distance = np.abs(first[:, None] + np.arange(widest) - position[::97, None])
-    inside = (position[::97] > widest) & (position[::97] < grid.n_pixels - widest)
+    first, weights = _kernels(grid, pixels, lsf, widest, few)
+    distance = np.abs(first[:, None] + np.arange(widest) - position[:, None])
+    inside = (position > widest) & (position < grid.n_pixels - widest)
     weights, distance = np.abs(weights[inside]), distance[inside]
     for window in _WINDOWS[:-1]:
         if np.all((weights * (distance > window / 2 - 1)).sum(1) < _LEFT_OUT):
@@ -182,18 +209,13 @@ def _window(grid: LogGrid, pixels: PixelGrid, lsf: LineSpread) -> int:
 
 
 def _kernels(
-    grid: LogGrid,
-    pixels: PixelGrid,
-    position: NDArray[np.float64],
-    lsf: LineSpread,
-    window: int,
-    every: int = 1,
+    grid: LogGrid, pixels: PixelGrid, lsf: LineSpread, window: int, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """First model pixel ``(n,)`` and entries ``(n, window)`` of every ``every``-th row."""
+    """First model pixel ``(n,)`` and entries ``(n, window)`` of some rows."""
     k = np.arange(window // 2 + 1)
     frequency = k / (window * grid.dlnw)
-    transform = lsf.transform(pixels, frequency)[::every]
-    at = position[::every]
+    transform = lsf.transform(pixels, frequency)[rows]
+    at = _position(grid, pixels.wavelength[rows])
     first = np.clip(np.floor(at).astype(np.int64) - window // 2 + 1, 0, grid.n_pixels - window)
     phase = np.exp(2j * np.pi * k * ((at - first) / window)[:, None])
     return first, np.fft.irfft(np.conj(transform * phase), n=window, axis=1)

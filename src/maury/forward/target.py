@@ -63,8 +63,11 @@ class Target(Generic[L_co]):
 
         The last, ``-g x''``, is what shapes a posterior that leans on a bound; it is kept where it is positive, as at every mode.
         """
+        return self.newton_from(u, self.likelihood.curvature(self.labels.from_normal(u)))
+
+    def newton_from(self, u: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
+        """As `newton`, from the likelihood's curvature at ``u``."""
         theta = self.labels.from_normal(u)
-        curvature = self.likelihood.curvature(theta)
         fisher = curvature.fisher
         if "v_sini" in self.labels.names:
             i = self.labels.index("v_sini")
@@ -78,7 +81,7 @@ class Target(Generic[L_co]):
 
 
 def whole(target: Target[Single], theta: Tensor) -> tuple[Likelihood, Tensor]:
-    """Likelihood of all labels, and labels ``(n_labels,)`` with those that are held beside them."""
+    """Likelihood of all labels, and labels ``(..., n_labels)`` with those that are held beside them."""
     if isinstance(target.likelihood, Held):
         return target.likelihood.likelihood, target.likelihood.complete(theta)
     return target.likelihood, theta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -100,25 +100,31 @@ class Estimator(nn.Module):
         flow = self.flow.log_prob(z.float(), context.features).double() + math.log1p(-share)
         return torch.logaddexp(flow, log_standard_normal(z).sum(-1) + math.log(share)) + log_det
 
-    @torch.no_grad()
     def sample(self, n: int, context: Context, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``(n, n_labels)`` points ``u`` for one spectrum, whose context has one row."""
-        with _seeded(generator):
-            z = self.flow.sample(n, context.features[0]).double()
-            reference = torch.rand(n) < self.config.defensive
-            z = torch.where(reference[:, None], torch.randn_like(z), z)
-        return context.repeat(n).from_flow(z)
+        return self.sample_each([n], context, [generator])[0]
 
     @torch.no_grad()
-    def sample_each(self, n: int, context: Context, generator: torch.Generator) -> Tensor:
-        """Draw ``(n_spectra, n, n_labels)`` points ``u``, for all spectra of a context in one pass."""
-        m = len(context)
-        with _seeded(generator):
-            z = self.flow.sample_each(n, context.features).double()
-            reference = torch.rand(m, n) < self.config.defensive
-            z = torch.where(reference[..., None], torch.randn_like(z), z)
-        rows = torch.arange(m).repeat_interleave(n)
-        return context.take(rows).from_flow(z.flatten(0, 1)).unflatten(0, (m, n))
+    def sample_each(
+        self, numbers: Sequence[int], context: Context, generators: Sequence[torch.Generator | None]
+    ) -> list[Tensor]:
+        """Draw ``(n_i, n_labels)`` points ``u`` for each spectrum of a context, all in one pass.
+
+        Each spectrum has a generator of its own: its draws do not depend on the others.
+        """
+        most, d = max(numbers), len(self.labels)
+        base = context.features.new_zeros(len(context), most, d)
+        normal = torch.zeros(len(context), most, d, dtype=torch.float64)
+        reference = torch.zeros(len(context), most, 1, dtype=torch.bool)
+        for i, (n, generator) in enumerate(zip(numbers, generators, strict=True)):
+            with _seeded(generator):
+                base[i, :n] = self.flow.base(n)
+                reference[i, :n, 0] = torch.rand(n) < self.config.defensive
+                normal[i, :n] = torch.randn(n, d, dtype=torch.float64)
+        z = torch.where(reference, normal, self.flow.push(base, context.features).double())
+        rows = torch.arange(len(context)).repeat_interleave(most)
+        u = context.take(rows).from_flow(z.flatten(0, 1)).unflatten(0, (len(context), most))
+        return [x[:n] for x, n in zip(u, numbers, strict=True)]
 
     def save(self, path: Path) -> None:
         """Write weights (safetensors) and card (JSON)."""

@@ -10,6 +10,8 @@ import zuko
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from maury.networks.autoregressive import Autoregressive, transforms_of
+
 
 class Scale(BaseModel):
     """Bounds of a located flow's conditional scale, and where its training starts.
@@ -80,14 +82,25 @@ class ConditionalFlow(nn.Module):
         """Return what training minimises, shape ``(n,)``: the negative log density."""
         return -self.log_prob(z, context)
 
+    def base(self, n: int) -> Tensor:
+        """Draw ``(n, n_labels)`` from the flow's base, by torch's global random state."""
+        return self.flow.base(None).sample((n,))
+
+    def push(self, base: Tensor, context: Tensor) -> Tensor:
+        """Take draws of the base ``(n_spectra, n, n_labels)`` to draws given contexts ``(n_spectra, n_context)``."""
+        location, log_scale = self.locate(context[:, None])
+        transforms = transforms_of(self.flow)
+        if transforms is None:
+            x = self.flow(context[:, None].expand(-1, base.shape[1], -1)).transform.inv(base)
+        else:
+            x = base
+            for transform in reversed(transforms):
+                x = Autoregressive.of(transform, context).inverse(x)
+        return location + torch.exp(log_scale) * x
+
     def sample(self, n: int, context: Tensor) -> Tensor:
         """Draw ``(n, n_labels)`` given one context ``(n_context,)``; uses torch's global random state."""
-        location, log_scale = self.locate(context)
-        return location + torch.exp(log_scale) * self.flow(context).sample((n,))
-
-    def sample_each(self, n: int, context: Tensor) -> Tensor:
-        """Draw ``(n_spectra, n, n_labels)`` given contexts ``(n_spectra, n_context)``."""
-        return self.sample(n, context).transpose(0, 1)
+        return self.push(self.base(n)[None], context[None])[0]
 
 
 class FlowMatching(ConditionalFlow):

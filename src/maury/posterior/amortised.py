@@ -46,7 +46,9 @@ class Amortised:
 
 
 @torch.no_grad()
-def amortised(spectra: Sequence[Spectrum], model: Model, draws: int = 256, seed: int = 0) -> list[Amortised]:
+def amortised(
+    spectra: Sequence[Spectrum], model: Model, draws: int = 256, seeds: Sequence[int] | int = 0
+) -> list[Amortised]:
     """Draw from the flow for several spectra side by side.
 
     Parameters
@@ -55,14 +57,17 @@ def amortised(spectra: Sequence[Spectrum], model: Model, draws: int = 256, seed:
         Each with at least one usable pixel.
     model
         The model.
-    draws, seed
-        Draws a spectrum, and their seed; the draws of a spectrum depend on the others of the batch.
+    draws, seeds
+        Draws a spectrum, and the seed of each, or one for all.
     """
+    if isinstance(seeds, int):
+        seeds = [seeds] * len(spectra)
     estimator, labels = model.estimator, model.estimator.labels
     inputs = [to_model_grid(spectrum, model) for spectrum in spectra]
     flux, ivar = (torch.cat([pair[i] for pair in inputs]) for i in (0, 1))
     context = estimator.context(flux, ivar)
-    u = estimator.sample_each(draws, context, torch.Generator().manual_seed(seed))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    u = torch.stack(estimator.sample_each([draws] * len(spectra), context, generators))
     theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(spectra), draws)).numpy()
     novelty = [None] * len(spectra)
     if model.novelty is not None:

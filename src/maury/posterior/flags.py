@@ -246,10 +246,10 @@ def chip_velocities(target: Target[Single], theta: torch.Tensor) -> tuple[Array,
 def is_far_away(preparation: Preparation, flux: torch.Tensor, ivar: torch.Tensor) -> bool:
     """Tell whether a star matches much better at a velocity outside the prior, within 3000 km/s, than at any inside."""
     normalised, weights = preparation.normalise(flux, ivar)
-    templates = preparation.templates.double()
+    templates = preparation.templates
     n = 2 * normalised.shape[1]
-    data = torch.fft.rfft((weights * (normalised - 1)).double(), n)
-    weight = torch.fft.rfft(weights.double(), n)
+    data = torch.fft.rfft(weights * (normalised - 1), n)
+    weight = torch.fft.rfft(weights, n)
     match = torch.fft.irfft(data * torch.fft.rfft(templates, n).conj(), n)
     norm = torch.fft.irfft(weight * torch.fft.rfft(templates.square(), n).conj(), n)
     lag = torch.fft.fftfreq(n, 1 / n)

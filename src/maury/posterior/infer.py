@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from maury.errors import Failure, InferenceError, LabelError, failure_of
 from maury.forward.likelihood import usable_pixels
+from maury.forward.problem import Problem
+from maury.forward.target import Single
 from maury.labels import LabelSet, Prior, Uniform
 from maury.models import DEFAULT, Model, load_model, shipped
 from maury.networks.context import Context
@@ -22,6 +24,7 @@ from maury.posterior.flags import check_misfit, disagreement, faults, warnings
 from maury.posterior.proposal import Flow
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
+from maury.posterior.together import Steps, together
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_all, read_spectrum
 from maury.spectra.regrid import on_apstar_grid
@@ -119,13 +122,45 @@ def infer(
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum)
     settings = _Settings(draws, seed, priors or {}, noise, false_alarm)
-    if not spectrum.good.any():
-        raise InferenceError("every pixel is masked: nothing to infer from", "all_masked")
     if isinstance(model, str) and model == AUTO:
         return _choose(spectrum, settings, progress)
     if not isinstance(model, Model):
         model = load_model(model)
     return _infer(spectrum, model, settings, progress)
+
+
+def infer_batch(
+    spectra: Sequence[Spectrum],
+    model: Model,
+    *,
+    draws: int = 1000,
+    seeds: Sequence[int] | int = 0,
+    priors: Mapping[str, Prior] | None = None,
+    noise: Noise = "auto",
+    false_alarm: float = 0.01,
+) -> list[Posterior | Exception]:
+    """Infer several spectra side by side: the same posteriors as one by one, up to rounding, in less time.
+
+    Parameters
+    ----------
+    spectra
+        A few tens on a processor, more on a GPU; each holds its line-spread operator in memory (6 MB for a visit).
+    model
+        A loaded model.
+    seeds
+        One for each spectrum, or one for all.
+    draws, priors, noise, false_alarm
+        As for `infer`.
+
+    Returns
+    -------
+    list
+        Of each spectrum the posterior, or what `infer` would have raised.
+    """
+    if isinstance(seeds, int):
+        seeds = [seeds] * len(spectra)
+    settings = [_Settings(draws, seed, priors or {}, noise, false_alarm) for seed in seeds]
+    return _infer_together(spectra, model, settings)
 
 
 def _infer(
@@ -136,26 +171,90 @@ def _infer(
     inside: NDArray[np.bool_] | None = None,
     nested: bool = True,
 ) -> Posterior:
+    (found,) = _infer_together([spectrum], model, [settings], progress, inside, nested)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _infer_together(
+    spectra: Sequence[Spectrum],
+    model: Model,
+    settings: Sequence[_Settings],
+    progress: Callable[[str], None] = lambda _: None,
+    inside: NDArray[np.bool_] | None = None,
+    nested: bool = True,
+) -> list[Posterior | Exception]:
     began = time.perf_counter()
-    problem = replace(model.problem, labels=labels_for(spectrum, model, settings.priors))
-    labels, likelihood = problem.inferred, problem.likelihood(spectrum, inside)
-    progress("flow")
-    network_input = to_model_grid(spectrum, model)
-    with torch.no_grad():
-        context = model.estimator.context(*network_input)
-    flow = Flow(model.estimator, context, problem.stellar)
-    verified = verify(
+    found: list[Posterior | Exception | None] = [None] * len(spectra)
+    problems, inputs = {}, {}
+    for i, spectrum in enumerate(spectra):
+        try:
+            if not spectrum.good.any():
+                raise InferenceError("every pixel is masked: nothing to infer from", "all_masked")
+            problem = replace(model.problem, labels=labels_for(spectrum, model, settings[i].priors))
+            problems[i] = problem, problem.likelihood(spectrum, inside)
+            progress("flow")
+            inputs[i] = to_model_grid(spectrum, model)
+        except Exception as error:
+            found[i] = error
+    started = [i for i in range(len(spectra)) if found[i] is None]
+    if started:
+        flux, ivar = (torch.cat([inputs[i][k] for i in started]) for k in (0, 1))
+        with torch.no_grad():
+            context = model.estimator.context(flux, ivar)
+            novelty = (
+                None if model.novelty is None else model.novelty.p_value(model.estimator, flux, ivar, context)
+            )
+        steps = [
+            _steps(
+                spectra[i],
+                model,
+                *problems[i],
+                settings[i],
+                context,
+                row,
+                novelty,
+                inputs[i],
+                nested,
+                progress,
+            )
+            for row, i in enumerate(started)
+        ]
+        for i, result in zip(started, together(steps), strict=True):
+            found[i] = result
+    seconds = (time.perf_counter() - began) / len(spectra)
+    return [replace(f, seconds=seconds) if isinstance(f, Posterior) else f for f in found if f is not None]
+
+
+def _steps(
+    spectrum: Spectrum,
+    model: Model,
+    problem: Problem,
+    likelihood: Single,
+    settings: _Settings,
+    context: Context,
+    row: int,
+    novelty: torch.Tensor | None,
+    network_input: tuple[torch.Tensor, torch.Tensor],
+    nested: bool,
+    progress: Callable[[str], None],
+) -> Steps[Posterior]:
+    """Infer one spectrum, the one at ``row`` of the context."""
+    verified = yield from verify(
         likelihood,
-        labels,
-        flow,
+        problem.inferred,
+        Flow(model.estimator, context, problem.stellar, row),
         draws=settings.draws,
         generator=torch.Generator().manual_seed(settings.seed),
         nested=nested,
         noise=settings.noise,
         progress=progress,
     )
-    posterior = _posterior(verified, spectrum, model, labels, network_input, context, settings.false_alarm)
-    return replace(posterior, seconds=time.perf_counter() - began)
+    p_novelty = None if novelty is None else float(novelty[row])
+    return _posterior(
+        verified, spectrum, model, problem.inferred, network_input, p_novelty, settings.false_alarm
+    )
 
 
 def infer_files(
@@ -265,16 +364,13 @@ def _posterior(
     model: Model,
     labels: LabelSet,
     network_input: tuple[torch.Tensor, torch.Tensor],
-    context: Context,
+    p_novelty: float | None,
     false_alarm: float,
 ) -> Posterior:
     theta = labels.from_normal(verified.draws.u)
     best = theta[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
     fit = verified.target.likelihood.fit(best)
     v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
-    p_novelty = None
-    if model.novelty is not None:
-        p_novelty = float(model.novelty.p_value(model.estimator, *network_input, context))
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm)
     preparation = getattr(model.estimator.featurizer, "preparation", None)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)

@@ -31,6 +31,7 @@ from maury.posterior.proposal import Mixture, StudentT
 from maury.posterior.refine import find_modes
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior, summarise
+from maury.posterior.together import alone
 from maury.posterior.verify import KHAT_LIMIT, Weighed, weigh
 from maury.spectra.spectrum import Spectrum
 
@@ -229,7 +230,7 @@ def _sample(
         StudentT(u, f * s, dof) for u, f in zip(modes.u, modes.factor, strict=True) for s in (1.0, _WIDE)
     ]
     share = torch.tensor([1 - _WIDE_SHARE, _WIDE_SHARE], dtype=torch.float64)
-    found = weigh(target, Mixture(parts, (mass[:, None] * share).flatten()), draws, generator)
+    found = alone(weigh(target, Mixture(parts, (mass[:, None] * share).flatten()), draws, generator))
     best = found.draws.u[(found.draws.log_likelihood + found.draws.log_prior).argmax()]
     return found, best, modes.evaluations + len(found.draws.u)
 

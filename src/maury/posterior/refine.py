@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maury.forward.target import LogLikelihood, Target
+from maury.posterior.together import LogLikelihoods, Newton, Steps, alone
 
 # Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
 _U_MAX = 6.0
@@ -47,13 +48,20 @@ def spread_out(u: Tensor, log_prob: Tensor, k: int) -> Tensor:
 def find_modes(
     target: Target[LogLikelihood], starts: Tensor, *, steps: int = 20, tolerance: float = 0.01
 ) -> Modes:
+    """Climb from each start ``(k, d)``; see `climb`."""
+    return alone(climb(target, starts, steps=steps, tolerance=tolerance))
+
+
+def climb(
+    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 20, tolerance: float = 0.01
+) -> Steps[Modes]:
     """Climb from each start ``(k, d)`` by Levenberg-Marquardt; return the distinct ends within 20 nats of the best.
 
     A climb ends when its next full step expects to gain less than ``tolerance`` nats.
     """
     u = starts.clamp(-_U_START, _U_START).clone()
-    value = target.log_prob(u)
-    gradient, precision = target.newton(u)
+    value = (yield LogLikelihoods(target, u)) + target.log_prior(u)
+    gradient, precision = yield Newton(target, u)
     damping = torch.full((len(u),), 1e-3, dtype=torch.float64)
     evaluations = 2 * len(u)
     for _ in range(steps):
@@ -67,7 +75,7 @@ def find_modes(
         )
         # The prior's own width is the farthest that a linear step can be believed.
         trial = (u[active] + step.clamp(-1, 1)).clamp(-_U_MAX, _U_MAX)
-        trial_value = target.log_prob(trial)
+        trial_value = (yield LogLikelihoods(target, trial)) + target.log_prior(trial)
         better = trial_value > value[active]
         won = active[better]
         u[won], value[won] = trial[better], trial_value[better]
@@ -75,7 +83,7 @@ def find_modes(
             1e-8, 1e8
         )
         if len(won):
-            gradient[won], precision[won] = target.newton(u[won])
+            gradient[won], precision[won] = yield Newton(target, u[won])
         evaluations += len(active) + len(won)
         # A climb that no damping helps has arrived as far as rounding allows.
         gradient[damping > 1e6] = 0

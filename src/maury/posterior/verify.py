@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from maury.forward.held import Held
-from maury.forward.likelihood import Likelihood
 from maury.forward.target import LogLikelihood, Single, Target
 from maury.labels import LabelSet
 from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
-from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, Proposal, StudentT
-from maury.posterior.refine import Modes, find_modes, spread_out
+from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, StudentT, average
+from maury.posterior.refine import Modes, climb, spread_out
 from maury.posterior.residuals import Noise, Residuals, fit_residuals, hang_together
+from maury.posterior.together import Densities, Draws, LogLikelihoods, Steps
 
 KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
@@ -27,8 +26,10 @@ _MODE_FLOOR = 0.02
 _WIDE_SHARE = 0.08
 _WIDE = 2.5
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
-_RANKED = 96
+_RANKED = 64
 _STARTS = 4
+# Draws of the flow that are made in any case.
+_FEWEST = 256
 # The first draws, whose weighted covariance corrects the Laplace approximation for the rest.
 _PILOT = 0.3
 _GOOD = 0.65
@@ -81,17 +82,15 @@ class Verified:
         return self.draws.ess
 
 
-def _start(
-    likelihood: Likelihood | Held, labels: LabelSet, flow: Tensor, pilot: int
-) -> tuple[Target[Single], Tensor]:
+def _start(likelihood: Single, labels: LabelSet, flow: Tensor) -> Steps[tuple[Target[Single], Tensor]]:
     """Choose starts among the flow's draws, and set the reference continuum by the best of them."""
     target = Target(likelihood, labels)
-    u = flow[:pilot]
+    u = flow[:_RANKED]
     with_jitter = labels.names[-1] == "jitter"
     if with_jitter:
         jitter = labels["jitter"].prior.to_normal(torch.tensor([[0.01]], dtype=torch.float64))
         u = torch.cat([u, jitter.expand(len(u), 1)], dim=1)
-    value = target.log_prob(u)
+    value = (yield LogLikelihoods(target, u)) + target.log_prior(u)
     theta = labels.from_normal(u[value.argmax()])
     for _ in range(2):
         if with_jitter:
@@ -105,7 +104,7 @@ def _start(
 
 def _correlate(
     target: Target[Single], modes: Modes, noise: Noise
-) -> tuple[Target[Single], Modes, Residuals | None, int]:
+) -> Steps[tuple[Target[Single], Modes, Residuals | None, int]]:
     """Look for correlated residuals; where they are to be used, find the modes anew, twice: each moves the other."""
     residuals, spent = None, 0
     if noise == "auto" and not hang_together(target, modes.u[0]):
@@ -119,53 +118,36 @@ def _correlate(
         noise = "correlated"
         starts = modes.u.clone()
         starts[:, -1] = u[-1]
-        modes = find_modes(target, starts)
+        modes = yield from climb(target, starts)
         spent += modes.evaluations
     return target, modes, residuals, spent
 
 
 def _proposal(modes: Modes, flow: Flow, labels: LabelSet) -> Mixture:
+    """Student-t distributions about the modes, and a share of the flow."""
     mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
-    weights = torch.cat(
-        [torch.tensor([_FLOW_SHARE], dtype=torch.float64), (1 - _FLOW_SHARE) * mass / mass.sum()]
-    )
+    mass = (1 - _FLOW_SHARE) * mass / mass.sum()
+    of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
+    parts = [StudentT(u, factor) for u, factor in zip(modes.u, modes.factor, strict=True)]
     if labels.names[-1] != "jitter":
-        return Mixture([flow, *map(StudentT, modes.u, modes.factor)], weights)
+        return Mixture(parts, torch.cat([mass, of_flow]), FlowAndJitter(flow, None))
+    wide = modes.factor.clone()
+    wide[:, -1] *= _WIDE
+    parts += [StudentT(u, factor) for u, factor in zip(modes.u, wide, strict=True)]
+    weights = torch.cat([(1 - _WIDE_SHARE) * mass, _WIDE_SHARE * mass, of_flow])
     jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
-    parts: list[Proposal] = [FlowAndJitter(flow, jitter)]
-    for u, factor in zip(modes.u, modes.factor, strict=True):
-        wide = factor.clone()
-        wide[-1] *= _WIDE
-        share = torch.tensor([1 - _WIDE_SHARE, _WIDE_SHARE], dtype=torch.float64)
-        parts.append(Mixture([StudentT(u, factor), StudentT(u, wide)], share))
-    return Mixture(parts, weights)
+    return Mixture(parts, weights, FlowAndJitter(flow, jitter))
 
 
-def _adapted(draws: Weighted, previous: Mixture) -> Mixture:
+def _adapted(draws: Weighted, log_weights: Tensor, previous: Mixture) -> Mixture:
     """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it."""
-    log_weights, _ = draws.smoothed()
     w = log_weights.exp()
     mean = w @ draws.u
     offset = draws.u - mean
     covariance = (w[:, None] * offset).T @ offset
     # Few effective draws underestimate a covariance; the Student-t and this floor keep the proposal wider than the target.
     covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
-    part = StudentT(mean, torch.linalg.cholesky(1.2 * covariance))
-    return Mixture(
-        [*previous.parts, part], torch.cat([0.5 * previous.weights, torch.tensor([0.5]).to(previous.weights)])
-    )
-
-
-def _weigh(
-    target: Target[LogLikelihood],
-    proposals: list[Mixture],
-    counts: list[int],
-    u: Tensor,
-    log_likelihood: Tensor,
-) -> Weighted:
-    """Weights against the mixture of all proposals used so far (Veach & Guibas' balance heuristic)."""
-    share = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-    return Weighted(u, log_likelihood, target.log_prior(u), Mixture(proposals, share).log_prob(u))
+    return previous.beside(StudentT(mean, torch.linalg.cholesky(1.2 * covariance)), 0.5)
 
 
 @dataclass(frozen=True)
@@ -179,29 +161,43 @@ class Weighed:
 
 def weigh(
     target: Target[LogLikelihood], proposal: Mixture, draws: int, generator: torch.Generator
-) -> Weighed:
-    """Draw from a proposal and weigh with the exact posterior; adapt the proposal, and draw more, while the weights are uneven."""
+) -> Steps[Weighed]:
+    """Draw from a proposal and weigh with the exact posterior; adapt the proposal, and draw more, while the weights are uneven.
+
+    Weights are against the mixture of all proposals used so far (Veach & Guibas' balance heuristic).
+    """
     proposals: list[Mixture] = []
     counts: list[int] = []
-    d = len(target.labels)
-    u, log_likelihood = torch.empty(0, d, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
+    flow = proposal.flow
+    u = torch.empty(0, len(target.labels), dtype=torch.float64)
+    log_likelihood = log_flow = torch.empty(0, dtype=torch.float64)
     pilot = int(_PILOT * draws)
     for size in (pilot, draws - pilot, *[draws] * _ROUNDS):
-        new = proposal.sample(size, generator)
-        u, log_likelihood = torch.cat([u, new]), torch.cat([log_likelihood, target.log_likelihood(new)])
+        number = proposal.counts(size, generator)
+        from_flow = None
+        if flow is not None and number[-1]:
+            from_flow = yield Draws(flow.flow, int(number[-1]), generator)
+        new = proposal.gather(number, from_flow, generator)
+        u, log_likelihood = (
+            torch.cat([u, new]),
+            torch.cat([log_likelihood, (yield LogLikelihoods(target, new))]),
+        )
+        if flow is not None:
+            log_flow = torch.cat([log_flow, (yield Densities(flow.flow, flow.stellar(new)))])
         proposals.append(proposal)
         counts.append(size)
-        weighted = _weigh(target, proposals, counts, u, log_likelihood)
+        log_proposal = average(proposals, counts).log_prob(u, log_flow)
+        weighted = Weighted(u, log_likelihood, target.log_prior(u), log_proposal)
         log_weights, khat = weighted.smoothed()
         if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
             break
         if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
-            proposal = _adapted(weighted, proposal)
+            proposal = _adapted(weighted, log_weights, proposal)
     return Weighed(weighted, log_weights, khat)
 
 
 def verify(
-    likelihood: Likelihood | Held,
+    likelihood: Single,
     labels: LabelSet,
     flow: Flow,
     *,
@@ -210,8 +206,8 @@ def verify(
     nested: bool = True,
     noise: Noise = "independent",
     progress: Callable[[str], None] = lambda _: None,
-) -> Verified:
-    """Correct a flow's posterior of one spectrum to the exact one.
+) -> Steps[Verified]:
+    """Correct a flow's posterior of one spectrum to the exact one; run by `alone`, or with others by `together`.
 
     Parameters
     ----------
@@ -237,20 +233,20 @@ def verify(
     InferenceError
         If no draw has any posterior density.
     """
-    flow_draws = flow.sample(max(draws, 256), generator)
-    target, starts = _start(likelihood, labels, flow_draws, _RANKED)
+    flow_draws = yield Draws(flow, max(draws, _FEWEST), generator)
+    target, starts = yield from _start(likelihood, labels, flow_draws)
     progress("refine")
-    first = find_modes(target, starts)
+    first = yield from climb(target, starts)
     target = Target(target.likelihood.refer(labels.from_normal(first.u[0])), labels)
-    modes = find_modes(target, first.u)
+    modes = yield from climb(target, first.u)
     evaluations = _RANKED + first.evaluations + modes.evaluations
     residuals = None
     if noise != "independent" and labels.names[-1] == "jitter":
-        target, modes, residuals, spent = _correlate(target, modes, noise)
+        target, modes, residuals, spent = yield from _correlate(target, modes, noise)
         evaluations += spent
 
     progress("weigh")
-    weighed = weigh(target, _proposal(modes, flow, labels), draws, generator)
+    weighed = yield from weigh(target, _proposal(modes, flow, labels), draws, generator)
     weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
     evaluations += len(weighted.u)
     result = Verified(

@@ -6,6 +6,7 @@ import hashlib
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from maury.errors import Failure, MauryError, failure_of
 from maury.files import sha256
 from maury.models import Model, folder, load_model
 from maury.posterior.amortised import amortised
-from maury.posterior.infer import infer
+from maury.posterior.infer import infer_batch
 from maury.spectra.registry import read_all
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
 from maury.survey.store import Commit, InputFile, Settings, Store, Task, model_version
 
-# Spectra that go through the flow together.
-_BATCH = 64
+# Spectra that go through each stage together, and how many times as many on a GPU.
+_BATCH = {"flow": 64, "verified": 16}
+_ON_GPU = 32
 
 
 def run_task(output: str, task: Task, device: str = "cpu", threads: int | None = None) -> Commit:
@@ -53,21 +55,23 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     draws: list[dict[str, Any]] = []
-    files = []
-    for path in map(Path, task.files):
-        checksum, size, mtime = _identity(path)
-        before = len(rows), len(errors)
-        for item, extra in _infer_file(path, checksum, model, settings):
-            if isinstance(item, Failure):
-                errors.append(_error(item, checksum, extra))
-            else:
-                known = {"sha256": checksum, "model_version": settings.model_version, "seed": settings.seed}
-                rows.append(item | known)
-                if settings.keep:
-                    draws.append(extra | {"file": item["file"], "row": item["row"]})
-        files.append(
-            InputFile(str(path), size, mtime, checksum, len(rows) - before[0], len(errors) - before[1])
-        )
+    known = {"model_version": settings.model_version, "seed": settings.seed}
+    files = [_identity(Path(path)) for path in task.files]
+    number_of_rows, number_of_errors = [0] * len(files), [0] * len(files)
+    for source, item, extra in _infer_all(files, model, settings):
+        checksum = files[source].sha256
+        if isinstance(item, Failure):
+            errors.append(_error(item, checksum, extra))
+            number_of_errors[source] += 1
+        else:
+            rows.append(item | known | {"sha256": checksum})
+            number_of_rows[source] += 1
+            if settings.keep:
+                draws.append(extra | {"file": item["file"], "row": item["row"]})
+    files = [
+        replace(file, rows=r, errors=e)
+        for file, r, e in zip(files, number_of_rows, number_of_errors, strict=True)
+    ]
     labels = [
         label.name
         for label in (model.problem.inferred if settings.stage == "verified" else model.problem.stellar)
@@ -100,13 +104,13 @@ def _model(settings: Settings, device: str) -> Model:
     return model
 
 
-def _identity(path: Path) -> tuple[str, int, int]:
+def _identity(path: Path) -> InputFile:
     """Checksum, size and time of change of a file; nothing of one that cannot be read, which reading will tell."""
     try:
         status = path.stat()
-        return sha256(path), status.st_size, status.st_mtime_ns
+        return InputFile(str(path), status.st_size, status.st_mtime_ns, sha256(path), 0, 0)
     except OSError:
-        return "", -1, -1
+        return InputFile(str(path), -1, -1, "", 0, 0)
 
 
 def _seed(settings: Settings, checksum: str, index: int) -> int:
@@ -115,51 +119,68 @@ def _seed(settings: Settings, checksum: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
 
 
-Item = tuple[dict[str, Any] | Failure, Any]
+# The number of a spectrum's file among the task's, its row or what was wrong, and draws that are kept or a traceback.
+Item = tuple[int, dict[str, Any] | Failure, Any]
+Source = tuple[int, Spectrum]
 
 
-def _infer_file(path: Path, checksum: str, model: Model, settings: Settings) -> Iterator[Item]:
-    batch: list[Spectrum] = []
-    for item in read_all([path]):
-        if isinstance(item, Failure):
-            yield item, ""
-        elif settings.stage == "verified":
-            yield _verified(item, checksum, model, settings)
-        elif not item.good.any():
-            yield Failure(path, item.index, "all_masked", "every pixel is masked: nothing to infer from"), ""
-        else:
-            batch.append(item)
-            if len(batch) == _BATCH:
-                yield from _by_flow(batch, checksum, model, settings)
+def _infer_all(files: Sequence[InputFile], model: Model, settings: Settings) -> Iterator[Item]:
+    """Infer the spectra of some files, several at a time, whatever files they are of."""
+    by = _verified if settings.stage == "verified" else _by_flow
+    size = _BATCH[settings.stage] * (1 if model.forward.basis.device.type == "cpu" else _ON_GPU)
+    batch: list[Source] = []
+    for source, file in enumerate(files):
+        for item in read_all([file.path]):
+            if isinstance(item, Failure):
+                yield source, item, ""
+                continue
+            batch.append((source, item))
+            if len(batch) == size:
+                yield from by(batch, files, model, settings)
                 batch = []
     if batch:
-        yield from _by_flow(batch, checksum, model, settings)
+        yield from by(batch, files, model, settings)
 
 
-def _verified(spectrum: Spectrum, checksum: str, model: Model, settings: Settings) -> Item:
-    seed = _seed(settings, checksum, spectrum.index)
-    try:
-        posterior = infer(
-            spectrum,
-            model,
-            draws=settings.draws,
-            seed=seed,
-            noise=settings.noise,
-            false_alarm=settings.false_alarm,
-        )
-    except Exception as error:
-        place = Path(spectrum.path), spectrum.index
-        text = "" if isinstance(error, MauryError) else traceback.format_exc()
-        return failure_of(*place, error), text
-    kept = _kept(posterior.resample(settings.keep, seed), posterior.labels.names) if settings.keep else {}
-    return catalogue.row(posterior), kept
+def _seeds(batch: Sequence[Source], files: Sequence[InputFile], settings: Settings) -> list[int]:
+    return [_seed(settings, files[source].sha256, spectrum.index) for source, spectrum in batch]
 
 
-def _by_flow(batch: Sequence[Spectrum], checksum: str, model: Model, settings: Settings) -> Iterator[Item]:
-    found = amortised(batch, model, settings.draws, _seed(settings, checksum, batch[0].index))
-    for one in found:
+def _verified(
+    batch: Sequence[Source], files: Sequence[InputFile], model: Model, settings: Settings
+) -> Iterator[Item]:
+    seeds = _seeds(batch, files, settings)
+    results = infer_batch(
+        [spectrum for _, spectrum in batch],
+        model,
+        draws=settings.draws,
+        seeds=seeds,
+        noise=settings.noise,
+        false_alarm=settings.false_alarm,
+    )
+    for (source, spectrum), seed, found in zip(batch, seeds, results, strict=True):
+        if isinstance(found, Exception):
+            text = "" if isinstance(found, MauryError) else "".join(traceback.format_exception(found))
+            yield source, failure_of(Path(spectrum.path), spectrum.index, found), text
+            continue
+        kept = _kept(found.resample(settings.keep, seed), found.labels.names) if settings.keep else {}
+        yield source, catalogue.row(found), kept
+
+
+def _by_flow(
+    batch: Sequence[Source], files: Sequence[InputFile], model: Model, settings: Settings
+) -> Iterator[Item]:
+    usable = [(source, spectrum) for source, spectrum in batch if spectrum.good.any()]
+    for source, spectrum in batch:
+        if not spectrum.good.any():
+            reason = "every pixel is masked: nothing to infer from"
+            yield source, Failure(Path(spectrum.path), spectrum.index, "all_masked", reason), ""
+    if not usable:
+        return
+    found = amortised([s for _, s in usable], model, settings.draws, _seeds(usable, files, settings))
+    for (source, _), one in zip(usable, found, strict=True):
         kept = _kept(one.draws[: settings.keep], one.labels.names) if settings.keep else {}
-        yield catalogue.row_of_flow(one), kept
+        yield source, catalogue.row_of_flow(one), kept
 
 
 def _kept(draws: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
