@@ -208,6 +208,12 @@ class Label:
     unit: str = ""
     symbol: str = ""
 
+    @property
+    def axis(self) -> str:
+        """What a figure writes beside an axis: symbol and unit."""
+        symbol = self.symbol or self.name
+        return f"{symbol} [{self.unit}]" if self.unit else symbol
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON card."""
         return {"name": self.name, "unit": self.unit, "symbol": self.symbol, "prior": self.prior.model_dump()}

@@ -143,6 +143,8 @@ def from_table(table: Any, where: str, path: Path | str = "", medium: str | None
     medium = medium or next((str(meta[key]) for key in _MEDIUM if key in meta), None)
     wavelength = _in_vacuum(wavelength, medium, where)
     flux = _numbers(columns["flux"], where)
+    if columns["flux"].unit is not None:
+        meta["flux_unit"] = str(columns["flux"].unit)
     noise = _numbers(columns[found["noise"] or ""], where)
     mask = (
         np.zeros(len(flux), bool) if found["mask"] is None else _numbers(columns[found["mask"]], where) != 0
@@ -174,14 +176,25 @@ def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
     wavelength = _in_vacuum(wavelength, medium, where)
     if spectrum.uncertainty is None:
         raise SpectrumError(f"{where}: has no uncertainty; a likelihood needs one")
-    noise = np.asarray(spectrum.uncertainty.array, np.float64)
     kind = str(spectrum.uncertainty.uncertainty_type)
     if kind not in ("std", "var", "ivar"):
         raise SpectrumError(f"{where}: uncertainty of type {kind!r}; std, var or ivar are known")
+    flux = np.asarray(spectrum.flux.value, np.float64)
+    if flux.ndim != 1:
+        raise SpectrumError(f"{where}: flux of the shape {flux.shape}; give one spectrum at a time")
+    unit = units.Unit(spectrum.flux.unit)
+    # The uncertainty may have a unit of its own.
+    own = getattr(spectrum.uncertainty, "unit", None)
+    power = {"std": 1, "var": 2, "ivar": -2}[kind]
+    try:
+        scale = 1.0 if own is None else units.Unit(own).to(unit**power)
+    except units.UnitConversionError as error:
+        raise SpectrumError(f"{where}: flux in {unit}, uncertainty in {own} ({reason(error)})") from None
+    noise = scale * np.asarray(spectrum.uncertainty.array, np.float64)
+    meta["flux_unit"] = str(unit)
     with np.errstate(invalid="ignore"):
         noise = np.sqrt(noise) if kind == "var" else noise
     mask = np.zeros(len(noise), bool) if spectrum.mask is None else np.asarray(spectrum.mask, bool)
-    flux = np.asarray(spectrum.flux.value, np.float64)
     return _spectrum(wavelength, flux, noise, kind == "ivar", mask | bad, meta, where, "")
 
 
@@ -276,6 +289,7 @@ def _spectrum(
         v_correction=_number(meta, "v_correction", where),
         lsf=None if resolution is None else Gaussian(resolution),
         path=path,
+        meta={"flux_unit": meta["flux_unit"]} if meta.get("flux_unit") else {},
     )
 
 
@@ -303,11 +317,12 @@ def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:
     formats = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet"}
     if path.suffix not in formats:
         raise SpectrumError(f"{path}: ends with none of {', '.join(formats)}")
+    unit = units.Unit(spectrum.meta.get("flux_unit", ""))
     table = Table(
         {
             "wavelength": spectrum.grid.wavelength * units.AA,
-            "flux": spectrum.flux,
-            "ivar": spectrum.ivar,
+            "flux": spectrum.flux * unit,
+            "ivar": spectrum.ivar * unit**-2,
             "mask": (~spectrum.good).astype(np.int16),
         }
     )
