@@ -41,8 +41,14 @@ def meant(name: str, known: Iterable[str], what: str = "known are") -> str:
 
 def config_problem(error: ValidationError, model: type[BaseModel]) -> str:
     """Return key and reason of what is wrong with a configuration, and what was meant where a name is mistyped."""
+    problems = error.errors()
+    # Of tables that may be of several kinds, those of another kind than is stated tell nothing.
+    other = {p["loc"][:-1] for p in problems if p["type"] == "literal_error" and p["loc"][-1:] == ("kind",)}
+    problems = [
+        p for p in problems if not any(p["loc"][: len(place)] == place for place in other)
+    ] or problems
     # An unknown key is often a known one misspelt, which is then also missing: tell that first.
-    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     *place, last = first["loc"] or ("",)
     reason, context = first["msg"], first.get("ctx", {})
     if first["type"] == "extra_forbidden":
@@ -51,7 +57,8 @@ def config_problem(error: ValidationError, model: type[BaseModel]) -> str:
         reason = f"no {context['tag']!r}; {meant(str(context['tag']), _quoted(context['expected_tags']))}"
     elif first["type"] == "literal_error":
         reason = f"no {first['input']!r}; {meant(str(first['input']), _quoted(context['expected']))}"
-    return f"{'.'.join(str(part) for part in first['loc'])}: {reason}"
+    # Brackets are pydantic's, as in "function-after[_ordered(), Uniform]".
+    return f"{'.'.join(str(part) for part in first['loc'] if '[' not in str(part))}: {reason}"
 
 
 def _quoted(text: str) -> list[str]:
@@ -66,14 +73,15 @@ def keys_at(model: type[BaseModel], place: Iterable[Any]) -> list[str]:
         if fields:
             found = {inner for field in fields for inner in _models(field.annotation)}
         else:
-            # The name of a label, or the tag of one table of a union.
-            tagged = {
-                m
-                for m in found
-                if "kind" in m.model_fields and step in get_args(m.model_fields["kind"].annotation)
-            }
-            found = tagged or found
-    return [key for m in sorted(found, key=lambda m: m.__name__) for key in m.model_fields]
+            # The name of a label, or what chooses one table of a union.
+            found = {m for m in found if _is_chosen(m, str(step))} or found
+    return list(dict.fromkeys(key for m in sorted(found, key=lambda m: m.__name__) for key in m.model_fields))
+
+
+def _is_chosen(model: type[BaseModel], step: str) -> bool:
+    """Whether pydantic names a model so: by its tag, or with its class's name in brackets."""
+    kind = model.model_fields.get("kind")
+    return step.endswith(f", {model.__name__}]") or (kind is not None and step in get_args(kind.annotation))
 
 
 def _models(annotation: Any) -> set[type[BaseModel]]:
