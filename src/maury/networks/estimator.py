@@ -124,6 +124,8 @@ class Estimator(nn.Module):
     def save(self, path: Path, *, half: bool = False) -> None:
         """Write weights (safetensors) and card (JSON); with ``half`` the featurizer's large matrices in half precision."""
         tensors, card = self.state_dict(), self.full_card()
+        # An estimator that was read may say it of the file it came from.
+        card.pop("precision", None)
         write_model(path, *((halved(tensors), card | {"precision": HALF}) if half else (tensors, card)))
 
     def full_card(self) -> dict[str, Any]:

@@ -145,12 +145,13 @@ def from_table(table: Any, where: str, path: Path | str = "", medium: str | None
     flux = _numbers(columns["flux"], where)
     if columns["flux"].unit is not None:
         meta["flux_unit"] = str(columns["flux"].unit)
-    noise = _numbers(columns[found["noise"] or ""], where)
+    uncertainty = columns[found["noise"] or ""]
+    kind = "ivar" if found["noise"] == "ivar" else "std"
+    noise = _numbers(uncertainty, where) * _scale(uncertainty.unit, columns["flux"].unit, kind, where)
     mask = (
         np.zeros(len(flux), bool) if found["mask"] is None else _numbers(columns[found["mask"]], where) != 0
     )
-    is_ivar = found["noise"] == "ivar"
-    return _spectrum(wavelength, flux, noise, is_ivar, mask | bad, meta, where, str(path))
+    return _spectrum(wavelength, flux, noise, kind == "ivar", mask | bad, meta, where, str(path))
 
 
 def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
@@ -183,19 +184,23 @@ def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
     if flux.ndim != 1:
         raise SpectrumError(f"{where}: flux of the shape {flux.shape}; give one spectrum at a time")
     unit = units.Unit(spectrum.flux.unit)
-    # The uncertainty may have a unit of its own.
-    own = getattr(spectrum.uncertainty, "unit", None)
-    power = {"std": 1, "var": 2, "ivar": -2}[kind]
-    try:
-        scale = 1.0 if own is None else units.Unit(own).to(unit**power)
-    except units.UnitConversionError as error:
-        raise SpectrumError(f"{where}: flux in {unit}, uncertainty in {own} ({reason(error)})") from None
+    scale = _scale(getattr(spectrum.uncertainty, "unit", None), unit, kind, where)
     noise = scale * np.asarray(spectrum.uncertainty.array, np.float64)
     meta["flux_unit"] = str(unit)
     with np.errstate(invalid="ignore"):
         noise = np.sqrt(noise) if kind == "var" else noise
     mask = np.zeros(len(noise), bool) if spectrum.mask is None else np.asarray(spectrum.mask, bool)
     return _spectrum(wavelength, flux, noise, kind == "ivar", mask | bad, meta, where, "")
+
+
+def _scale(own: Any, flux: Any, kind: str, where: str) -> float:
+    """Return what brings an uncertainty (std, var or ivar) in a unit of its own to the flux's; 1 where either states none."""
+    if own is None or flux is None:
+        return 1.0
+    try:
+        return float(units.Unit(own).to(units.Unit(flux) ** {"std": 1, "var": 2, "ivar": -2}[kind]))
+    except units.UnitConversionError as error:
+        raise SpectrumError(f"{where}: flux in {flux}, uncertainty in {own} ({reason(error)})") from None
 
 
 def to_vacuum(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
