@@ -5,11 +5,10 @@ FROM python:3.12-slim AS build
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE CITATION.cff constraints.txt ./
 COPY src src
-# The wheels of torch for the CPU are a tenth of those for CUDA.
+# The wheels of torch for the CPU are a tenth of those for CUDA; "+cpu" sorts above the same version without it.
 RUN python -m venv /opt/maury \
     && /opt/maury/bin/pip install --no-cache-dir --constraint constraints.txt \
-        --index-url https://download.pytorch.org/whl/cpu torch \
-    && /opt/maury/bin/pip install --no-cache-dir --constraint constraints.txt ".[survey,serve]"
+        --extra-index-url https://download.pytorch.org/whl/cpu ".[survey,serve]"
 
 FROM python:3.12-slim
 COPY --from=build /opt/maury /opt/maury
