@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint venv calibration peers clean
+.PHONY: demo test test-all lint venv calibration peers wheel-test clean
 
 demo: $(STAMP)
 	$(BIN)/maury demo --output demo
@@ -37,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) demo
+
+# What a user installs: built, put into an environment of its own, and tried.
+wheel-test: $(STAMP)
+	.ci/wheel-test $(BIN)/python
 
 # Each peer in an environment of its own, beside maury.
 peers:

@@ -149,4 +149,4 @@ def test_config_with_an_unknown_key(run, tmp_path):
     config.write_text('name = "x"\nstepz = 3\n')
     code, _, error = run("train", config, "--output", tmp_path / "out")
     assert code == 2
-    assert "train.toml: stepz: Extra inputs" in error
+    assert "train.toml: stepz: no such key" in error

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from maury import __version__
 from maury.commands import check, fetch, models, survey
+from maury.commands.doctor import doctor
 from maury.commands.infer import demo, infer
 from maury.commands.train import reproduce, simulate, train
 from maury.console import BAD_INPUT, err, out, print_error
 from maury.errors import MauryError
+from maury.names import nearest
+
+_QUOTED = re.compile(r"'([^']*)'")
+
+
+class _Suggesting(TyperGroup):
+    """Errors of a choice end with the one that was meant; those of a command do already."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # "'sien' is not one of 'sine', 'three', 'five'."
+            given, *known = _QUOTED.findall(error.message) or [""]
+            near = nearest(given, known) if "is not one of" in error.message else None
+            if near:
+                reason = error.message.removeprefix("Value error, ").rstrip(".")
+                error.message = f"{reason}; did you mean {near!r}?"
+            raise
+
 
 app = typer.Typer(
+    cls=_Suggesting,
     help="A stellar spectrum in, a calibrated and verified posterior over the star's parameters out.",
+    epilog="Example: maury infer apVisit-r13-9518-57729-104.fits --output results",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (infer, demo, train, simulate, reproduce):
+for command in (infer, demo, train, simulate, reproduce, doctor):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(check.app, name="check")

@@ -13,9 +13,25 @@ import typer
 from rich.console import Console
 
 from maury.errors import MauryError
+from maury.names import shipped
 
 T = TypeVar("T")
-ModelOption = Annotated[str, typer.Option("--model", help="Name of a shipped model, or a folder.")]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the shipped models that a shell may complete a name to."""
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def complete_model_or_auto(incomplete: str) -> list[str]:
+    """Return the same, and ``auto``."""
+    return [*complete_model(incomplete), *(["auto"] if "auto".startswith(incomplete) else [])]
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="Name of a shipped model, or a folder.", autocompletion=complete_model),
+]
 out, err = Console(), Console(stderr=True)
 BAD_INPUT = 2
 

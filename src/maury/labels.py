@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from torch import Tensor
 
 from maury.errors import LabelError
+from maury.names import meant
 
 # ndtri of the smallest normal double is -37.5: beyond it x has long been the bound itself.
 _TINY = torch.finfo(torch.float64).tiny
@@ -207,6 +208,12 @@ class Label:
     unit: str = ""
     symbol: str = ""
 
+    @property
+    def axis(self) -> str:
+        """What a figure writes beside an axis: symbol and unit."""
+        symbol = self.symbol or self.name
+        return f"{symbol} [{self.unit}]" if self.unit else symbol
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON card."""
         return {"name": self.name, "unit": self.unit, "symbol": self.symbol, "prior": self.prior.model_dump()}
@@ -272,7 +279,7 @@ class LabelSet:
         try:
             return self.names.index(name)
         except ValueError:
-            raise LabelError(f"no label {name!r}: the labels are {', '.join(self.names)}") from None
+            raise LabelError(f"no label {name!r}: {meant(name, self.names, 'the labels are')}") from None
 
     def select(self, names: Iterable[str]) -> LabelSet:
         """Return the named labels, in the given order."""

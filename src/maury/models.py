@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,21 @@ from maury.forward.model import ForwardModel
 from maury.forward.problem import Problem
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator, read_card, read_model
+from maury.names import meant, shipped
 from maury.networks.estimator import Estimator
 from maury.networks.novelty import Novelty
 
 DEFAULT = "kurucz-apogee"
+__all__ = [
+    "DEFAULT",
+    "Model",
+    "folder",
+    "load_model",
+    "problem_card",
+    "problem_of",
+    "read_learned",
+    "shipped",
+]
 
 
 @dataclass(frozen=True)
@@ -56,13 +65,6 @@ class Model:
         return self.problem.labels
 
 
-def shipped(estimators: bool = False) -> dict[str, Path]:
-    """Return the models that come with the package, name to folder; only those with an estimator if that is asked for."""
-    root = Path(str(resources.files("maury") / "assets"))
-    part = "estimator" if estimators else "emulator"
-    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{part}.safetensors"))}
-
-
 def folder(name: str | Path) -> Path:
     """Find a model's folder.
 
@@ -77,8 +79,7 @@ def folder(name: str | Path) -> Path:
     path = Path(name)
     if path.is_dir():
         return path
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped models: {', '.join(known)}"
+    hint = meant(str(name), known, "shipped models:")
     raise ModelError(f"no model {str(name)!r}, and no folder of that name; {hint}")
 
 

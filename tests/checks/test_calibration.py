@@ -79,8 +79,11 @@ def test_a_run_goes_on_where_it_was_stopped(model, tmp_path, monkeypatch):
     assert computed == [2]
     for a, b in zip(first, again, strict=False):
         for (key, x), y in zip(asdict(a).items(), asdict(b).values(), strict=True):
-            if key != "seconds":
-                np.testing.assert_array_equal(x, y, err_msg=key)
+            if isinstance(x, str):
+                assert x == y
+            elif key != "seconds":
+                # Batches of another size round differently.
+                np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-3, err_msg=key)
     with pytest.raises(ConfigError, match="other settings"):
         list(calibrate(model, 4, store=store, **(settings | {"seed": 4})))
 

@@ -1,6 +1,7 @@
 """Preparation, flow and estimator: exact changes of variables, and no draw outside the prior."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -127,3 +128,29 @@ def test_files_that_do_not_fit_are_refused(model, tmp_path):
     path.with_suffix(".json").write_text("{}")
     with pytest.raises(ModelError, match="estimator"):
         Estimator.load(path, model.problem)
+
+
+def test_half_precision_costs_next_to_nothing(model, simulation, tmp_path):
+    estimator = deepcopy(model.estimator)
+    with torch.no_grad():
+        for parameter in estimator.parameters():
+            # The shipped weights are rounded already.
+            parameter += (
+                1e-4
+                * parameter.abs()
+                * torch.rand(parameter.shape, generator=torch.Generator().manual_seed(1))
+            )
+    paths = [tmp_path / "whole.safetensors", tmp_path / "half.safetensors"]
+    estimator.save(paths[0])
+    estimator.save(paths[1], half=True)
+    whole, half = (Estimator.load(path, model.problem) for path in paths)
+    assert "precision" in half.card
+    assert "precision" not in whole.card
+    assert paths[1].stat().st_size < 0.6 * paths[0].stat().st_size
+    changed = {k for k, v in half.state_dict().items() if not torch.equal(v, whole.state_dict()[k])}
+    assert changed
+    assert all(name.startswith("featurizer.") and name.endswith(".weight") for name in changed)
+    assert {v.dtype for v in half.state_dict().values() if v.is_floating_point()} == {torch.float32}
+    u = model.problem.stellar.to_normal(simulation.labels[:, model.problem.columns(model.problem.stellar)])
+    a, b = (e.log_prob(u, e.context(simulation.flux, simulation.ivar)) for e in (whole, half))
+    assert (a - b).abs().mean() < 0.01

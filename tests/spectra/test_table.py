@@ -67,6 +67,18 @@ def test_units_are_honoured(tmp_path, unit):
     np.testing.assert_allclose(read_table(path).grid.wavelength, W, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "unit"), [("error", 500.0, "uJy"), ("ivar", 4e-6, "uJy-2"), ("error", 0.5, None)]
+)
+def test_errors_in_units_of_their_own(tmp_path, column, value, unit):
+    noise = np.full(800, value)
+    changed = {"error": None, column: noise if unit is None else noise * units.Unit(unit)}
+    path = write(table(flux=np.ones(800) * units.mJy, **changed), tmp_path / "a.ecsv")
+    found = read_table(path)
+    np.testing.assert_allclose(found.ivar, 4.0)
+    assert found.meta == {"flux_unit": "mJy"}
+
+
 def test_wavenumbers_are_sorted(tmp_path):
     path = write(table(wavelength=(W * units.AA).to("1/cm", units.spectral())), tmp_path / "a.ecsv")
     np.testing.assert_allclose(read_table(path).grid.wavelength, W, rtol=1e-12)
@@ -121,6 +133,11 @@ def test_bad_pixels(tmp_path):
         ({"wavelength": np.where(np.arange(800) == 5, W[4], W) * units.AA}, {}, "occurs twice"),
         ({"wavelength": np.where(np.arange(800) == 5, np.nan, W) * units.AA}, {}, "finite"),
         ({"flux": np.array(["x"] * 800)}, {}, "does not hold numbers"),
+        (
+            {"flux": np.ones(800) * units.Jy, "error": np.ones(800) * units.K},
+            {},
+            "flux in Jy, uncertainty in K",
+        ),
         ({}, {"medium": "water"}, "neither"),
         ({}, {"frame": "galactic"}, "frame"),
         ({}, {"resolution": "high"}, "no number"),

@@ -20,7 +20,8 @@ from maury.cli import app
 from maury.errors import ConfigError, MauryError
 from maury.models import folder, load_model
 from maury.spectra.synthetic import write_apvisit
-from maury.survey.catalogue import HEALPIX, healpix29
+from maury.survey.catalogue import healpix29
+from maury.survey.columns import HEALPIX
 from maury.survey.export import export, read_catalogue
 from maury.survey.inputs import expand
 from maury.survey.run import cluster, prepare, run

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from maury.errors import DownloadError
+from maury.names import meant
 
 BASE = "https://data.sdss.org/sas"
 _SAFE = re.compile(r"[A-Za-z0-9+._-]+")
@@ -146,5 +147,7 @@ def product(release: str, kind: str) -> Product:
     try:
         return PRODUCTS[release, kind]
     except KeyError:
-        known = ", ".join(f"{k} of {r}" for r, k in PRODUCTS)
-        raise DownloadError(f"{kind} of {release}: not known; known are {known}") from None
+        known = [f"{k} of {r}" for r, k in PRODUCTS]
+        raise DownloadError(
+            f"{kind} of {release}: not known; {meant(f'{kind} of {release}', known)}"
+        ) from None

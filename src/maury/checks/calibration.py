@@ -27,6 +27,7 @@ from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
 from maury.models import Model
+from maury.names import meant
 from maury.posterior.infer import infer_batch, to_model_grid
 from maury.posterior.result import Posterior
 from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, LineSpread, nominal_visit_lsf
@@ -204,7 +205,7 @@ def calibrate(
         If ``pixels`` is neither ``"apvisit"`` nor ``"apstar"``, or ``store`` is of other settings.
     """
     if pixels not in _DETECTORS:
-        raise ConfigError(f"pixels: {pixels!r} is not one of {', '.join(_DETECTORS)}")
+        raise ConfigError(f"pixels: no {pixels!r}; {meant(pixels, _DETECTORS)}")
     settings = {"model": model.name, "draws": draws, "pixels": pixels, "seed": seed}
     done = _read_store(store, settings) if store else {}
     task = partial(_batch, number=number, draws=draws, pixels=pixels, seed=seed, observing=observing)

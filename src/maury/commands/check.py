@@ -37,7 +37,10 @@ def check_calibration(
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit."""
+    """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit.
+
+    Example: maury check calibration --number 500 --jobs 2 --output calibration
+    """
     from maury.checks.calibration import calibrate
     from maury.checks.calibration_report import report, write_outcomes
     from maury.models import load_model
@@ -125,10 +128,11 @@ def check_misfit(
     from maury.checks.gap import FAULTS, NONE, run
     from maury.checks.misfit import check_impostors, detection, labels_under, needed, write
     from maury.models import load_model
+    from maury.names import meant
 
-    unknown = set(fault or []) - set(FAULTS)
-    if unknown:
-        raise MauryError(f"--fault {', '.join(sorted(unknown))}: known are {', '.join(FAULTS)}")
+    for name in fault or []:
+        if name not in FAULTS:
+            raise MauryError(f"--fault {name}: {meant(name, FAULTS)}")
     check_rate(false_alarm)
     n_clean = needed(false_alarm) if clean is None else clean
     if n_clean < needed(false_alarm):

@@ -14,6 +14,7 @@ from maury.console import (
     NoiseModel,
     NoiseOption,
     check_rate,
+    complete_model_or_auto,
     err,
     make_folder,
     out,
@@ -41,7 +42,11 @@ def infer(
         typer.Argument(metavar="FILE...", help="apVisit, apStar, aspcapStar, mwmVisit, mwmStar or a table."),
     ],
     model: Annotated[
-        str, typer.Option(help="Name of a shipped model, a folder, or 'auto': the evidence chooses.")
+        str,
+        typer.Option(
+            help="Name of a shipped model, a folder, or 'auto': the evidence chooses.",
+            autocompletion=complete_model_or_auto,
+        ),
     ] = "kurucz-apogee",
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
@@ -177,7 +182,10 @@ def demo(
     model: ModelOption = "kurucz-apogee",
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
-    """Simulate an APOGEE visit, infer it, and show the truth beside the posterior."""
+    """Simulate an APOGEE visit, infer it, and show the truth beside the posterior.
+
+    Example: maury demo --output demo
+    """
     from maury.demo import write_demo
     from maury.models import load_model
     from maury.posterior.infer import infer as infer_spectrum

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import ModelOption, bar, err, out, print_error, read_range
+from maury.console import ModelOption, bar, complete_model, err, out, print_error, read_range
 
 app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
 
@@ -24,7 +24,10 @@ class Library(StrEnum):
 
 @app.command("list")
 def models_list() -> None:
-    """List the shipped models."""
+    """List the shipped models.
+
+    Example: maury models list
+    """
     from rich.table import Table
 
     from maury.libraries.emulator import read_card
@@ -39,8 +42,16 @@ def models_list() -> None:
 
 
 @app.command("show")
-def models_show(name: Annotated[str, typer.Argument()]) -> None:
-    """Print the cards of a model's emulator and estimator as JSON."""
+def models_show(
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of a shipped model, or a folder.", autocompletion=complete_model),
+    ],
+) -> None:
+    """Print the cards of a model's emulator and estimator as JSON.
+
+    Example: maury models show kurucz-apogee
+    """
     from maury.libraries.emulator import read_card
     from maury.models import folder
 
@@ -57,7 +68,10 @@ def models_build(
     ],
     output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
 ) -> None:
-    """Compute an emulator from a model library; print its error."""
+    """Compute an emulator from a model library; print its error.
+
+    Example: maury models build emulator.toml --output models/mine
+    """
     from maury.libraries.build import build_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

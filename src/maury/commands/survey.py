@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from maury.console import BAD_INPUT, NoiseModel, NoiseOption, err, out, print_error
+from maury.console import BAD_INPUT, ModelOption, NoiseModel, NoiseOption, err, out, print_error
 
 if TYPE_CHECKING:
     from maury.survey.run import Progress
@@ -52,7 +52,7 @@ def survey_run(
     catalogue: Annotated[
         list[Path] | None, typer.Option("--from", help="A table with a column of paths.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Name of a shipped model, or a folder.")] = "kurucz-apogee",
+    model: ModelOption = "kurucz-apogee",
     scheduler: Scheduler = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the survey in the folder.")] = False,
@@ -124,7 +124,10 @@ def _show(folder: Path, client: object, tasks: int, settings: Settings, device: 
 
 @app.command("verify")
 def survey_verify(folder: Folder) -> None:
-    """Prove that every input is accounted for exactly once and every part is as it was written."""
+    """Prove that every input is accounted for exactly once and every part is as it was written.
+
+    Example: maury survey verify my-survey
+    """
     from dataclasses import asdict
 
     from maury.survey.verify import verify
@@ -142,7 +145,10 @@ def survey_repair(
     workers: Workers = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Do again what is missing, damaged or changed."""
+    """Do again what is missing, damaged or changed.
+
+    Example: maury survey repair my-survey
+    """
     from maury.survey.run import cluster
     from maury.survey.store import Store
     from maury.survey.verify import repair, verify
@@ -162,7 +168,10 @@ def survey_export(
     folder: Folder,
     output: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .fits, .vot or .xml.")],
 ) -> None:
-    """Write the catalogue as one FITS file or VOTable, units and UCDs kept."""
+    """Write the catalogue as one FITS file or VOTable, units and UCDs kept.
+
+    Example: maury survey export my-survey catalogue.fits
+    """
     from maury.survey.export import export
 
     out.print(f"{export(folder, output)} rows are in {output}", highlight=False, soft_wrap=True)

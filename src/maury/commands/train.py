@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import err
+from maury.console import complete_model, err
 from maury.errors import MauryError
 
 
@@ -36,7 +36,10 @@ def train(
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to.")],
 ) -> None:
-    """Train an estimator; run it again to go on where it was stopped."""
+    """Train an estimator; run it again to go on where it was stopped.
+
+    Example: maury train train.toml --output models/mine
+    """
     from maury.libraries.build import read_config
     from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
@@ -49,7 +52,10 @@ def train(
 def simulate(
     output: Annotated[Path, typer.Option(help="The file, HDF5.")],
     number: Annotated[int | None, typer.Option(help="Spectra.", min=1)] = None,
-    model: Annotated[str | None, typer.Option(help="Name of a shipped model, or a folder.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name of a shipped model, or a folder.", autocompletion=complete_model),
+    ] = None,
     prior: Annotated[Path | None, typer.Option(help="TOML file with [priors] and [fixed].")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     config: Annotated[

@@ -16,6 +16,7 @@ from maury.forward.held import Held
 from maury.forward.likelihood import DEGREE, Likelihood
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
+from maury.names import meant
 from maury.spectra.spectrum import Spectrum
 
 
@@ -56,7 +57,7 @@ class Problem:
         emulated = self.forward.emulator.labels
         for name, value in self.held.items():
             if name not in self.labels.names:
-                raise LabelError(f"fixed.{name}: the model's labels are {', '.join(self.labels.names)}")
+                raise LabelError(f"fixed.{name}: no such label; {meant(name, self.labels.names)}")
             low, high = (-np.inf if name == "v_rad" else 0.0, np.inf)
             if name in emulated.names:
                 low, high = emulated[name].prior.low, emulated[name].prior.high

@@ -22,6 +22,7 @@ from maury.libraries.coefficients import LabelNetwork
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid, principal_components
 from maury.libraries.process import GridConfig, build_from_grid
+from maury.names import config_problem
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +86,7 @@ def validate(path: Path, entries: dict[str, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(entries)
     except ValidationError as error:
-        # An unknown key is often a known one misspelt, which is then also missing: tell that first.
-        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {config_problem(error, model)}") from None
 
 
 def read_config(path: Path, model: type[Model]) -> Model:

@@ -20,6 +20,8 @@ from maury.labels import LabelSet
 from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
 from maury.spectra.linespread import Gaussian
 
+# Matrices of fewer numbers are not worth rounding.
+_LARGE = 10_000
 # Pixels over which a component fades to the continuum beyond the covered range.
 _FADE = 24
 
@@ -225,6 +227,19 @@ def write_model(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, An
             temporary.write_bytes(data)
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by name, the large weight matrices of featurizers in half precision; `read_model` gives single precision back.
+
+    What decides where a density lies to many digits (the flow, its coordinates, biases, the preparation) stays as it is.
+    """
+    return {
+        name: value.half()
+        if name.startswith("featurizer.") and name.endswith(".weight") and value.numel() >= _LARGE
+        else value
+        for name, value in tensors.items()
+    }
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """Read the card of the model whose weights are ``path``.
 
@@ -244,7 +259,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read weights and their card.
+    """Read weights, half precision made single, and their card.
 
     Raises
     ------
@@ -253,8 +268,9 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     card = read_card(path)
     try:
-        return load_file(path), card
+        tensors = load_file(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; a model is a .safetensors with a .json card") from None
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read as a model's weights ({error})") from None
+    return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}, card

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from maury.errors import LabelError, ModelError
 from maury.libraries import gridfile, stencils
 from maury.libraries.gridfile import UNIT, write_grid
+from maury.names import meant
 
 __all__ = ["UNIT", "Grid", "write_grid"]
 
@@ -311,7 +312,9 @@ class Grid:
         keep, columns = np.ones(self.n_nodes, dtype=bool), list(range(len(self.labels)))
         for name, value in values.items():
             if name not in self.labels:
-                raise LabelError(f"{self.source}: no label {name!r}; its labels are {', '.join(self.labels)}")
+                raise LabelError(
+                    f"{self.source}: no label {name!r}; {meant(name, self.labels, 'its labels are')}"
+                )
             column = self.labels.index(name)
             columns.remove(column)
             keep &= np.abs(self.nodes[:, column] - value) < 10.0**-gridfile.DECIMALS
@@ -368,7 +371,7 @@ class Grid:
     ) -> tuple[list[Any], NDArray[np.intp], NDArray[np.intp]]:
         """Stencil of each label, which of its nodes each corner takes, and the corners' places ``(n, n_corners, n_labels)``."""
         if method not in stencils.METHODS:
-            raise LabelError(f"method {method!r}: known are {', '.join(stencils.METHODS)}")
+            raise LabelError(f"method {method!r}: {meant(method, stencils.METHODS)}")
         if method == "cubic" and 2 in self.shape:
             name = self.labels[self.shape.index(2)]
             raise LabelError(f"{self.source}: the cubic method needs three nodes along {name}, which has two")

@@ -20,6 +20,7 @@ from maury.download import fits_lock
 from maury.errors import LabelError, ModelError, SpectrumError
 from maury.libraries import gridfile
 from maury.libraries.grid import Grid
+from maury.names import meant
 from maury.spectra.files import open_fits
 
 NAME = "PHOENIX-ACES-AGSS-COND-2011"
@@ -103,7 +104,7 @@ def nodes_within(ranges: Mapping[str, tuple[float, float]]) -> list[Node]:
     axes = []
     for name in ranges:
         if name not in AXES:
-            raise LabelError(f"no label {name!r} in {NAME}; its labels are {', '.join(LABELS)}")
+            raise LabelError(f"no label {name!r} in {NAME}; {meant(name, LABELS, 'its labels are')}")
     for name, axis in AXES.items():
         low, high = ranges.get(name, (0.0, 0.0) if name == "alpha_m" else (axis[0], axis[-1]))
         values = [value for value in axis if low - 1e-9 <= value <= high + 1e-9]

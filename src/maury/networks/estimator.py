@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from maury.errors import ConfigError, ModelError
 from maury.forward.problem import Problem
 from maury.labels import LabelSet, log_standard_normal
-from maury.libraries.emulator import read_model, write_model
+from maury.libraries.emulator import halved, read_model, write_model
 from maury.networks.config import Featurizer, NetworkConfig, Setting
 from maury.networks.context import Context
 
 # Of the card and the names of the weights; files of another number are refused.
 FORMAT = 2
+HALF = "the featurizer's large matrices are stored in half precision"
 
 
 # Flows draw from torch's global random state, of which all threads of a process share one.
@@ -126,9 +127,12 @@ class Estimator(nn.Module):
         u = context.take(rows).from_flow(z.flatten(0, 1)).unflatten(0, (len(context), most))
         return [x[:n] for x, n in zip(u, numbers, strict=True)]
 
-    def save(self, path: Path) -> None:
-        """Write weights (safetensors) and card (JSON)."""
-        write_model(path, self.state_dict(), self.full_card())
+    def save(self, path: Path, *, half: bool = False) -> None:
+        """Write weights (safetensors) and card (JSON); with ``half`` the featurizer's large matrices in half precision."""
+        tensors, card = self.state_dict(), self.full_card()
+        # An estimator that was read may say it of the file it came from.
+        card.pop("precision", None)
+        write_model(path, *((halved(tensors), card | {"precision": HALF}) if half else (tensors, card)))
 
     def full_card(self) -> dict[str, Any]:
         """Return the card with what `load` needs."""

@@ -19,6 +19,7 @@ from maury.forward.problem import Problem
 from maury.forward.target import Single
 from maury.labels import LabelSet, Prior, Uniform
 from maury.models import DEFAULT, Model, load_model, shipped
+from maury.names import meant
 from maury.networks.context import Context
 from maury.posterior.flags import check_misfit, disagreement, faults, warnings
 from maury.posterior.proposal import Flow
@@ -49,7 +50,7 @@ class _Settings:
         if self.draws < 100:
             raise InferenceError(f"draws must be at least 100 for the weights to be judged, not {self.draws}")
         if self.noise not in get_args(Noise):
-            raise InferenceError(f"noise: {self.noise!r} is not one of {', '.join(get_args(Noise))}")
+            raise InferenceError(f"noise: no {self.noise!r}; {meant(self.noise, get_args(Noise))}")
         if not 0 < self.false_alarm < 1:
             raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm:g}")
 

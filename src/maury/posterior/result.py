@@ -22,7 +22,11 @@ from maury.labels import LabelSet
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
+    from astropy.io.votable.tree import VOTableFile
     from matplotlib.figure import Figure
+
+    from maury.interop.draws import CornerArrays
+    from maury.interop.spectra import SpecutilsPair
 
 QUANTILES = {"p16": 0.158655, "p50": 0.5, "p84": 0.841345}
 
@@ -146,10 +150,13 @@ class Posterior:
         values: NDArray[np.float64] = self.target.log_prob(u).numpy()
         return values
 
+    def rows(self, n: int, seed: int = 0) -> NDArray[np.int64]:
+        """Places of ``n`` equally weighted draws, taken with replacement."""
+        return np.random.default_rng(seed).choice(len(self.draws), n, p=self.weights)
+
     def resample(self, n: int, seed: int = 0) -> NDArray[np.float64]:
         """Equally weighted draws, shape ``(n, n_labels)``."""
-        rows = np.random.default_rng(seed).choice(len(self.draws), n, p=self.weights)
-        return self.draws[rows]
+        return self.draws[self.rows(n, seed)]
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""
@@ -277,3 +284,33 @@ class Posterior:
         from maury.report.plots import fit_figure
 
         return fit_figure(self)
+
+    def to_arviz(self, **options: Any) -> Any:
+        """``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x), draws equally weighted; see `maury.interop.arviz.to_arviz`."""
+        from maury.interop.arviz import to_arviz
+
+        return to_arviz(self, **options)
+
+    def to_specutils(self, unit: str | None = None) -> SpecutilsPair:
+        """Observed spectrum and model as ``specutils.Spectrum``; see `maury.interop.spectra.to_specutils`."""
+        from maury.interop.spectra import to_specutils
+
+        return to_specutils(self, unit)
+
+    def to_votable(self, content: str = "draws", **options: Any) -> VOTableFile:
+        """VOTable of the ``"draws"`` or the ``"summary"``, with units and UCDs; see `maury.interop.votable.votable`."""
+        from maury.interop.votable import votable
+
+        return votable(self, content, **options)
+
+    def corner_arrays(self, *, nuisance: bool = False) -> CornerArrays:
+        """Draws, weights and axis names for `corner.corner`; see `maury.interop.draws.corner_arrays`."""
+        from maury.interop.draws import corner_arrays
+
+        return corner_arrays(self, nuisance=nuisance)
+
+    def send(self, client: str | None = "topcat", **options: Any) -> list[str]:
+        """Send the draws or the summary to TOPCAT, Aladin or another program by SAMP; see `maury.interop.samp.send`."""
+        from maury.interop.samp import send
+
+        return send(self, client, **options)

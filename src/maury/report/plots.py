@@ -52,7 +52,7 @@ def loss_figure(steps: Sequence[int], nats: Sequence[float]) -> Figure:
 
 
 def _axis_names(labels: LabelSet) -> list[str]:
-    return [f"{label.symbol} [{label.unit}]" if label.unit else label.symbol for label in labels.labels]
+    return [label.axis for label in labels.labels]
 
 
 def _ranges(

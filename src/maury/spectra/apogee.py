@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from maury.errors import SpectrumError
 from maury.spectra.barycentric import barycentric_correction
 from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
-from maury.spectra.cards import image_data, image_shape, inverse_variance, number, text, unsigned, velocity
+from maury.spectra.cards import (
+    FLUX_UNIT,
+    image_data,
+    image_shape,
+    inverse_variance,
+    number,
+    text,
+    unsigned,
+    velocity,
+)
 from maury.spectra.files import open_fits
 from maury.spectra.linespread import APOGEE_RESOLUTION, GaussHermite, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
@@ -265,5 +274,6 @@ def _meta(header: fits.Header, row: Any) -> dict[str, Any]:
     # The survey's own: relative to the observatory, and to the barycentre.
     found["v_rad_survey"] = velocity(header, "VRAD") or velocity(row, "VREL", "VRAD")
     found["v_helio_survey"] = velocity(header, "VHELIO") or velocity(row, "VHELIO")
+    found["flux_unit"] = FLUX_UNIT
     found["release"] = _release(header, row)
     return {name: value for name, value in found.items() if value is not None}

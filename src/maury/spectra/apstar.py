@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.spectra.bits import BAD
-from maury.spectra.cards import image_data, image_shape, inverse_variance, number, text, unsigned, velocity
+from maury.spectra.cards import (
+    FLUX_UNIT,
+    image_data,
+    image_shape,
+    inverse_variance,
+    number,
+    text,
+    unsigned,
+    velocity,
+)
 from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, LineSpread, Tabulated
 from maury.spectra.spectrum import APSTAR_CHIPS, PixelGrid, Spectrum
 
@@ -98,6 +107,7 @@ def read_apstar(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spectru
     meta |= {name: number(header, key) for name, key in _FLOATS.items()}
     # Until DR16 a bit of any visit marks the combined pixel; since then it must be in all of them.
     meta |= {"mask_rule": "and" if flux.dtype.itemsize == 8 or recent else "or", "lsf_source": source}
+    meta["flux_unit"] = FLUX_UNIT
     for index, row in enumerate([0, *range(2, rows)]):
         # Row 0 of several is the combination; the visits' keywords count from 1.
         visit = row - 1 if row else (1 if rows == 1 else 0)

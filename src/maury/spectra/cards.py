@@ -16,6 +16,8 @@ from maury.spectra.files import reason
 
 # Errors this many times the chip's median mark pixels that the pipeline gave up on.
 _ERROR_LIMIT = 1e3
+# Of all formats but aspcapStar, whose spectra are divided by their continuum.
+FLUX_UNIT = "1e-17 erg / (Angstrom s cm2)"
 _MISSING = (-9999.99, -9999.0)
 _MISSING_VELOCITY = 99.99
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.spectra.apstar import log_grid
-from maury.spectra.cards import number, text, velocity
+from maury.spectra.cards import FLUX_UNIT, number, text, velocity
 from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian
 from maury.spectra.spectrum import Spectrum
 
@@ -98,6 +98,7 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
     meta: dict[str, Any] = {name: number(row, key) for name, key in names.items()}
     primary = hdus[0].header
     meta |= {"telescope": text(header, "OBSRVTRY") or None, "lsf_source": "assumed", "hdu": hdu}
+    meta["flux_unit"] = FLUX_UNIT
     meta |= {"ra": number(primary, "RA"), "dec": number(primary, "DEC")}
     name = next((text(primary, key) for key in ("APOGEEID", "OBJ", "SDSS_ID") if text(primary, key)), "")
     return Spectrum(

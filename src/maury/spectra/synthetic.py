@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.files import writing
+from maury.names import meant
 from maury.spectra.bits import DEFAULT_REJECT, bits
 from maury.spectra.linespread import NOMINAL_VISIT, GaussHermite
 from maury.spectra.spectrum import PixelGrid, Spectrum
@@ -92,9 +93,7 @@ def write_apvisit(
     """
     path = Path(path)
     if release not in get_args(Release):
-        raise SpectrumError(
-            f"{path}: unknown release {release!r}; choose one of {', '.join(get_args(Release))}"
-        )
+        raise SpectrumError(f"{path}: unknown release {release!r}; {meant(release, get_args(Release))}")
     try:
         hdus = [_primary(spectrum, release, header or {}), *_images(path, spectrum, release, bitmask)]
         hdus.append(_table(spectrum, release))

@@ -143,12 +143,15 @@ def from_table(table: Any, where: str, path: Path | str = "", medium: str | None
     medium = medium or next((str(meta[key]) for key in _MEDIUM if key in meta), None)
     wavelength = _in_vacuum(wavelength, medium, where)
     flux = _numbers(columns["flux"], where)
-    noise = _numbers(columns[found["noise"] or ""], where)
+    if columns["flux"].unit is not None:
+        meta["flux_unit"] = str(columns["flux"].unit)
+    uncertainty = columns[found["noise"] or ""]
+    kind = "ivar" if found["noise"] == "ivar" else "std"
+    noise = _numbers(uncertainty, where) * _scale(uncertainty.unit, columns["flux"].unit, kind, where)
     mask = (
         np.zeros(len(flux), bool) if found["mask"] is None else _numbers(columns[found["mask"]], where) != 0
     )
-    is_ivar = found["noise"] == "ivar"
-    return _spectrum(wavelength, flux, noise, is_ivar, mask | bad, meta, where, str(path))
+    return _spectrum(wavelength, flux, noise, kind == "ivar", mask | bad, meta, where, str(path))
 
 
 def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
@@ -174,15 +177,30 @@ def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
     wavelength = _in_vacuum(wavelength, medium, where)
     if spectrum.uncertainty is None:
         raise SpectrumError(f"{where}: has no uncertainty; a likelihood needs one")
-    noise = np.asarray(spectrum.uncertainty.array, np.float64)
     kind = str(spectrum.uncertainty.uncertainty_type)
     if kind not in ("std", "var", "ivar"):
         raise SpectrumError(f"{where}: uncertainty of type {kind!r}; std, var or ivar are known")
+    flux = np.asarray(spectrum.flux.value, np.float64)
+    if flux.ndim != 1:
+        raise SpectrumError(f"{where}: flux of the shape {flux.shape}; give one spectrum at a time")
+    unit = units.Unit(spectrum.flux.unit)
+    scale = _scale(getattr(spectrum.uncertainty, "unit", None), unit, kind, where)
+    noise = scale * np.asarray(spectrum.uncertainty.array, np.float64)
+    meta["flux_unit"] = str(unit)
     with np.errstate(invalid="ignore"):
         noise = np.sqrt(noise) if kind == "var" else noise
     mask = np.zeros(len(noise), bool) if spectrum.mask is None else np.asarray(spectrum.mask, bool)
-    flux = np.asarray(spectrum.flux.value, np.float64)
     return _spectrum(wavelength, flux, noise, kind == "ivar", mask | bad, meta, where, "")
+
+
+def _scale(own: Any, flux: Any, kind: str, where: str) -> float:
+    """Return what brings an uncertainty (std, var or ivar) in a unit of its own to the flux's; 1 where either states none."""
+    if own is None or flux is None:
+        return 1.0
+    try:
+        return float(units.Unit(own).to(units.Unit(flux) ** {"std": 1, "var": 2, "ivar": -2}[kind]))
+    except units.UnitConversionError as error:
+        raise SpectrumError(f"{where}: flux in {flux}, uncertainty in {own} ({reason(error)})") from None
 
 
 def to_vacuum(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -276,6 +294,7 @@ def _spectrum(
         v_correction=_number(meta, "v_correction", where),
         lsf=None if resolution is None else Gaussian(resolution),
         path=path,
+        meta={"flux_unit": meta["flux_unit"]} if meta.get("flux_unit") else {},
     )
 
 
@@ -303,11 +322,12 @@ def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:
     formats = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet"}
     if path.suffix not in formats:
         raise SpectrumError(f"{path}: ends with none of {', '.join(formats)}")
+    unit = units.Unit(spectrum.meta.get("flux_unit", ""))
     table = Table(
         {
             "wavelength": spectrum.grid.wavelength * units.AA,
-            "flux": spectrum.flux,
-            "ivar": spectrum.ivar,
+            "flux": spectrum.flux * unit,
+            "ivar": spectrum.ivar * unit**-2,
             "mask": (~spectrum.good).astype(np.int16),
         }
     )

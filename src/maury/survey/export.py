@@ -10,12 +10,10 @@ from astropy.table import MaskedColumn, Table
 
 from maury.errors import ConfigError
 from maury.files import disk_errors, writing
+from maury.survey.columns import to_votable, vo_unit
 from maury.survey.store import Store
 
 _FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable"}
-
-# FITS and VOTable know no dex; the description says that it is a logarithm.
-_UNITS = {"dex": ""}
 
 
 def read_catalogue(folder: Path) -> Table:
@@ -45,7 +43,7 @@ def read_catalogue(folder: Path) -> Table:
         table[field.name] = MaskedColumn(
             np.array(values, dtype=None if text else kind),
             mask=missing,
-            unit=_UNITS.get(known.get("unit", ""), known.get("unit")) or None,
+            unit=vo_unit(known.get("unit", "")),
             description=known.get("description", ""),
             meta={"ucd": known.get("ucd", "")},
         )
@@ -66,12 +64,7 @@ def export(folder: Path, output: Path) -> int:
     table = read_catalogue(folder)
     with disk_errors(output), writing(output) as temporary:
         if kind == "votable":
-            from astropy.io.votable import from_table
-
-            votable = from_table(table)
-            for field in votable.get_first_table().fields:
-                field.ucd = table[field.name].meta["ucd"] or None
-            votable.to_xml(str(temporary))
+            to_votable(table).to_xml(str(temporary))
         else:
             for number, name in enumerate(table.colnames, start=1):
                 table.meta[f"TUCD{number}"] = table[name].meta["ucd"]
