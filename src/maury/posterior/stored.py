@@ -106,9 +106,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        return _plain(value.tolist())
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 

@@ -40,7 +40,8 @@ def number(value: float | None, digits: int) -> str:
     """Write a number with a true minus sign; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
+    # No minus before what rounds to nothing.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def digits_for(error: float) -> int:
@@ -153,7 +154,8 @@ def corner(samples: Sequence[Sample], names: Sequence[str], units: Sequence[str]
                 inner += _axis_ticks(box[row], side, horizontal=False, label=column == 0)
             parts.append(f'<g transform="translate({x:g} {y:g})">{"".join(inner)}</g>')
     for k in range(n):
-        text = escape(short(names[k]) + (f" [{units[k]}]" if units[k] else ""))
+        unit = f'<tspan class="unit"> [{escape(units[k])}]</tspan>' if units[k] else ""
+        text = f"{escape(short(names[k]))}{unit}"
         middle = left + k * (side + gap) + side / 2
         parts.append(
             f'<text class="name" x="{middle:g}" y="{height - 8:g}" text-anchor="middle">{text}</text>'
@@ -161,7 +163,7 @@ def corner(samples: Sequence[Sample], names: Sequence[str], units: Sequence[str]
         if k:
             y = k * (side + gap) + side / 2
             parts.append(
-                f'<text class="name" transform="translate(13 {y:g}) rotate(-90)" text-anchor="middle">{text}</text>'
+                f'<text class="name" transform="translate(16 {y:g}) rotate(-90)" text-anchor="middle">{text}</text>'
             )
     title = "Corner plot: " + ", ".join(short(name) for name in names)
     return (
