@@ -76,7 +76,7 @@ def picture(browser: Browser, page: Path, width: int, scheme: str, output: Path)
     image = Image.open(output).convert("RGB")
     n = COLUMNS[width]
     if n == 1:
-        image = image.crop((0, 0, width, min(image.height, 3000)))
+        image = image.crop((0, 0, width, min(image.height, 2600)))
     else:
         height = min(-(-image.height // n), 2200)
         joined = Image.new("RGB", (n * (width + 12) - 12, height), (128, 128, 128))
@@ -85,11 +85,15 @@ def picture(browser: Browser, page: Path, width: int, scheme: str, output: Path)
                 image.crop((0, k * height, width, min((k + 1) * height, image.height))), (k * (width + 12), 0)
             )
         image = joined
-    for colours in (128, 64, 32, 16):
-        image.quantize(colours, dither=Image.Dither.NONE).save(output, optimize=True)
+    for colours in (256, 128, 64):
+        # Octrees keep the few strong colours that a median cut gives away.
+        image.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+            output, optimize=True
+        )
         if output.stat().st_size < MOST_BYTES:
             return
-    image.resize((image.width * 2 // 3, image.height * 2 // 3)).quantize(48).save(output, optimize=True)
+    small = image.resize((image.width * 2 // 3, image.height * 2 // 3))
+    small.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(output, optimize=True)
 
 
 def main() -> None:

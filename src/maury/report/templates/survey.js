@@ -40,16 +40,17 @@
     Object.assign(p, { toX: px, toY: py, inner: { ...box, w, h } });
     if (p.counts) {
       const [nx, ny] = p.cells, most = Math.max(...p.counts);
-      c.fillStyle = blue;
+      const paper = parse(maury.colour("back")), ink = parse(text), accent = parse(blue);
+      // From the page's colour over blue to the text's: equal steps for the eye, with or without colour vision.
+      const ramp = (t) => (t < 0.6 ? mix(paper, accent, 0.12 + (t / 0.6) * 0.88) : mix(accent, ink, ((t - 0.6) / 0.4) * 0.8));
       const dx = (ends[0][1] - ends[0][0]) / nx, dy = (ends[1][1] - ends[1][0]) / ny;
       for (let j = 0; j < ny; j++) for (let i = 0; i < nx; i++) {
         const count = p.counts[j * nx + i];
         if (!count) continue;
         const a = px(ends[0][0] + i * dx), b = px(ends[0][0] + (i + 1) * dx), y = py(ends[1][0] + j * dy), z = py(ends[1][0] + (j + 1) * dy);
-        c.globalAlpha = 0.14 + 0.86 * Math.log1p(count) / Math.log1p(most);
+        c.fillStyle = ramp(Math.sqrt(count / most));
         c.fillRect(Math.min(a, b), Math.min(y, z), Math.abs(b - a) + 0.4, Math.abs(z - y) + 0.4);
       }
-      c.globalAlpha = 1;
     }
     c.strokeStyle = line; c.fillStyle = soft; c.lineWidth = 1;
     if (p.sky) graticule(c, px, py);
@@ -106,8 +107,12 @@
     for (let ra = 0; ra <= 360; ra += 60) path(steps(-90, 90).map((d) => [ra, d]));
     for (let dec = -60; dec <= 60; dec += 30) path(steps(0, 360).map((r) => [r, dec]));
     c.textAlign = "center"; c.textBaseline = "bottom";
-    for (let ra = 60; ra < 360; ra += 60) { const [x, y] = project(ra, 0); c.fillText(`${ra}\u00b0`, px(x), py(y) - 2); }
-    for (const dec of [-60, -30, 30, 60]) { const [x, y] = project(180, dec); c.fillText(`${dec < 0 ? "\u2212" : "+"}${Math.abs(dec)}\u00b0`, px(x) + 14, py(y) - 2); }
+    // A rim in the page's colour keeps the digits readable over dense cells.
+    c.lineWidth = 3; c.lineJoin = "round"; c.strokeStyle = maury.colour("back"); c.fillStyle = maury.colour("text");
+    const label = (words, x, y) => { c.strokeText(words, x, y); c.fillText(words, x, y); };
+    for (let ra = 60; ra < 360; ra += 60) { const [x, y] = project(ra, 0); label(`${ra}\u00b0`, px(x), py(y) - 2); }
+    for (const dec of [-60, -30, 30, 60]) { const [x, y] = project(180, dec); label(`${dec < 0 ? "\u2212" : "+"}${Math.abs(dec)}\u00b0`, px(x) + 18, py(y) - 2); }
+    c.lineWidth = 1;
   };
   const paint = () => plots.forEach(draw);
   const nearest = (p, e) => {
