@@ -13,6 +13,7 @@ from maury import __version__
 from maury.commands import check, fetch, models, survey
 from maury.commands.doctor import doctor
 from maury.commands.infer import demo, infer
+from maury.commands.report import report
 from maury.commands.train import reproduce, simulate, train
 from maury.console import BAD_INPUT, err, out, print_error
 from maury.errors import MauryError
@@ -46,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (infer, demo, train, simulate, reproduce, doctor):
+for command in (infer, demo, report, train, simulate, reproduce, doctor):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(check.app, name="check")

@@ -25,6 +25,7 @@ from maury.posterior.flags import check_misfit, disagreement, faults, warnings
 from maury.posterior.proposal import Flow
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
+from maury.posterior.stored import provenance
 from maury.posterior.together import Steps, together
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_all, read_spectrum
@@ -253,9 +254,10 @@ def _steps(
         progress=progress,
     )
     p_novelty = None if novelty is None else float(novelty[row])
-    return _posterior(
+    posterior = _posterior(
         verified, spectrum, model, problem.inferred, network_input, p_novelty, settings.false_alarm
     )
+    return replace(posterior, provenance=provenance(model, settings.seed))
 
 
 def infer_files(

@@ -5,15 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 from astropy.table import MaskedColumn, Table
 
 from maury.errors import ConfigError
-from maury.files import disk_errors, writing
+from maury.files import disk_errors, first_line, writing
 from maury.survey.columns import to_votable, vo_unit
 from maury.survey.store import Store
 
 _FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable"}
+
+
+def read_rows(folder: Path, kind: str = "catalogue") -> pa.Table:
+    """Read all committed rows of a part, ``catalogue``, ``errors`` or ``draws``; of the latter two there may be none.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no survey, no task is done yet, or a part cannot be read.
+    """
+    store = Store(folder)
+    _ = store.settings
+    done = [task for task in store.tasks() if store.committed(task) is not None]
+    if not done:
+        raise ConfigError(f"{folder}: no task is done yet")
+    parts = [str(part) for part in (store.part(kind, task) for task in done) if part.exists()]
+    if not parts and kind != "catalogue":
+        return pa.table({})
+    try:
+        return ds.dataset(parts, format="parquet").to_table()
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(
+            f"{folder / kind}: cannot be read ({first_line(error)}); maury survey repair {folder} mends it"
+        ) from None
 
 
 def read_catalogue(folder: Path) -> Table:
@@ -24,14 +49,7 @@ def read_catalogue(folder: Path) -> Table:
     ConfigError
         If the folder holds no survey, or no rows.
     """
-    store = Store(folder)
-    _ = store.settings
-    parts = [
-        str(store.part("catalogue", task)) for task in store.tasks() if store.committed(task) is not None
-    ]
-    if not parts:
-        raise ConfigError(f"{folder}: no task is done yet")
-    data = ds.dataset(parts, format="parquet").to_table()
+    data = read_rows(folder)
     table = Table(masked=True)
     for field in data.schema:
         column = data[field.name]
