@@ -182,8 +182,12 @@ def demo(
     from maury.models import load_model
     from maury.posterior.infer import infer as infer_spectrum
 
-    make_folder(output)
     loaded = load_model(model)
+    if loaded.instrument is not None:
+        raise MauryError(
+            f"{model}: is of {loaded.instrument.name}, but the demonstration is an APOGEE visit; docs/instruments.md simulates a table"
+        )
+    make_folder(output)
     path = output / "apVisit-demo.fits"
     truth = write_demo(path, loaded, seed)
     posterior = infer_spectrum(path, loaded, seed=seed)

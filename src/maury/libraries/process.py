@@ -198,6 +198,9 @@ def build_from_grid(config: GridConfig) -> Emulator:
     deviations = (flux - mean).double()
     sigma = Gaussian(resolution).sigma / log_grid.dlnw
     seen = smooth(deviations, sigma)
+    # Between an instrument's chips there is nothing that could be right or wrong.
+    keep = torch.cat([torch.arange(*pair) for pair in kept])
+    judged = keep if instrument else slice(None)
 
     scaled = 2 * (nodes - labels.low) / (labels.high - labels.low) - 1
     # Few spectra, many pixels: the components come from their inner products.
@@ -207,10 +210,10 @@ def build_from_grid(config: GridConfig) -> Emulator:
     coefficients = deviations @ components.T
     scale = coefficients.std(0)
     process = GaussianProcess(len(labels), k, len(nodes))
-    process.fit_scales(scaled, seen @ seen.T / seen.shape[1])
+    process.fit_scales(scaled, seen[:, judged] @ seen[:, judged].T / seen[:, judged].shape[1])
     matrix, _ = process.leave_one_out()
     residual = matrix @ seen
-    rms = residual.square().mean(1).sqrt()
+    rms = residual[:, judged].square().mean(1).sqrt()
     process.fit(coefficients / scale, rms)
     shape = (residual / rms[:, None]).square().mean(0)[None]
     shape = smooth(shape, _SHAPE_KMS / C_KMS / log_grid.dlnw)[0].clamp_min(0.01).sqrt()
@@ -233,7 +236,6 @@ def build_from_grid(config: GridConfig) -> Emulator:
     }
     if instrument is not None:
         card["instrument"] = instrument.card()
-    keep = torch.cat([torch.arange(*pair) for pair in kept])
     emulator = Emulator(
         labels,
         log_grid,
@@ -245,7 +247,7 @@ def build_from_grid(config: GridConfig) -> Emulator:
         card,
         shape[keep],
     )
-    truncation = smooth(deviations - coefficients @ components, sigma).square().mean().sqrt()
+    truncation = smooth(deviations - coefficients @ components, sigma)[:, judged].square().mean().sqrt()
     emulator.card["leave_one_out"] = {
         "spectra": len(nodes),
         "resolution": resolution,
@@ -253,7 +255,7 @@ def build_from_grid(config: GridConfig) -> Emulator:
         "mean_rms": float(rms.mean()),
         "p90_rms": float(rms.quantile(0.9)),
         "max_rms": float(rms.max()),
-        "median_rms_unsmoothed": float((matrix @ deviations).square().mean(1).sqrt().median()),
+        "median_rms_unsmoothed": float((matrix @ deviations)[:, judged].square().mean(1).sqrt().median()),
         "rms_of_component_truncation": float(truncation),
     }
     return emulator.eval()

@@ -84,7 +84,13 @@ class Misfit:
 
 
 def check_misfit(
-    fit: Fit, spectrum: Spectrum, v_rad: float, n_labels: int, p_novelty: float | None, false_alarm: float
+    fit: Fit,
+    spectrum: Spectrum,
+    v_rad: float,
+    n_labels: int,
+    p_novelty: float | None,
+    false_alarm: float,
+    degree: int | None = DEGREE,
 ) -> Misfit:
     """Check a fit by chip and by line; see `Misfit`.
 
@@ -100,8 +106,10 @@ def check_misfit(
         Labels that were fitted; the continuum's coefficients are counted as well.
     p_novelty, false_alarm
         See `Misfit`.
+    degree
+        Of the continuum.
     """
-    taken = n_labels + (DEGREE + 1) * len(spectrum.grid.chips)
+    taken = n_labels + ((DEGREE if degree is None else degree) + 1) * len(spectrum.grid.chips)
     chips, lines = by_chip(fit, spectrum.grid, taken), by_line(fit, spectrum.grid, v_rad, taken)
     return Misfit(chips, lines, worst([*chips, *lines]), p_novelty, false_alarm)
 

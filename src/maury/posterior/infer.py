@@ -279,7 +279,8 @@ def _posterior(
     p_novelty = None
     if model.novelty is not None:
         p_novelty = float(model.novelty.p_value(model.estimator, *network_input, context))
-    misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm)
+    degree = model.problem.degree
+    misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
     preparation = getattr(model.estimator.featurizer, "preparation", None)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
     extra: dict[str, Any] = {"misfit": misfit.to_json()}

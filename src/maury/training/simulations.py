@@ -18,7 +18,7 @@ from maury.spectra.linespread import Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 from maury.training.noise import Noise
 
-# Runs of masked pixels are 1 to this many apStar pixels long.
+# Runs of masked pixels are 1 to this many pixels long, of a spectrum of 7500; longer ones of finer pixels.
 _RUN_LENGTHS = 8
 _FEW_CHIPS = 3
 
