@@ -215,7 +215,7 @@ def _infer_joint(
     if output:
         make_folder(output)
     spectra = []
-    for item in read_all(files):
+    for item in read_all(files, model.instrument):
         if isinstance(item, Failure):
             print_error(_with_name(item.path, item.reason))
         else:

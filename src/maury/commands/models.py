@@ -93,7 +93,7 @@ def models_tune(
     from maury.spectra.registry import read_all
 
     loaded = load_model(model)
-    items = bar(read_all(files), "fitting", None)
+    items = bar(read_all(files, loaded.instrument), "fitting", None)
     tuned = tune(items, loaded, seed=seed)
     for failure in tuned.failures:
         print_error(f"{failure.path}: {failure.reason}")

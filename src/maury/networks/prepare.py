@@ -27,6 +27,8 @@ _FLOOR = 0.01
 # Shares of the range of teff.
 _TEMPLATE_TEFF = (0.06, 0.27, 0.52, 0.85)
 _TEMPLATE_V_SINI = (4.0, 30.0, 80.0)
+# Pixels of all spectra from which components are computed, and spectra at least.
+_HELD, _FEWEST = 100_000_000, 1500
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,8 @@ def build_preparation(
 
     templates = normalised(points)
     generator = torch.Generator().manual_seed(seed)
+    # Of long spectra fewer are held in memory; those of APOGEE are never that long.
+    n_spectra = min(n_spectra, max(_FEWEST, _HELD // pixels.n_pixels))
     draws = labels.sample(n_spectra, generator)
     for name, value in held.items():
         draws[:, names.index(name)] = value

@@ -144,6 +144,10 @@ class Instrument(Frozen):
         if self.gauss_hermite is not None and len(self.gauss_hermite) != len(self.chips):
             raise ValueError(f"gauss_hermite: {len(self.gauss_hermite)} rows for {len(self.chips)} chips")
         if self.network is not None and self.network.chips is not None:
+            if len(self.network.chips) != len(self.chips):
+                raise ValueError(
+                    f"network.chips: {len(self.network.chips)} ranges for {len(self.chips)} chips"
+                )
             flat = [edge for pair in self.network.chips for edge in pair]
             if any(b <= a for a, b in pairwise(flat)) or not 0 <= flat[0] < flat[-1] <= self.network.number:
                 raise ValueError("network.chips: ranges must rise, be apart, and lie on the grid")
@@ -320,8 +324,13 @@ def _layout(instrument: Instrument) -> Network:
         return given
     place = (ranges - given.log10_start) / given.log10_step
     edges = np.stack([np.ceil(place[:, 0] - 1e-3), np.floor(place[:, 1] + 1e-3) + 1], axis=1).astype(int)
-    chips = [(max(a, 0), min(b, given.number)) for a, b in edges.tolist()]
-    return given.model_copy(update={"chips": tuple((a, b) for a, b in chips if b > a)})
+    chips = tuple((max(a, 0), min(b, given.number)) for a, b in edges.tolist())
+    for i, (start, stop) in enumerate(chips):
+        if stop - start < 2:
+            raise ConfigError(
+                f"instrument {instrument.name}: {instrument.chip_name(i)} has no two pixels on the grid of its networks; see [network]"
+            )
+    return given.model_copy(update={"chips": chips})
 
 
 def _step(instrument: Instrument) -> tuple[float, float]:
