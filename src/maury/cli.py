@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from maury import __version__
-from maury.commands import check, fetch, models, survey
+from maury.commands import check, fetch, instruments, models, survey
 from maury.commands.doctor import doctor
 from maury.commands.infer import demo, infer
 from maury.commands.report import report
@@ -50,6 +50,7 @@ app = typer.Typer(
 for command in (infer, demo, report, train, simulate, reproduce, doctor):
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(instruments.app, name="instruments")
 app.add_typer(check.app, name="check")
 app.add_typer(fetch.app, name="fetch")
 app.add_typer(survey.app, name="survey")

@@ -190,8 +190,12 @@ def demo(
     from maury.models import load_model
     from maury.posterior.infer import infer as infer_spectrum
 
-    make_folder(output)
     loaded = load_model(model)
+    if loaded.instrument is not None:
+        raise MauryError(
+            f"{model}: is of {loaded.instrument.name}, but the demonstration is an APOGEE visit; docs/instruments.md simulates a table"
+        )
+    make_folder(output)
     path = output / "apVisit-demo.fits"
     truth = write_demo(path, loaded, seed)
     posterior = infer_spectrum(path, loaded, seed=seed)
@@ -219,7 +223,7 @@ def _infer_joint(
     if output:
         make_folder(output)
     spectra = []
-    for item in read_all(files):
+    for item in read_all(files, model.instrument):
         if isinstance(item, Failure):
             print_error(_with_name(item.path, item.reason))
         else:

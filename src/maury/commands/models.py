@@ -67,15 +67,22 @@ def models_build(
         Path, typer.Argument(metavar="CONFIG.toml", help="See assets/kurucz-apogee/emulator.toml.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
+    instrument: Annotated[
+        str | None,
+        typer.Option(help="Spectrograph that it is for: a name of 'maury instruments list', or a TOML file."),
+    ] = None,
+    restrict: Annotated[
+        bool, typer.Option("--restrict", help="Leave out what of the instrument the library does not cover.")
+    ] = False,
 ) -> None:
     """Compute an emulator from a model library; print its error.
 
-    Example: maury models build emulator.toml --output models/mine
+    Example: maury models build emulator.toml --instrument igrins-like --restrict --output models/igrins
     """
     from maury.libraries.build import build_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    emulator = build_from_file(config)
+    emulator = build_from_file(config, instrument, restrict)
     emulator.save(output / "emulator.safetensors")
     card = emulator.card
     sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
@@ -97,7 +104,7 @@ def models_tune(
     from maury.spectra.registry import read_all
 
     loaded = load_model(model)
-    items = bar(read_all(files), "fitting", None)
+    items = bar(read_all(files, loaded.instrument), "fitting", None)
     tuned = tune(items, loaded, seed=seed)
     for failure in tuned.failures:
         print_error(f"{failure.path}: {failure.reason}")

@@ -40,7 +40,7 @@ def train(
 
     Example: maury train train.toml --output models/mine
     """
-    from maury.libraries.build import read_config
+    from maury.toml import read_config
     from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
 
@@ -68,7 +68,7 @@ def simulate(
     """
     from rich.progress import Progress
 
-    from maury.libraries.build import read_toml, validate
+    from maury.toml import read_toml, validate
     from maury.training.simulate import PriorConfig, SimulateConfig
     from maury.training.simulate import simulate as run
 

@@ -17,6 +17,7 @@ from maury.forward.likelihood import DEGREE, Likelihood
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.names import meant
+from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
 
 
@@ -39,6 +40,8 @@ class Problem:
     learned
         The library's error as learned from observed spectra, relative to the continuum, on the emulator's grid at rest, shape
         ``(n_grid,)``; see `maury.posterior.tune`.
+    instrument
+        The spectrograph that it was made for; None where spectra of any are taken as they are.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class Problem:
     degree: int | None = DEGREE
     emulator_error: bool = True
     learned: Tensor | None = None
+    instrument: Instrument | None = None
 
     def __post_init__(self) -> None:
         emulated = self.forward.emulator.labels
@@ -63,6 +67,11 @@ class Problem:
                 low, high = emulated[name].prior.low, emulated[name].prior.high
             if not low <= value <= high:
                 raise LabelError(f"fixed.{name}: {value:g} is outside [{low:g}, {high:g}]")
+
+    @property
+    def spectrograph(self) -> Instrument:
+        """The instrument on whose grid networks see spectra: APOGEE unless it was made for another."""
+        return self.instrument or apogee()
 
     @cached_property
     def inferred(self) -> LabelSet:

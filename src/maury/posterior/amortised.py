@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maury.errors import InferenceError
 from maury.labels import LabelSet
 from maury.models import Model
-from maury.posterior.infer import to_model_grid
+from maury.posterior.infer import ALL_MASKED, to_model_grid
 from maury.posterior.result import summarise
 from maury.spectra.spectrum import Spectrum
 
@@ -48,30 +49,45 @@ class Amortised:
 @torch.no_grad()
 def amortised(
     spectra: Sequence[Spectrum], model: Model, draws: int = 256, seeds: Sequence[int] | int = 0
-) -> list[Amortised]:
+) -> list[Amortised | Exception]:
     """Draw from the flow for several spectra side by side.
 
     Parameters
     ----------
     spectra
-        Each with at least one usable pixel.
+        A few tens, or thousands on a GPU.
     model
         The model.
     draws, seeds
         Draws a spectrum, and the seed of each, or one for all.
+
+    Returns
+    -------
+    list
+        Of each spectrum what was found, or the `InferenceError` that says why nothing could be.
     """
     if isinstance(seeds, int):
         seeds = [seeds] * len(spectra)
     estimator, labels = model.estimator, model.estimator.labels
-    inputs = [to_model_grid(spectrum, model) for spectrum in spectra]
-    flux, ivar = (torch.cat([pair[i] for pair in inputs]) for i in (0, 1))
+    found: list[Amortised | Exception | None] = [None] * len(spectra)
+    inputs = {}
+    for i, spectrum in enumerate(spectra):
+        try:
+            if not spectrum.good.any():
+                raise InferenceError(ALL_MASKED, "all_masked")
+            inputs[i] = to_model_grid(model.observed(spectrum), model)
+        except InferenceError as error:
+            found[i] = error
+    if not inputs:
+        return [f for f in found if f is not None]
+    flux, ivar = (torch.cat([pair[k] for pair in inputs.values()]) for k in (0, 1))
     context = estimator.context(flux, ivar)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    u = torch.stack(estimator.sample_each([draws] * len(spectra), context, generators))
-    theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(spectra), draws)).numpy()
-    novelty = [None] * len(spectra)
+    generators = [torch.Generator().manual_seed(seeds[i]) for i in inputs]
+    u = torch.stack(estimator.sample_each([draws] * len(inputs), context, generators))
+    theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(inputs), draws)).numpy()
+    novelty = [None] * len(inputs)
     if model.novelty is not None:
         novelty = model.novelty.p_value(estimator, flux, ivar, context).tolist()
-    return [
-        Amortised(labels, theta[i], spectrum, model.name, novelty[i]) for i, spectrum in enumerate(spectra)
-    ]
+    for row, i in enumerate(inputs):
+        found[i] = Amortised(labels, theta[row], spectra[i], model.name, novelty[row])
+    return [f for f in found if f is not None]

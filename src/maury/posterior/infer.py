@@ -29,14 +29,15 @@ from maury.posterior.stored import provenance
 from maury.posterior.together import Steps, together
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_all, read_spectrum
-from maury.spectra.regrid import on_apstar_grid
-from maury.spectra.spectrum import Spectrum, apstar_grid
+from maury.spectra.regrid import on_network_grid
+from maury.spectra.spectrum import Spectrum
 
 # km/s around 0 in which a spectrum that its survey moved to rest is searched.
 _REST_V_RAD = 30.0
 # Models whose evidences differ by more than this (nats) need no better ones to be told apart.
 _CLOSE = 20.0
 AUTO = "auto"
+ALL_MASKED = "every pixel is masked: nothing to infer from"
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,13 @@ class _Settings:
 
 def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
-    flux, ivar = on_apstar_grid(spectrum)
+    spectrograph = model.problem.spectrograph
+    flux, ivar = on_network_grid(spectrum, spectrograph)
     level = 1.0
     # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1, unless it is known and has a meaning.
     if model.problem.degree is not None and (ivar > 0).any():
         level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
-    usable = model.forward.usable(apstar_grid().wavelength, model.labels)
+    usable = model.forward.usable(spectrograph.grid.wavelength, model.labels)
     scaled = (flux / level, np.where(usable, ivar * level**2, 0.0))
     a, b = (torch.from_numpy(x).float()[None] for x in scaled)
     return a, b
@@ -121,13 +123,14 @@ def infer(
     >>> posterior = maury.infer("apVisit-r13-9518-57729-104.fits")  # doctest: +SKIP
     >>> posterior.summary()["teff"]  # doctest: +SKIP
     """
+    if model != AUTO and not isinstance(model, Model):
+        model = load_model(model)
     if not isinstance(spectrum, Spectrum):
-        spectrum = read_spectrum(spectrum)
+        spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
     settings = _Settings(draws, seed, priors or {}, noise, false_alarm)
     if isinstance(model, str) and model == AUTO:
-        return _choose(spectrum, settings, progress)
     if not isinstance(model, Model):
-        model = load_model(model)
+        return _choose(spectrum, settings, progress)
     return _infer(spectrum, model, settings, progress)
 
 
@@ -189,15 +192,16 @@ def _infer_together(
 ) -> list[Posterior | Exception]:
     began = time.perf_counter()
     found: list[Posterior | Exception | None] = [None] * len(spectra)
-    problems, inputs = {}, {}
+    observed, problems, inputs = list(spectra), {}, {}
     for i, spectrum in enumerate(spectra):
         try:
             if not spectrum.good.any():
-                raise InferenceError("every pixel is masked: nothing to infer from", "all_masked")
-            problem = replace(model.problem, labels=labels_for(spectrum, model, settings[i].priors))
-            problems[i] = problem, problem.likelihood(spectrum, inside)
+                raise InferenceError(ALL_MASKED, "all_masked")
+            observed[i] = model.observed(spectrum)
+            problem = replace(model.problem, labels=labels_for(observed[i], model, settings[i].priors))
+            problems[i] = problem, problem.likelihood(observed[i], inside)
             progress("flow")
-            inputs[i] = to_model_grid(spectrum, model)
+            inputs[i] = to_model_grid(observed[i], model)
         except Exception as error:
             found[i] = error
     started = [i for i in range(len(spectra)) if found[i] is None]
@@ -210,17 +214,8 @@ def _infer_together(
             )
         steps = [
             _steps(
-                spectra[i],
-                model,
-                *problems[i],
-                settings[i],
-                context,
-                row,
-                novelty,
-                inputs[i],
-                nested,
-                progress,
-            )
+                observed[i], model, *problems[i], settings[i], context, row, novelty, inputs[i], nested, progress
+            )  # fmt: skip
             for row, i in enumerate(started)
         ]
         for i, result in zip(started, together(steps), strict=True):
@@ -285,7 +280,9 @@ def infer_files(
     Posterior or Failure
         In the order of the files and of the spectra in them.
     """
-    for spectrum in read_all(files):
+    if model != AUTO and not isinstance(model, Model):
+        model = load_model(model)
+    for spectrum in read_all(files, model.instrument if isinstance(model, Model) else None):
         if isinstance(spectrum, Failure):
             yield spectrum
             continue
@@ -374,7 +371,8 @@ def _posterior(
     best = theta[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
     fit = verified.target.likelihood.fit(best)
     v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
-    misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm)
+    degree = model.problem.degree
+    misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
     preparation = getattr(model.estimator.featurizer, "preparation", None)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
     extra: dict[str, Any] = {"misfit": misfit.to_json()}

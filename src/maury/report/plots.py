@@ -185,6 +185,9 @@ def fit_figure(posterior: Posterior) -> Figure:
     used[fit.pixels] = True
 
     n = len(grid.chips)
+    names = spectrum.meta.get("chips") or (
+        CHIP_NAMES if n == len(CHIP_NAMES) else [f"chip {i + 1}" for i in range(n)]
+    )
     figure = new_figure(15, 3.6 * n)
     figures = figure.subplots(2 * n, 1, gridspec_kw={"height_ratios": [3, 1] * n})
     for i, (start, stop) in enumerate(grid.chips):
@@ -209,7 +212,7 @@ def fit_figure(posterior: Posterior) -> Figure:
         upper.tick_params(labelbottom=False)
         upper.set_ylabel("flux / median")
         lower.set_ylabel(r"residual [$\sigma$]")
-        name = CHIP_NAMES[i] if n == len(CHIP_NAMES) else f"chip {i + 1}"
+        name = names[i]
         upper.text(0.005, 0.04, name, transform=upper.transAxes, fontsize=10)
     figures[0].legend(loc="lower right", ncols=3, fontsize=9)
     figures[-1].set_xlabel("vacuum wavelength [Angstrom]")

@@ -121,66 +121,62 @@ def _seed(settings: Settings, checksum: str, index: int) -> int:
 
 # The number of a spectrum's file among the task's, its row or what was wrong, and draws that are kept or a traceback.
 Item = tuple[int, dict[str, Any] | Failure, Any]
-Source = tuple[int, Spectrum]
+# A row and its draws, or what went wrong.
+Found = tuple[dict[str, Any] | Exception, Any]
 
 
 def _infer_all(files: Sequence[InputFile], model: Model, settings: Settings) -> Iterator[Item]:
     """Infer the spectra of some files, several at a time, whatever files they are of."""
     by = _verified if settings.stage == "verified" else _by_flow
     size = _BATCH[settings.stage] * (1 if model.forward.basis.device.type == "cpu" else _ON_GPU)
-    batch: list[Source] = []
+    batch: list[tuple[int, Spectrum]] = []
+
+    def infer_all() -> Iterator[Item]:
+        seeds = [_seed(settings, files[source].sha256, spectrum.index) for source, spectrum in batch]
+        results = by([spectrum for _, spectrum in batch], model, settings, seeds)
+        for (source, spectrum), (found, extra) in zip(batch, results, strict=True):
+            if isinstance(found, Exception):
+                text = "" if isinstance(found, MauryError) else "".join(traceback.format_exception(found))
+                yield source, failure_of(Path(spectrum.path), spectrum.index, found), text
+            else:
+                yield source, found, extra
+        batch.clear()
+
     for source, file in enumerate(files):
-        for item in read_all([file.path]):
+        for item in read_all([file.path], model.instrument):
             if isinstance(item, Failure):
                 yield source, item, ""
                 continue
             batch.append((source, item))
             if len(batch) == size:
-                yield from by(batch, files, model, settings)
-                batch = []
+                yield from infer_all()
     if batch:
-        yield from by(batch, files, model, settings)
-
-
-def _seeds(batch: Sequence[Source], files: Sequence[InputFile], settings: Settings) -> list[int]:
-    return [_seed(settings, files[source].sha256, spectrum.index) for source, spectrum in batch]
+        yield from infer_all()
 
 
 def _verified(
-    batch: Sequence[Source], files: Sequence[InputFile], model: Model, settings: Settings
-) -> Iterator[Item]:
-    seeds = _seeds(batch, files, settings)
-    results = infer_batch(
-        [spectrum for _, spectrum in batch],
-        model,
-        draws=settings.draws,
-        seeds=seeds,
-        noise=settings.noise,
-        false_alarm=settings.false_alarm,
-    )
-    for (source, spectrum), seed, found in zip(batch, seeds, results, strict=True):
-        if isinstance(found, Exception):
-            text = "" if isinstance(found, MauryError) else "".join(traceback.format_exception(found))
-            yield source, failure_of(Path(spectrum.path), spectrum.index, found), text
-            continue
-        kept = _kept(found.resample(settings.keep, seed), found.labels.names) if settings.keep else {}
-        yield source, catalogue.row(found), kept
+    spectra: Sequence[Spectrum], model: Model, settings: Settings, seeds: list[int]
+) -> Iterator[Found]:
+    found = infer_batch(
+        spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm
+    )  # fmt: skip
+    for one, seed in zip(found, seeds, strict=True):
+        if isinstance(one, Exception):
+            yield one, None
+        else:
+            kept = _kept(one.resample(settings.keep, seed), one.labels.names) if settings.keep else {}
+            yield catalogue.row(one), kept
 
 
 def _by_flow(
-    batch: Sequence[Source], files: Sequence[InputFile], model: Model, settings: Settings
-) -> Iterator[Item]:
-    usable = [(source, spectrum) for source, spectrum in batch if spectrum.good.any()]
-    for source, spectrum in batch:
-        if not spectrum.good.any():
-            reason = "every pixel is masked: nothing to infer from"
-            yield source, Failure(Path(spectrum.path), spectrum.index, "all_masked", reason), ""
-    if not usable:
-        return
-    found = amortised([s for _, s in usable], model, settings.draws, _seeds(usable, files, settings))
-    for (source, _), one in zip(usable, found, strict=True):
-        kept = _kept(one.draws[: settings.keep], one.labels.names) if settings.keep else {}
-        yield source, catalogue.row_of_flow(one), kept
+    spectra: Sequence[Spectrum], model: Model, settings: Settings, seeds: list[int]
+) -> Iterator[Found]:
+    for one in amortised(spectra, model, settings.draws, seeds):
+        if isinstance(one, Exception):
+            yield one, None
+        else:
+            kept = _kept(one.draws[: settings.keep], one.labels.names) if settings.keep else {}
+            yield catalogue.row_of_flow(one), kept
 
 
 def _kept(draws: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

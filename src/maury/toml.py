@@ -1,0 +1,55 @@
+"""TOML files into settings, with errors that name file and field and suggest the nearest one."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from maury.errors import ConfigError
+from maury.names import config_problem
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not a TOML file ({error})") from None
+
+
+def validate(path: Path, entries: dict[str, Any], model: type[Model], context: Any = None) -> Model:
+    """Make a config of what a file says.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or impossible; names file and key, and the nearest known key.
+    """
+    try:
+        return model.model_validate(entries, context=context)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {config_problem(error, model)}") from None
+
+
+def read_config(path: Path, model: type[Model]) -> Model:
+    """Read a TOML file into a config.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, not TOML, or a key is unknown or impossible; names the key.
+    """
+    return validate(path, read_toml(path), model)
