@@ -78,7 +78,7 @@ def picture(browser: Browser, page: Path, width: int, scheme: str, output: Path)
     if n == 1:
         image = image.crop((0, 0, width, min(image.height, 2600)))
     else:
-        height = min(-(-image.height // n), 2200)
+        height = min(-(-image.height // n), 1900)
         joined = Image.new("RGB", (n * (width + 12) - 12, height), (128, 128, 128))
         for k in range(n):
             joined.paste(

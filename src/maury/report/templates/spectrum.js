@@ -80,7 +80,7 @@
     // Axes.
     c.strokeStyle = line; c.fillStyle = soft; c.lineWidth = 1;
     c.textAlign = "center"; c.textBaseline = "top";
-    const xs = maury.ticks(x0, x1, Math.max(2, Math.floor(plotWidth / 90)));
+    const xs = maury.ticks(x0, x1, Math.max(2, Math.floor(plotWidth / 70)));
     for (const t of xs) {
       c.beginPath(); c.moveTo(px(t), base + lower); c.lineTo(px(t), base + lower + 4); c.stroke();
       c.fillText(maury.text(t, xs.digits), px(t), base + lower + 6);
@@ -268,7 +268,7 @@
   addEventListener("beforeprint", () => {
     paper.replaceChildren(...d.chips.map((_, k) => {
       const picture = document.createElement("canvas");
-      picture.style.cssText = "display:block;width:18cm;height:7cm";
+      picture.style.cssText = "display:block;width:18cm;height:9cm";
       return picture;
     }));
     paper.style.display = "block";
