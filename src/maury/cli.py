@@ -10,6 +10,7 @@ import typer
 from maury import __version__
 from maury.commands import check, fetch, models, survey
 from maury.commands.infer import demo, infer
+from maury.commands.serve import serve
 from maury.commands.train import reproduce, simulate, train
 from maury.console import BAD_INPUT, err, out, print_error
 from maury.errors import MauryError
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (infer, demo, train, simulate, reproduce):
+for command in (infer, demo, serve, train, simulate, reproduce):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(check.app, name="check")
