@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from browser import browser  # noqa: F401
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, LogUniform, Uniform, label
 from maury.libraries.emulator import Emulator

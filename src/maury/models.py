@@ -38,12 +38,15 @@ class Model:
         The amortised posterior.
     novelty
         Out-of-distribution score of the estimator, if there is one.
+    folder
+        Where its files are; None for one that was made in memory.
     """
 
     name: str
     problem: Problem
     estimator: Estimator
     novelty: Novelty | None = None
+    folder: Path | None = None
 
     @property
     def forward(self) -> ForwardModel:
@@ -111,7 +114,7 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     estimator = Estimator.load(path / "estimator.safetensors", problem)
     known = path / "novelty.safetensors"
     novelty = Novelty.load(known) if known.exists() else None
-    return Model(path.name, replace(problem, forward=forward.to(device)), estimator, novelty)
+    return Model(path.name, replace(problem, forward=forward.to(device)), estimator, novelty, path)
 
 
 def read_learned(path: Path, emulator: Emulator) -> Tensor:

@@ -22,6 +22,7 @@ from maury.posterior.flags import check_misfit, disagreement, faults, warnings
 from maury.posterior.proposal import Flow
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
+from maury.posterior.stored import provenance
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_all, read_spectrum
 from maury.spectra.regrid import on_apstar_grid
@@ -155,7 +156,9 @@ def _infer(
         progress=progress,
     )
     posterior = _posterior(verified, spectrum, model, labels, network_input, context, settings.false_alarm)
-    return replace(posterior, seconds=time.perf_counter() - began)
+    return replace(
+        posterior, provenance=provenance(model, settings.seed), seconds=time.perf_counter() - began
+    )
 
 
 def infer_files(

@@ -86,6 +86,8 @@ class Posterior:
         The exact posterior, for `log_prob`; not saved.
     extra
         Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried.
+    provenance
+        Seed, versions and the model's card (`maury.posterior.stored.provenance`).
     """
 
     labels: LabelSet
@@ -109,6 +111,7 @@ class Posterior:
     held: Mapping[str, float] = field(default_factory=dict)
     target: Target[Single] | None = field(default=None, repr=False, compare=False)
     extra: dict[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
@@ -217,7 +220,9 @@ class Posterior:
         }
 
     def to_datatree(self) -> xr.DataTree:
-        """Return groups ``posterior``, ``sample_stats`` and ``flow`` as ArviZ names them (chain, draw)."""
+        """Return groups ``posterior``, ``sample_stats`` and ``flow`` as ArviZ names them (chain, draw), ``spectrum`` and ``fit``."""
+        from maury.posterior.stored import with_record
+
         n = len(self.draws)
         coords = {"chain": [0], "draw": np.arange(n)}
 
@@ -250,10 +255,10 @@ class Posterior:
             flag_bad=",".join(self.flag_bad),
             note="posterior draws are weighted: use exp(sample_stats.log_weight)",
         )
-        return tree
+        return with_record(tree, self)
 
     def save(self, path: str | Path) -> None:
-        """Write the draws as netCDF; the file appears whole or not at all.
+        """Write draws, spectrum and fit as netCDF (read by `maury.posterior.stored.load`); the file appears whole or not at all.
 
         Raises
         ------

@@ -152,6 +152,16 @@ def walkers_figure(
     return figure
 
 
+def total_error(posterior: Posterior) -> NDArray[np.float64]:
+    """Error of each used pixel with the correlated part of the noise, in the units of the spectrum, shape ``(n,)``."""
+    fit, correlated = posterior.fit, posterior.extra.get("residuals", {})
+    if not correlated.get("used"):
+        return fit.sigma
+    deviation = correlated["amplitude"] * fit.continuum
+    deviation += correlated["in_lines"] * np.clip(fit.continuum - fit.flux, 0, None)
+    return np.hypot(fit.sigma, deviation)
+
+
 def fit_figure(posterior: Posterior) -> Figure:
     """Observed spectrum (black), model (orange), residual in units of its error, and pixels out of use (grey), chip by chip.
 
@@ -163,15 +173,12 @@ def fit_figure(posterior: Posterior) -> Figure:
     model[fit.pixels], residual[fit.pixels] = fit.flux, fit.residual
     noise = f"jitter {100 * posterior.quantile('jitter', 0.5):.1f} %"
     correlated = posterior.extra.get("residuals", {})
-    deviation = np.zeros_like(fit.sigma)
     if correlated.get("used"):
-        deviation = correlated["amplitude"] * fit.continuum
-        deviation += correlated["in_lines"] * np.clip(fit.continuum - fit.flux, 0, None)
         noise += (
             f", {100 * correlated['amplitude']:.1f} % (in lines {100 * correlated['in_lines']:.0f} % of their depth) "
             f"correlated over {correlated['scale']:.0f} km/s"
         )
-    error[fit.pixels] = np.hypot(fit.sigma, deviation)
+    error[fit.pixels] = total_error(posterior)
     foretold = np.full(grid.n_pixels, np.nan)
     foretold[fit.pixels] = fit.foretold
     used = np.zeros(grid.n_pixels, dtype=bool)
@@ -194,7 +201,7 @@ def fit_figure(posterior: Posterior) -> Figure:
             upper.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
         lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
         lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
-        if deviation.any():
+        if correlated.get("used"):
             lower.plot(wavelength, foretold[chip] / error[chip], color=ORANGE, lw=0.5)
         lower.set_ylim(-5, 5)
         for axis in (upper, lower):

@@ -1,0 +1,100 @@
+"""The evidence for and against a posterior, in figures and words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maury.report.observed import velocity
+from maury.report.svg import number
+
+if TYPE_CHECKING:
+    from maury.posterior.result import Posterior
+
+
+def evidence(posterior: Posterior) -> list[dict[str, Any]]:
+    """Return the figures that say whether the posterior is right, each with what it means."""
+    misfit = posterior.extra.get("misfit", {})
+    nested = posterior.method == "nested"
+    khat = (
+        "Above 0.7 the importance weights cannot be trusted, so nested sampling took over."
+        if posterior.khat > 0.7
+        else "Below 0.7: the importance weights can be trusted, and with them intervals and evidence."
+    )
+    rows: list[dict[str, Any]] = [
+        {
+            "name": "Pareto k-hat",
+            "value": number(posterior.khat, 2),
+            "good": posterior.khat <= 0.7,
+            "text": khat,
+        },
+        {
+            "name": "Effective sample size",
+            "value": f"{posterior.ess:.0f} of {len(posterior.draws)}",
+            "good": None if nested else posterior.ess >= 100,
+            "text": "As many independent draws would tell as much. Some hundreds pin a median to a few percent of its error.",
+        },
+        {
+            "name": "ln evidence",
+            "value": number(posterior.log_evidence, 1),
+            "good": None,
+            "text": "Of this model, for the flux in the file's units; only differences between models of the same pixels mean anything.",
+        },
+        {
+            "name": "χ²/n with the file's errors",
+            "value": number(posterior.fit.rchi2, 2),
+            "good": None,
+            "text": "1 if model and errors were perfect; large on bright stars, whose errors are smaller than any library's own.",
+        },
+        {
+            "name": "χ²/n with all errors",
+            "value": number(posterior.fit.rchi2_jitter, 2),
+            "good": posterior.fit.rchi2_jitter <= 1.5,
+            "text": "With the model error that was fitted; near 1 where the noise model holds.",
+        },
+    ]
+    alarm = misfit.get("false_alarm", 0.01)
+    for key, name, text in (
+        (
+            "p_predictive",
+            "Predictive checks",
+            "The smallest p-value of all checks below, corrected for their number",
+        ),
+        ("p_novelty", "Novelty", "Share of simulated spectra that look as unusual to the network"),
+    ):
+        value = misfit.get(key)
+        if value is not None:
+            rows.append(
+                {
+                    "name": name,
+                    "value": f"p = {value:.2g}",
+                    "good": value >= alarm,
+                    "text": f"{text}; below {alarm:g} it is flagged.",
+                }
+            )
+    return rows
+
+
+def checks(posterior: Posterior) -> list[dict[str, Any]]:
+    """Posterior predictive checks by chip and by line."""
+    from maury.posterior.flags import check_misfit
+
+    misfit = posterior.extra.get("misfit", {})
+    alarm = misfit.get("false_alarm", 0.01)
+    found = check_misfit(
+        posterior.fit, posterior.spectrum, velocity(posterior), len(posterior.labels), None, alarm
+    )
+    every = [*found.chips, *found.lines]
+    limit = alarm / max(2 * len(every), 1)
+    return [
+        {
+            "name": c.name,
+            "pixels": c.n_pixels,
+            "chi2": number(c.chi2, 2),
+            "p_scatter": f"{c.p_scatter:.2g}",
+            "bad_scatter": c.p_scatter < limit,
+            "correlation": number(c.correlation, 2),
+            "p_correlation": f"{c.p_correlation:.2g}",
+            "bad_correlation": c.p_correlation < limit,
+        }
+        for c in every
+    ]
