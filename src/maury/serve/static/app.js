@@ -23,7 +23,7 @@ const state = { config: null, ready: false, files: [], file: null, index: 0, reg
 
 // --- numbers -------------------------------------------------------------------------------------------------------------
 const digits = (error) => (error > 0 ? Math.min(6, Math.max(0, 1 - Math.floor(Math.log10(error)))) : 3);
-const fixed = (value, n) => (Number.isFinite(value) ? value.toFixed(n).replace("-", "\u2212") : "\u2013");
+const fixed = (value, n) => (Number.isFinite(value) ? value.toFixed(n).replace(/^-(?=[0.]*$)/, "").replace("-", "\u2212") : "\u2013");
 const number = (text) => {
   const value = Number(String(text).trim().replace("\u2212", "-").replace(",", "."));
   return String(text).trim() === "" || !Number.isFinite(value) ? null : value;
@@ -326,8 +326,8 @@ const steps = (made) => {
 
 const numbersOf = (result) => el("dl", { className: "numbers-list" }, ...Object.entries(rows(result)).map(([name, s]) => {
   const n = digits(s.std);
-  return el("div", {}, el("dt", { textContent: NAMES[name] || name }), el("dd", { data: { label: name, p50: s.p50, std: s.std } },
-    `${fixed(s.p50, n)} ± ${fixed(s.std, n)} `, el("small", { textContent: s.unit })));
+  return el("div", {}, el("dt", { textContent: (NAMES[name] || name) + (s.unit ? ` [${s.unit}]` : "") }),
+    el("dd", { data: { label: name, p50: s.p50, std: s.std } }, `${fixed(s.p50, n)} `, el("small", { textContent: `± ${fixed(s.std, n)}` })));
 }));
 
 const flagsOf = (result) => {
@@ -416,7 +416,7 @@ const compare = () => {
     const n = digits(s.std), out = el("td", { data: { label: name, run: made.number } }, `${fixed(s.p50, n)} ± ${fixed(s.std, n)}`);
     if (r && made !== reference) {
       const moved = (s.p50 - r.p50) / r.std;
-      out.append(el("small", { className: Math.abs(moved) > 2 ? "far" : "", textContent: `${moved < 0 ? "" : "+"}${fixed(moved, 1)} σ` }));
+      out.append(el("small", { className: Math.abs(moved) > 2 ? "far" : "", textContent: `${moved > 0.05 ? "+" : ""}${fixed(moved, 1)} σ` }));
     }
     return out;
   };

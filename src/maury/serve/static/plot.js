@@ -162,7 +162,7 @@ export class Plot {
     }
     c.textBaseline = "top";
     c.textAlign = "center";
-    for (const [value, text] of ticks(low, high, Math.max(2, width / 110))) {
+    for (const [value, text] of ticks(low, high, Math.max(4, width / 110))) {
       c.beginPath(); c.moveTo(x(value), floor); c.lineTo(x(value), floor + 5); c.stroke();
       const half = c.measureText(text).width / 2;
       c.fillText(text, Math.min(Math.max(x(value), half + 2), width - half - 2), floor + 8);
