@@ -101,3 +101,38 @@ def test_masking_copies() -> None:
     spectrum = Spectrum(grid(), np.ones(N), np.ones(N), id="a")
     masked = spectrum.masked(np.arange(N) < 2)
     assert (masked.good.sum(), spectrum.good.sum(), masked.id) == (N - 2, N, "a")
+
+
+def test_regions_are_taken_out_of_use():
+    grid = apstar_grid()
+    spectrum = Spectrum(grid, np.ones(grid.n_pixels), np.ones(grid.n_pixels))
+    out = spectrum.without([(15300.0, 15310.0), (15305.0, 15320.0), (16000.0, 16001.0)])
+    wavelength = grid.wavelength[~out.good]
+    assert ((wavelength <= 15320) | (wavelength >= 16000)).all()
+    assert wavelength.min() - 15300 < 0.1
+    assert 15320 - wavelength[wavelength < 15900].max() < 0.1
+    # The original stays, and what was out of use does not come back.
+    assert spectrum.good.all()
+    assert not out.without([(16500.0, 16510.0)]).good[~out.good].any()
+    assert out.without([]).good.sum() == out.good.sum()
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ((15310.0, 15300.0), "rising order"),
+        ((15300.0, 15300.0), "rising order"),
+        ((float("nan"), 15300.0), "finite"),
+        ((15300.0, float("inf")), "finite"),
+        ((5000.0, 5010.0), "covers 15"),
+        ((15300.0001, 15300.0002), "no pixel"),
+        ((15300.0,), "two wavelengths"),
+        (("a", "b"), "two wavelengths"),
+        (15300.0, "two wavelengths"),
+    ],
+)
+def test_bad_regions_are_named(region, message):
+    grid = apstar_grid()
+    spectrum = Spectrum(grid, np.ones(grid.n_pixels), np.ones(grid.n_pixels))
+    with pytest.raises(SpectrumError, match=message):
+        spectrum.without([region])

@@ -128,7 +128,6 @@ def infer(
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
     settings = _Settings(draws, seed, priors or {}, noise, false_alarm)
-    if isinstance(model, str) and model == AUTO:
     if not isinstance(model, Model):
         return _choose(spectrum, settings, progress)
     return _infer(spectrum, model, settings, progress)
@@ -214,7 +213,16 @@ def _infer_together(
             )
         steps = [
             _steps(
-                observed[i], model, *problems[i], settings[i], context, row, novelty, inputs[i], nested, progress
+                observed[i],
+                model,
+                *problems[i],
+                settings[i],
+                context,
+                row,
+                novelty,
+                inputs[i],
+                nested,
+                progress,
             )  # fmt: skip
             for row, i in enumerate(started)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,12 @@ class Nested:
 
 
 def nested_sampling(
-    target: Target[LogLikelihood], generator: torch.Generator, *, live: int = 1000, ess: float = 2000
+    target: Target[LogLikelihood],
+    generator: torch.Generator,
+    *,
+    live: int = 1000,
+    ess: float = 2000,
+    progress: Callable[[], None] = lambda: None,
 ) -> Nested:
     """Sample the exact posterior from the whole prior, whatever its shape.
 
@@ -38,6 +44,8 @@ def nested_sampling(
         Live points.
     ess
         Effective sample size asked for.
+    progress
+        Called before every batch of likelihoods; what it raises ends the sampling.
     """
     # A second or more to import, for one spectrum in hundreds.
     from nautilus import Sampler
@@ -46,6 +54,7 @@ def nested_sampling(
         return torch.special.ndtri(torch.from_numpy(np.atleast_2d(cube)).clamp(1e-12, 1 - 1e-12))
 
     def log_likelihood(cube: NDArray[np.float64]) -> NDArray[np.float64]:
+        progress()
         values: NDArray[np.float64] = target.log_likelihood(to_u(cube)).numpy()
         return values
 

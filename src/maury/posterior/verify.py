@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -256,7 +257,7 @@ def verify(
     if khat <= KHAT_LIMIT or not nested:
         return result
     progress("nested sampling")
-    sampled = nested_sampling(target, generator)
+    sampled = nested_sampling(target, generator, progress=partial(progress, "nested sampling"))
     return replace(
         result,
         draws=sampled.draws,

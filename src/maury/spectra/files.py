@@ -8,15 +8,16 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from astropy.io import fits
 
 from maury.errors import MauryError, SpectrumError
+from maury.spectra.headers import BLOCK as _BLOCK
+from maury.spectra.headers import check_sizes
 
-_BLOCK = 2880
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 # A compressed file is unpacked in memory: no spectrum needs more, and a hostile file must not take all.
 _UNPACKED_LIMIT = 2**29
@@ -57,6 +58,10 @@ def open_fits(path: str | os.PathLike[str]) -> Iterator[fits.HDUList]:
             # astropy warns of damage that is reported below in one line.
             warnings.simplefilter("ignore")
             source, size = _locate(path)
+            with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
+                check_sizes(stream, path)
+            if isinstance(source, io.BytesIO):
+                source.seek(0)
             with fits.open(source, memmap=False) as hdus:
                 _check_complete(hdus, source, size, path)
                 yield hdus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -131,3 +132,42 @@ class Spectrum:
     def masked(self, reject: NDArray[np.bool_]) -> Spectrum:
         """Return a copy with the pixels in ``reject``, shape ``(n_pixels,)``, taken out of use."""
         return replace(self, ivar=np.where(reject, 0.0, self.ivar))
+
+    def without(self, regions: Iterable[tuple[float, float]]) -> Spectrum:
+        """Return a copy in which no pixel of some wavelength regions is used.
+
+        Parameters
+        ----------
+        regions
+            ``(from, to)`` in Angstrom, vacuum, in the spectrum's frame; both ends belong to it. They may overlap.
+
+        Raises
+        ------
+        SpectrumError
+            If a region is no pair of finite numbers in rising order, or holds no pixel of the spectrum.
+
+        Examples
+        --------
+        >>> from maury.spectra import apstar_grid
+        >>> grid = apstar_grid()
+        >>> spectrum = Spectrum(grid, np.ones(grid.n_pixels), np.ones(grid.n_pixels))
+        >>> int(spectrum.without([(15300.0, 15310.0)]).good.sum())
+        8528
+        """
+        wavelength = self.grid.wavelength
+        reject = np.zeros(wavelength.size, dtype=bool)
+        for region in regions:
+            try:
+                low, high = (float(edge) for edge in region)
+            except (TypeError, ValueError):
+                raise SpectrumError(f"region {region!r}: needs two wavelengths, (from, to)") from None
+            if not (np.isfinite(low) and np.isfinite(high) and low < high):
+                raise SpectrumError(f"region {low:g} to {high:g}: needs finite wavelengths in rising order")
+            inside = (wavelength >= low) & (wavelength <= high)
+            if not inside.any():
+                raise SpectrumError(
+                    f"region {low:g} to {high:g} Angstrom: holds no pixel; "
+                    f"the spectrum covers {wavelength[0]:.1f} to {wavelength[-1]:.1f}"
+                )
+            reject |= inside
+        return self.masked(reject)

@@ -31,6 +31,7 @@ _MASK = ("mask", "pixel_flags")
 _MEDIUM = ("medium", "air_or_vac", "airorvac", "vacuum")
 _FRAMES = ("observatory", "barycentric", "rest")
 _MAX_PIXELS = 1_000_000
+_MAX_COLUMNS = 1000
 # A step this many times the median one parts two chips.
 _GAP = 20.0
 
@@ -126,11 +127,18 @@ def _read_parquet(path: Path) -> Any:
     from astropy.table import Table
 
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow.parquet as parquet
     except ImportError:
         raise SpectrumError(
             f"{path}: a Parquet table needs the package pyarrow: pip install pyarrow"
         ) from None
+    # A few kilobytes can hold the same row a thousand million times: look before it is unpacked.
+    known = parquet.read_metadata(path)
+    if known.num_rows > _MAX_PIXELS or known.num_columns > _MAX_COLUMNS:
+        raise SpectrumError(
+            f"{path}: has {known.num_rows} rows and {known.num_columns} columns; "
+            f"a spectrum has one row a pixel, {_MAX_PIXELS} at most"
+        )
     return Table.read(path, format="parquet")
 
 

@@ -1,0 +1,60 @@
+"""``maury serve``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from maury.console import err, out
+from maury.errors import MauryError
+
+_MB, _MINUTE = 2**20, 60.0
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.", min=0, max=65535)] = 8765,
+    model: Annotated[
+        str, typer.Option(help="Name of a shipped model, or a folder: loaded at the start.")
+    ] = "kurucz-apogee",
+    max_upload: Annotated[float, typer.Option(metavar="MB", help="Largest file that is taken.")] = 64.0,
+    keep: Annotated[
+        float,
+        typer.Option(metavar="MINUTES", help="Files and results are deleted so long after their last use."),
+    ] = 60.0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+) -> None:
+    """Open a page in the browser: drop a spectrum, watch, change priors, mask, compare.
+
+    Example: maury serve --port 8000 --no-browser
+    """
+    try:
+        from maury.serve.server import serve as run
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette"):
+            raise
+        raise MauryError("maury serve needs FastAPI and uvicorn: pip install 'maury[serve]'") from None
+    from maury.serve.guard import is_loopback
+    from maury.serve.settings import Settings
+
+    settings = Settings(
+        host=host, port=port, model=model, max_upload=round(max_upload * _MB), keep=keep * _MINUTE
+    )
+    if not is_loopback(host):
+        err.print(
+            f"warning: listening on {host}: whoever reaches this machine can use the page; it has no passwords",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+    def started(address: str) -> None:
+        out.print(f"maury serve: {address}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        if browser:
+            import threading
+            import webbrowser
+
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    run(settings, started)

@@ -1,0 +1,127 @@
+"""What stands before every route: the Host header, the origin of a request, the session's cookie, and headers of safety."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# A report's scripts are its own and run, but with the origin of no one: they reach neither this server nor its cookie.
+REPORT_POLICY = (
+    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'"
+)
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_SAFE = ("GET", "HEAD")
+_ALWAYS = ("127.0.0.1", "::1", "localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def host_allowed(header: str, bound: str) -> bool:
+    """Tell whether a Host header is one under which this server can honestly be reached.
+
+    A foreign page whose name is made to point here (DNS rebinding) sends its own name. Names of this machine are good, and, where the
+    server listens to more than this machine, plain addresses too: those cannot be rebound.
+    """
+    try:
+        name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name in (*_ALWAYS, bound.lower()):
+        return True
+    if is_loopback(bound):
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in (socket.gethostname().lower(), socket.getfqdn().lower())
+    return True
+
+
+class Guard:
+    """ASGI middleware that refuses foreign requests and gives every browser a session.
+
+    Parameters
+    ----------
+    app
+        What it stands before; finds the session's secret in ``scope["state"]["owner"]``, empty where a request has none.
+    host
+        The address that the server listens on.
+    cookie
+        The cookie's name.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, cookie: str) -> None:
+        self._app, self._host, self._cookie = app, host, cookie
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers = Headers(scope=scope)
+        owner = cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
+        fresh = ""
+        if scope["path"] == "/" and len(owner) < 32:
+            owner = fresh = secrets.token_urlsafe(32)
+        scope.setdefault("state", {})["owner"] = owner
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                out = MutableHeaders(scope=message)
+                out.setdefault("Content-Security-Policy", PAGE_POLICY)
+                for name, value in _HEADERS.items():
+                    out.setdefault(name, value)
+                if fresh:
+                    out.append("Set-Cookie", f"{self._cookie}={fresh}; Path=/; HttpOnly; SameSite=Strict")
+            await send(message)
+
+        reason = self._foreign(scope, headers)
+        if not reason and scope["path"].startswith("/api/") and not owner:
+            reason = "open the page first: this request belongs to no session"
+        if reason:
+            await JSONResponse({"error": reason, "fields": {}}, 403)(scope, receive, answer)
+            return
+        await self._app(scope, receive, answer)
+
+    def _foreign(self, scope: Scope, headers: Headers) -> str:
+        """Say why a request is another site's; empty if it is not."""
+        host = headers.get("host", "")
+        if not host_allowed(host, self._host):
+            return "this server is not known by that name"
+        if scope["method"] in _SAFE:
+            return ""
+        origin = headers.get("origin")
+        try:
+            foreign = origin is not None and urlsplit(origin).netloc != host
+        except ValueError:
+            foreign = True
+        if foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return "this request comes from another site"
+        return ""

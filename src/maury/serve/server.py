@@ -1,0 +1,130 @@
+"""Start the server, and leave nothing behind at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from maury.errors import MauryError
+from maury.files import alone
+from maury.models import load_model
+from maury.serve.app import create_app
+from maury.serve.jobs import Jobs
+from maury.serve.settings import Settings
+from maury.serve.uploads import Uploads
+from maury.serve.wanted import choices
+from maury.serve.work import warm_up, worker
+
+_PREFIX = "maury-serve-"
+_LOCK = ".lock"
+# Seconds.
+_YOUNG = 60.0
+
+
+def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until interrupted.
+
+    Parameters
+    ----------
+    settings
+        Where, with which model, and the limits.
+    started
+        Told the page's address once it answers.
+
+    Raises
+    ------
+    MauryError
+        If the port is in use or cannot be had, or the model cannot be loaded.
+    """
+    with contextlib.closing(listen(settings.host, settings.port)) as opened, working_folder() as root:
+        port: int = opened.getsockname()[1]
+        settings = replace(settings, port=port)
+        models = choices(settings.model)
+        own = next(iter(models.values()))
+        jobs = Jobs(worker(models), settings, warm_up(load_model(own.folder or settings.model)))
+        app = create_app(settings, models, Uploads(root, settings), jobs)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, limit_concurrency=128,
+            timeout_graceful_shutdown=3,
+        )  # fmt: skip
+        name = f"[{settings.host}]" if ":" in settings.host else settings.host
+        with _terminated_as_interrupted(), contextlib.suppress(KeyboardInterrupt):
+            _Server(config, lambda: started(f"http://{name}:{port}")).run(sockets=[opened])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Raises
+    ------
+    MauryError
+        If it is in use, needs rights, or the host is no address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        opened = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise MauryError(f"--host {host}: is no address of this machine ({error.strerror})") from None
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        # Two that have bound a port can find out only now.
+        opened.listen(128)
+    except OSError as error:
+        opened.close()
+        if error.errno == errno.EADDRINUSE:
+            advice = "is maury serve running already? Choose another with --port, or 0 for any that is free"
+            raise MauryError(f"port {port} is in use: {advice}") from None
+        raise MauryError(f"cannot listen on {host} port {port} ({error.strerror})") from None
+    return opened
+
+
+@contextmanager
+def working_folder() -> Iterator[Path]:
+    """Yield a folder of this server alone; delete it at the end, and now those of servers that were killed."""
+    for stale in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
+        # One that starts just now may not hold its lock yet.
+        if time.time() - stale.stat().st_ctime < _YOUNG:
+            continue
+        # A lock that is held is another server's.
+        with contextlib.suppress(MauryError, OSError), alone(stale, stale / _LOCK):
+            shutil.rmtree(stale, ignore_errors=True)
+    root = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    with alone(root, root / _LOCK):
+        try:
+            yield root
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the server as Ctrl-C does, so that what was kept is deleted."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._told = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._told()

@@ -1,0 +1,180 @@
+"""What the page asks to be run, checked field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from maury.errors import SpectrumError
+from maury.labels import Label, LabelSet, LogUniform, Prior, TruncatedNormal, Uniform
+from maury.libraries.emulator import read_card
+from maury.models import folder, shipped
+from maury.posterior.infer import AUTO
+from maury.posterior.residuals import Noise
+from maury.serve.settings import Refused
+from maury.spectra.spectrum import Spectrum
+
+# A normal narrower than this share of the label's range is a number, not a prior.
+_NARROWEST = 1e-5
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model that can be chosen: its name, its folder (None for ``auto``) and the labels whose priors may be changed."""
+
+    name: str
+    folder: Path | None
+    labels: tuple[Label, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the page needs for its form."""
+        return {"name": self.name, "labels": [label.to_dict() for label in self.labels]}
+
+
+def choices(model: str) -> dict[str, Choice]:
+    """Return the models that the page offers, by name: the server's own first, the other shipped ones, and ``auto``.
+
+    Raises
+    ------
+    ModelError
+        If the server's own is unknown or incomplete.
+    """
+    own = folder(model)
+    folders = {own.name: own} | {k: v for k, v in shipped(estimators=True).items() if k != own.name}
+    found = {name: Choice(name, path, tuple(_labels(path))) for name, path in folders.items()}
+    sets = [_labels(path) for path in shipped(estimators=True).values()]
+    return found | {AUTO: Choice(AUTO, None, tuple(_common(sets)))}
+
+
+def _labels(path: Path) -> LabelSet:
+    problem = read_card(path / "estimator.safetensors")["problem"]
+    labels = LabelSet.from_list(problem["labels"])
+    return labels.select(name for name in labels.names if name not in problem["fixed"])
+
+
+def _common(sets: Sequence[LabelSet]) -> list[Label]:
+    """Labels of all models, on the range that all of them have; those without such a range cannot have one prior for all."""
+    found = []
+    for label in sets[0]:
+        if not all(label.name in labels.names for labels in sets):
+            continue
+        low = max(labels[label.name].prior.low for labels in sets)
+        high = min(labels[label.name].prior.high for labels in sets)
+        if low < high:
+            found.append(Label(label.name, Uniform(low=low, high=high), label.unit, label.symbol))
+    return found
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WantedPrior(_Strict):
+    """A prior in the page's terms: a range, or a measurement ``mean`` +- ``sigma``."""
+
+    kind: Literal["range", "normal"]
+    low: _Number | None = None
+    high: _Number | None = None
+    mean: _Number | None = None
+    sigma: _Number | None = None
+
+    def on(self, label: Label) -> Prior:
+        """Return the prior, inside the label's.
+
+        Raises
+        ------
+        Refused
+            Naming the field that is wrong.
+        """
+        low, high = label.prior.low, label.prior.high
+        where = f"priors.{label.name}."
+        names = ("low", "high") if self.kind == "range" else ("mean", "sigma")
+        value = {name: number for name in names if (number := getattr(self, name)) is not None}
+        if len(value) < len(names):
+            raise _fields({where + name: "a number is wanted" for name in names if name not in value})
+        outside = {
+            where + name: f"must lie in the model's range, {low:g} to {high:g}"
+            for name in ("low", "high", "mean")
+            if name in value and not low <= value[name] <= high
+        }
+        if outside:
+            raise _fields(outside)
+        if self.kind == "normal":
+            if not value["sigma"] >= _NARROWEST * (high - low):
+                raise _fields({where + "sigma": f"must be at least {_NARROWEST * (high - low):.1g}"})
+            return TruncatedNormal(low=low, high=high, **value)
+        if not value["low"] < value["high"]:
+            raise _fields({where + "high": "must be larger than the lower end"})
+        return LogUniform(**value) if isinstance(label.prior, LogUniform) else Uniform(**value)
+
+
+class Wanted(_Strict):
+    """A run: which spectrum, with which model, priors, noise, draws and seed, and without which wavelengths (Angstrom)."""
+
+    upload: Annotated[str, Field(max_length=64)]
+    index: Annotated[int, Field(ge=0, le=100_000)] = 0
+    model: Annotated[str, Field(max_length=200)]
+    draws: Annotated[int, Field(ge=100, le=20_000)] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    noise: Noise = "auto"
+    priors: Annotated[dict[str, WantedPrior], Field(max_length=20)] = {}
+    regions: Annotated[list[tuple[_Number, _Number]], Field(max_length=100)] = []
+
+    def prepare(self, models: Mapping[str, Choice], spectrum: Spectrum) -> dict[str, Prior]:
+        """Check what depends on model and spectrum; return the priors.
+
+        Raises
+        ------
+        Refused
+            Naming every field that is wrong.
+        """
+        if self.model not in models:
+            raise _fields({"model": f"is none of {', '.join(models)}"})
+        labels = {label.name: label for label in models[self.model].labels}
+        wrong: dict[str, str] = {}
+        priors = {}
+        for name, wanted in self.priors.items():
+            if name not in labels:
+                wrong[f"priors.{name}"] = f"cannot be set for {self.model}"
+                continue
+            try:
+                priors[name] = wanted.on(labels[name])
+            except Refused as error:
+                wrong |= error.fields
+        for i, region in enumerate(self.regions):
+            try:
+                spectrum.without([region])
+            except SpectrumError as error:
+                wrong[f"regions.{i}"] = str(error)
+        if not wrong and not spectrum.without(self.regions).good.any():
+            wrong["regions"] = "no usable pixel is left"
+        if wrong:
+            raise _fields(wrong)
+        return priors
+
+
+def read_wanted(body: bytes) -> Wanted:
+    """Read a request.
+
+    Raises
+    ------
+    Refused
+        If it is no JSON or fields are wrong; names them.
+    """
+    try:
+        return Wanted.model_validate_json(body)
+    except ValidationError as error:
+        wrong = {".".join(map(str, e["loc"])): e["msg"] for e in error.errors(include_url=False)}
+        if set(wrong) == {""}:
+            raise Refused("the request is no JSON object", 400) from None
+        raise _fields(wrong) from None
+
+
+def _fields(wrong: Mapping[str, str]) -> Refused:
+    name, message = next(iter(wrong.items()))
+    return Refused(f"{name}: {message}", 422, dict(wrong))

@@ -1,0 +1,130 @@
+"""Servers of the page: one without inference for its rules, one with it for a browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from maury.demo import write_demo
+from maury.models import load_model
+from maury.serve.app import create_app
+from maury.serve.jobs import Jobs, Progress, Run
+from maury.serve.server import listen
+from maury.serve.settings import Settings
+from maury.serve.uploads import Uploads
+from maury.serve.wanted import choices
+from maury.serve.work import DRAWS, FIT, NUMBERS, REPORT, worker
+
+ADDRESS = "http://127.0.0.1:8765"
+REQUEST = {"model": "kurucz-apogee", "draws": 200}
+
+
+@pytest.fixture(scope="session")
+def demo_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The demonstration's apVisit file."""
+    path = tmp_path_factory.mktemp("demo") / "apVisit-demo.fits"
+    write_demo(path, load_model())
+    return path.read_bytes()
+
+
+@dataclass
+class Fake:
+    """Work that takes as long as the test lets it: a run waits at its second stage until ``gate`` is set."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+    seen: list[str] = field(default_factory=list)
+
+    def __call__(self, run: Run, progress: Progress) -> dict[str, Any]:
+        self.seen.append(run.id)
+        progress("reading")
+        progress("flow")
+        # In steps, so that what is cancelled ends.
+        while not self.gate.wait(0.02):
+            progress("flow")
+        if self.error:
+            raise self.error
+        run.folder.mkdir()
+        for name in (REPORT, NUMBERS, DRAWS, FIT):
+            (run.folder / name).write_text(f"{name} of run {run.number}")
+        return {"labels": {}, "number": run.number}
+
+
+@dataclass
+class Desk:
+    """A server without inference, and a client of it."""
+
+    client: TestClient
+    work: Fake
+    jobs: Jobs
+    root: Path
+
+    def browser(self) -> TestClient:
+        """Another client, with a session of its own."""
+        client = TestClient(self.client.app, base_url=ADDRESS, raise_server_exceptions=False)
+        client.get("/")
+        return client
+
+    def send(self, content: bytes, name: str = "star.fits", client: TestClient | None = None) -> Any:
+        """Upload a file."""
+        return (client or self.client).post("/api/files", params={"name": name}, content=content)
+
+    def run(self, file: str, client: TestClient | None = None, **more: Any) -> Any:
+        """Ask for a run."""
+        return (client or self.client).post("/api/runs", json=REQUEST | {"upload": file} | more)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+    """Make a server with settings of the test's."""
+    opened: list[TestClient] = []
+
+    def make(**settings: Any) -> Desk:
+        chosen = Settings(**settings)
+        work, root = Fake(), tmp_path / "kept"
+        root.mkdir()
+        jobs = Jobs(work, chosen)
+        app = create_app(chosen, choices(chosen.model), Uploads(root, chosen), jobs)
+        client = TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)
+        client.__enter__()
+        opened.append(client)
+        client.get("/")
+        return Desk(client, work, jobs, root)
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+@dataclass
+class Served:
+    """A server with inference, on a port of its own."""
+
+    address: str
+    jobs: Jobs
+    root: Path
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The real thing, in a thread; a page that is closed is given half a second to come back."""
+    root = tmp_path_factory.mktemp("served")
+    opened = listen("127.0.0.1", 0)
+    settings = Settings(port=opened.getsockname()[1], grace=0.5)
+    models = choices(settings.model)
+    jobs = Jobs(worker(models), settings)
+    app = create_app(settings, models, Uploads(root, settings), jobs)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread.start()
+    yield Served(f"http://127.0.0.1:{settings.port}", jobs, root)
+    server.should_exit = True
+    thread.join(15)
+    opened.close()
