@@ -13,7 +13,7 @@ from maury.checks.calibration import simulated_spectra
 from maury.libraries.emulator import halved, read_model, write_model
 from maury.models import load_model, shipped
 from maury.networks.estimator import HALF
-from maury.posterior.infer import to_model_grid
+from maury.posterior.steps import to_model_grid
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from maury.demo import TRUTH, simulate_visit
 from maury.errors import Failure, LabelError
 from maury.labels import TruncatedNormal, Uniform
 from maury.models import load_model, shipped
-from maury.posterior.infer import infer_files, labels_for, to_model_grid
+from maury.posterior.infer import infer_files
 from maury.posterior.proposal import Flow, StudentT
+from maury.posterior.steps import labels_for, to_model_grid
 from maury.spectra.synthetic import write_apvisit
 from maury.spectra.synthetic_star import write_apstar
 

@@ -12,9 +12,9 @@ from maury.errors import InferenceError
 from maury.forward.likelihood import Likelihood
 from maury.forward.target import Target
 from maury.models import load_model
-from maury.posterior.infer import to_model_grid
 from maury.posterior.nested import nested_sampling
 from maury.posterior.refine import find_modes
+from maury.posterior.steps import to_model_grid
 from maury.spectra import PixelGrid
 from maury.spectra.spectrum import Spectrum, apstar_grid
 

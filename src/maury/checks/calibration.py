@@ -27,8 +27,9 @@ from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
 from maury.models import Model
-from maury.posterior.infer import infer_batch, to_model_grid
+from maury.posterior.infer import infer_batch
 from maury.posterior.result import Posterior
+from maury.posterior.steps import to_model_grid
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulate import detector, pixels_named
 from maury.training.simulations import Observing, Simulator

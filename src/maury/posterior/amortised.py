@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from maury.errors import InferenceError
 from maury.labels import LabelSet
 from maury.models import Model
-from maury.posterior.infer import ALL_MASKED, to_model_grid
 from maury.posterior.result import summarise
+from maury.posterior.steps import ALL_MASKED, to_model_grid
 from maury.spectra.spectrum import Spectrum
 
 

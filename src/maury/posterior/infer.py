@@ -4,71 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from maury.errors import Failure, InferenceError, LabelError, failure_of
+from maury.errors import Failure, InferenceError, failure_of
 from maury.forward.likelihood import usable_pixels
-from maury.forward.problem import Problem
-from maury.forward.target import Single
-from maury.labels import LabelSet, Prior, Uniform
+from maury.labels import Prior
 from maury.models import DEFAULT, Model, load_model, shipped
-from maury.names import meant
-from maury.networks.context import Context
-from maury.posterior.flags import check_misfit, disagreement, faults, warnings
-from maury.posterior.proposal import Flow
+from maury.posterior.flags import disagreement
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
-from maury.posterior.stored import provenance
-from maury.posterior.together import Steps, together
-from maury.posterior.verify import KHAT_LIMIT, Verified, verify
+from maury.posterior.steps import Settings, infer_together, labels_for
+from maury.posterior.verify import KHAT_LIMIT
 from maury.spectra.registry import read_all, read_spectrum
-from maury.spectra.regrid import on_network_grid
 from maury.spectra.spectrum import Spectrum
 
-# km/s around 0 in which a spectrum that its survey moved to rest is searched.
-_REST_V_RAD = 30.0
 # Models whose evidences differ by more than this (nats) need no better ones to be told apart.
 _CLOSE = 20.0
 AUTO = "auto"
-ALL_MASKED = "every pixel is masked: nothing to infer from"
-
-
-@dataclass(frozen=True)
-class _Settings:
-    draws: int
-    seed: int
-    priors: Mapping[str, Prior]
-    noise: Noise
-    false_alarm: float
-
-    def __post_init__(self) -> None:
-        if self.draws < 100:
-            raise InferenceError(f"draws must be at least 100 for the weights to be judged, not {self.draws}")
-        if self.noise not in get_args(Noise):
-            raise InferenceError(f"noise: no {self.noise!r}; {meant(self.noise, get_args(Noise))}")
-        if not 0 < self.false_alarm < 1:
-            raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm:g}")
-
-
-def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
-    spectrograph = model.problem.spectrograph
-    flux, ivar = on_network_grid(spectrum, spectrograph)
-    level = 1.0
-    # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1, unless it is known and has a meaning.
-    if model.problem.degree is not None and (ivar > 0).any():
-        level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
-    usable = model.forward.usable(spectrograph.grid.wavelength, model.labels)
-    scaled = (flux / level, np.where(usable, ivar * level**2, 0.0))
-    a, b = (torch.from_numpy(x).float()[None] for x in scaled)
-    return a, b
 
 
 def infer(
@@ -127,7 +84,7 @@ def infer(
         model = load_model(model)
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
-    settings = _Settings(draws, seed, priors or {}, noise, false_alarm)
+    settings = Settings(draws, seed, priors or {}, noise, false_alarm)
     if not isinstance(model, Model):
         return _choose(spectrum, settings, progress)
     return _infer(spectrum, model, settings, progress)
@@ -163,104 +120,23 @@ def infer_batch(
     """
     if isinstance(seeds, int):
         seeds = [seeds] * len(spectra)
-    settings = [_Settings(draws, seed, priors or {}, noise, false_alarm) for seed in seeds]
-    return _infer_together(spectra, model, settings)
+    return infer_together(
+        spectra, model, [Settings(draws, seed, priors or {}, noise, false_alarm) for seed in seeds]
+    )
 
 
 def _infer(
     spectrum: Spectrum,
     model: Model,
-    settings: _Settings,
+    settings: Settings,
     progress: Callable[[str], None],
     inside: NDArray[np.bool_] | None = None,
     nested: bool = True,
 ) -> Posterior:
-    (found,) = _infer_together([spectrum], model, [settings], progress, inside, nested)
+    (found,) = infer_together([spectrum], model, [settings], progress, inside, nested)
     if isinstance(found, Exception):
         raise found
     return found
-
-
-def _infer_together(
-    spectra: Sequence[Spectrum],
-    model: Model,
-    settings: Sequence[_Settings],
-    progress: Callable[[str], None] = lambda _: None,
-    inside: NDArray[np.bool_] | None = None,
-    nested: bool = True,
-) -> list[Posterior | Exception]:
-    began = time.perf_counter()
-    found: list[Posterior | Exception | None] = [None] * len(spectra)
-    observed, problems, inputs = list(spectra), {}, {}
-    for i, spectrum in enumerate(spectra):
-        try:
-            if not spectrum.good.any():
-                raise InferenceError(ALL_MASKED, "all_masked")
-            observed[i] = model.observed(spectrum)
-            problem = replace(model.problem, labels=labels_for(observed[i], model, settings[i].priors))
-            problems[i] = problem, problem.likelihood(observed[i], inside)
-            progress("flow")
-            inputs[i] = to_model_grid(observed[i], model)
-        except Exception as error:
-            found[i] = error
-    started = [i for i in range(len(spectra)) if found[i] is None]
-    if started:
-        flux, ivar = (torch.cat([inputs[i][k] for i in started]) for k in (0, 1))
-        with torch.no_grad():
-            context = model.estimator.context(flux, ivar)
-            novelty = (
-                None if model.novelty is None else model.novelty.p_value(model.estimator, flux, ivar, context)
-            )
-        steps = [
-            _steps(
-                observed[i],
-                model,
-                *problems[i],
-                settings[i],
-                context,
-                row,
-                novelty,
-                inputs[i],
-                nested,
-                progress,
-            )  # fmt: skip
-            for row, i in enumerate(started)
-        ]
-        for i, result in zip(started, together(steps), strict=True):
-            found[i] = result
-    seconds = (time.perf_counter() - began) / len(spectra)
-    return [replace(f, seconds=seconds) if isinstance(f, Posterior) else f for f in found if f is not None]
-
-
-def _steps(
-    spectrum: Spectrum,
-    model: Model,
-    problem: Problem,
-    likelihood: Single,
-    settings: _Settings,
-    context: Context,
-    row: int,
-    novelty: torch.Tensor | None,
-    network_input: tuple[torch.Tensor, torch.Tensor],
-    nested: bool,
-    progress: Callable[[str], None],
-) -> Steps[Posterior]:
-    """Infer one spectrum, the one at ``row`` of the context."""
-    verified = yield from verify(
-        likelihood,
-        problem.inferred,
-        Flow(model.estimator, context, problem.stellar, row),
-        draws=settings.draws,
-        generator=torch.Generator().manual_seed(settings.seed),
-        nested=nested,
-        noise=settings.noise,
-        progress=progress,
-    )
-    p_novelty = None if novelty is None else float(novelty[row])
-    posterior = _posterior(
-        verified, spectrum, model, problem.inferred, network_input, p_novelty, settings.false_alarm
-    )
-    return replace(posterior, provenance=provenance(model, settings.seed))
 
 
 def infer_files(
@@ -305,23 +181,7 @@ def infer_files(
             yield failure_of(file, index, error)
 
 
-def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:
-    """Return the model's labels with the priors that this spectrum is inferred under.
-
-    Raises
-    ------
-    LabelError
-        If a prior is of no label of the model, or of one that it holds.
-    """
-    for name in priors:
-        if name in model.problem.held:
-            raise LabelError(f"prior of {name}: {model.name} holds it at {model.problem.held[name]:g}")
-    if spectrum.frame == "rest" and "v_rad" not in priors:
-        priors = {**priors, "v_rad": Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)}
-    return model.labels.with_priors(priors)
-
-
-def _choose(spectrum: Spectrum, settings: _Settings, progress: Callable[[str], None]) -> Posterior:
+def _choose(spectrum: Spectrum, settings: Settings, progress: Callable[[str], None]) -> Posterior:
     """Infer with every shipped model that covers the spectrum, on the same pixels; return the one of the highest evidence."""
     began = time.perf_counter()
     models = [load_model(name) for name in shipped(estimators=True)]
@@ -364,47 +224,3 @@ def _choose(spectrum: Spectrum, settings: _Settings, progress: Callable[[str], N
 
 def _stage(progress: Callable[[str], None], model: str, stage: str) -> None:
     progress(f"{model}: {stage}")
-
-
-def _posterior(
-    verified: Verified,
-    spectrum: Spectrum,
-    model: Model,
-    labels: LabelSet,
-    network_input: tuple[torch.Tensor, torch.Tensor],
-    p_novelty: float | None,
-    false_alarm: float,
-) -> Posterior:
-    theta = labels.from_normal(verified.draws.u)
-    best = theta[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
-    fit = verified.target.likelihood.fit(best)
-    v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
-    degree = model.problem.degree
-    misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
-    preparation = getattr(model.estimator.featurizer, "preparation", None)
-    bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
-    extra: dict[str, Any] = {"misfit": misfit.to_json()}
-    if verified.residuals is not None:
-        extra["residuals"] = verified.residuals.to_json()
-    return Posterior(
-        labels=labels,
-        draws=theta.numpy(),
-        log_weights=verified.log_weights.numpy(),
-        log_likelihood=verified.draws.log_likelihood.numpy(),
-        log_prior=verified.draws.log_prior.numpy(),
-        log_proposal=verified.draws.log_proposal.numpy(),
-        flow_draws=labels.select(model.estimator.labels.names).from_normal(verified.flow).numpy(),
-        khat=verified.khat,
-        ess=verified.ess,
-        log_evidence=verified.log_evidence,
-        method=verified.method,
-        fit=fit,
-        spectrum=spectrum,
-        model=model.name,
-        flag_warn=(*warnings(verified, fit, spectrum, model, labels), *misfit.flags()),
-        flag_bad=tuple(bad),
-        evaluations=verified.evaluations,
-        held=dict(model.problem.held),
-        target=verified.target,
-        extra=extra,
-    )

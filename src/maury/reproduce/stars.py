@@ -18,9 +18,10 @@ from maury.files import writing
 from maury.forward.target import Target
 from maury.models import Model, load_model
 from maury.posterior.importance import effective_sample_size
-from maury.posterior.infer import infer, to_model_grid
+from maury.posterior.infer import infer
 from maury.posterior.mcmc import Chains, emcee_chains
 from maury.posterior.result import Posterior
+from maury.posterior.steps import to_model_grid
 from maury.report.plots import samples_figure, save_figure, walkers_figure
 from maury.reproduce.config import Experiment, StarsConfig
 from maury.reproduce.report import PAPER, agreement, chain_figures, write_report
