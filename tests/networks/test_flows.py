@@ -81,6 +81,18 @@ def test_draws_of_many_spectra_are_what_the_transforms_say(kind, n_labels, hidde
     torch.testing.assert_close(flow.push(base, context), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["nsf", "maf"])
+def test_even_draws_have_the_same_quantiles(kind):
+    """Over many shifts, means of the quantiles of 64 even draws are those of the density; those of a normal base scatter less."""
+    flow = TypeAdapter(FlowConfig).validate_python(FLOWS[kind]).build(2, 3)
+    torch.manual_seed(3)
+    independent, even = (
+        torch.stack([flow.base(64, even).quantile(0.84, dim=0) for _ in range(300)]) for even in (False, True)
+    )
+    assert ((independent.mean(0) - even.mean(0)).abs() < 0.05).all()
+    assert (even.std(0) < (1.2 if kind == "maf" else 0.5) * independent.std(0)).all()
+
+
 def test_flow_matching_learns_a_density():
     """Two labels, the second twice the context off the first: after a few hundred steps the likelihood is near the truth's."""
     torch.manual_seed(0)

@@ -91,4 +91,4 @@ class AlignedFeaturizer(nn.Module):
         frame = None
         if self.prior is not None:
             frame = AlignedFrame(self.prior, self.column, prepared.v_align, self.velocity_width)
-        return Context(self.network(prepared), frame)
+        return Context(self.network(prepared), frame, summary=prepared.summary)

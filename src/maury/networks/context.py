@@ -55,11 +55,14 @@ class Context:
         The flow's coordinates; without it z is u.
     guess
         A first guess that the featurizer needs and that is trained beside the flow.
+    summary
+        What was measured of the spectra before any network saw them, shape ``(n, n_summary)``, for `maury.networks.novelty`.
     """
 
     features: Tensor
     frame: Frame | None = None
     guess: Guess | None = None
+    summary: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)

@@ -107,11 +107,15 @@ class Estimator(nn.Module):
 
     @torch.no_grad()
     def sample_each(
-        self, numbers: Sequence[int], context: Context, generators: Sequence[torch.Generator | None]
+        self,
+        numbers: Sequence[int],
+        context: Context,
+        generators: Sequence[torch.Generator | None],
+        even: bool = False,
     ) -> list[Tensor]:
         """Draw ``(n_i, n_labels)`` points ``u`` for each spectrum of a context, all in one pass.
 
-        Each spectrum has a generator of its own: its draws do not depend on the others.
+        Each spectrum has a generator of its own: its draws do not depend on the others. ``even`` as of `ConditionalFlow.base`.
         """
         most, d = max(numbers), len(self.labels)
         base = context.features.new_zeros(len(context), most, d)
@@ -119,7 +123,7 @@ class Estimator(nn.Module):
         reference = torch.zeros(len(context), most, 1, dtype=torch.bool)
         for i, (n, generator) in enumerate(zip(numbers, generators, strict=True)):
             with _seeded(generator):
-                base[i, :n] = self.flow.base(n)
+                base[i, :n] = self.flow.base(n, even)
                 reference[i, :n, 0] = torch.rand(n) < self.config.defensive
                 normal[i, :n] = torch.randn(n, d, dtype=torch.float64)
         z = torch.where(reference, normal, self.flow.push(base, context.features).double())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -34,6 +35,11 @@ class Scale(BaseModel):
 
 # In units of a Gaussian approximation of the posterior, which may be far too narrow.
 OF_LAPLACE = Scale(low=0.1, high=3000, start=1)
+
+
+@cache
+def _sobol(n: int, d: int) -> Tensor:
+    return torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(n)
 
 
 class ConditionalFlow(nn.Module):
@@ -82,9 +88,17 @@ class ConditionalFlow(nn.Module):
         """Return what training minimises, shape ``(n,)``: the negative log density."""
         return -self.log_prob(z, context)
 
-    def base(self, n: int) -> Tensor:
-        """Draw ``(n, n_labels)`` from the flow's base, by torch's global random state."""
-        return self.flow.base(None).sample((n,))
+    def base(self, n: int, even: bool = False) -> Tensor:
+        """Draw ``(n, n_labels)`` from the flow's base, by torch's global random state.
+
+        ``even`` spreads the draws: a Sobol sequence, shifted at random (Cranley & Patterson 1976). Each is distributed as before, and
+        a quarter of them tells quantiles as well. Bases that are not normal give independent draws.
+        """
+        base = self.flow.base(None)
+        if not even or isinstance(self.flow.base, _Mixture):
+            return base.sample((n,))
+        points = _sobol(n, *base.event_shape)
+        return torch.special.ndtri(((points + torch.rand(points.shape[1])) % 1).clamp(1e-7, 1 - 1e-7))
 
     def push(self, base: Tensor, context: Tensor) -> Tensor:
         """Take draws of the base ``(n_spectra, n, n_labels)`` to draws given contexts ``(n_spectra, n_context)``."""

@@ -34,11 +34,9 @@ def features(estimator: Estimator, flux: Tensor, ivar: Tensor, context: Context 
 
     Their ``context`` is computed unless it is known.
     """
-    found = [(context or estimator.context(flux, ivar)).features]
-    preparation = getattr(estimator.featurizer, "preparation", None)
-    if preparation is not None:
-        found.append(preparation(flux, ivar).summary)
-    return torch.cat(found, dim=1).double()
+    context = context or estimator.context(flux, ivar)
+    known = [context.features] if context.summary is None else [context.features, context.summary]
+    return torch.cat(known, dim=1).double()
 
 
 def log_snr(flux: Tensor, ivar: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Amortised:
     labels
         Stellar labels, without nuisance.
     draws
-        Unweighted, shape ``(n_draws, n_labels)``.
+        Unweighted, shape ``(n_draws, n_labels)``; spread more evenly than independent ones.
     spectrum, model
         What was observed, and the name of the model.
     p_novelty
@@ -48,7 +48,7 @@ class Amortised:
 
 @torch.no_grad()
 def amortised(
-    spectra: Sequence[Spectrum], model: Model, draws: int = 256, seeds: Sequence[int] | int = 0
+    spectra: Sequence[Spectrum], model: Model, draws: int = 64, seeds: Sequence[int] | int = 0
 ) -> list[Amortised | Exception]:
     """Draw from the flow for several spectra side by side.
 
@@ -59,7 +59,7 @@ def amortised(
     model
         The model.
     draws, seeds
-        Draws a spectrum, and the seed of each, or one for all.
+        Draws a spectrum, spread evenly, and the seed of each, or one for all.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def amortised(
     flux, ivar = (torch.cat([pair[k] for pair in inputs.values()]) for k in (0, 1))
     context = estimator.context(flux, ivar)
     generators = [torch.Generator().manual_seed(seeds[i]) for i in inputs]
-    u = torch.stack(estimator.sample_each([draws] * len(inputs), context, generators))
+    u = torch.stack(estimator.sample_each([draws] * len(inputs), context, generators, even=True))
     theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(inputs), draws)).numpy()
     novelty = [None] * len(inputs)
     if model.novelty is not None:
