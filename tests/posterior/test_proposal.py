@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from maury.posterior.proposal import Mixture, StudentT
+from maury.posterior.proposal import Mixture, StudentT, average
 
 
 def student(location: list[float], scale: list[list[float]], dof: int = 5) -> StudentT:
@@ -102,3 +102,20 @@ def test_a_part_without_weight_is_silent(wide: StudentT, narrow: StudentT) -> No
     points = torch.randn(10, 2, generator=generator(), dtype=torch.float64)
     torch.testing.assert_close(mixture.log_prob(points), wide.log_prob(points))
     assert mixture.sample(10, generator()).shape == (10, 2)
+
+
+def test_mixtures_of_several_rounds_average():
+    """Draws of two rounds, the second with more parts, have the density of the rounds' shares."""
+    wide, narrow = (
+        student([0.0, 0.0], [[4.0, 0.0], [0.0, 4.0]]),
+        student([1.0, 0.0], [[0.1, 0.0], [0.0, 0.1]]),
+    )
+    first = Mixture((wide,), torch.ones(1, dtype=torch.float64))
+    second = first.beside([narrow, student([-1.0, 0.0], [[0.2, 0.0], [0.0, 0.2]])], 0.6)
+    assert second.weights.tolist() == pytest.approx([0.4, 0.3, 0.3])
+    u = wide.sample(50, generator(6))
+    both = average([first, second], [100, 300])
+    expected = torch.logsumexp(
+        torch.stack([first.log_prob(u) + np.log(0.25), second.log_prob(u) + np.log(0.75)]), 0
+    )
+    torch.testing.assert_close(both.log_prob(u), expected)

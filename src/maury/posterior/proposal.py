@@ -229,12 +229,11 @@ class Mixture:
             each.append(self.flow.log_prob(u, known))
         return torch.logsumexp(torch.stack(each) + self.weights.log()[:, None], dim=0)
 
-    def beside(self, part: StudentT, share: float) -> Mixture:
-        """Return the mixture with another part, which has ``share`` of the weight."""
-        weights = (1 - share) * self.weights
-        at = len(self.parts)
-        weights = torch.cat([weights[:at], weights.new_tensor([share]), weights[at:]])
-        return Mixture([*self.parts, part], weights, self.flow)
+    def beside(self, parts: Sequence[StudentT], share: float) -> Mixture:
+        """Return the mixture with other parts, which have ``share`` of the weight, evenly."""
+        weights, at = (1 - share) * self.weights, len(self.parts)
+        new = weights.new_full((len(parts),), share / len(parts))
+        return Mixture([*self.parts, *parts], torch.cat([weights[:at], new, weights[at:]]), self.flow)
 
 
 def average(mixtures: Sequence[Mixture], counts: Sequence[int]) -> Mixture:

@@ -22,9 +22,9 @@ KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
 _FLOW_SHARE = 0.06
 _MODE_FLOOR = 0.02
-# A jitter well below the noise has a long lower tail in u, where its likelihood falls as a Gaussian of the variance: a share of the
-# draws is this much wider in jitter, so that no weight there grows large.
-_WIDE_SHARE = 0.08
+# A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
+# prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
+_WIDE_SHARE = 0.06
 _WIDE = 2.5
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
 _RANKED = 64
@@ -34,7 +34,9 @@ _FEWEST = 256
 # The first draws, whose weighted covariance corrects the Laplace approximation for the rest.
 _PILOT = 0.3
 _GOOD = 0.65
-_ROUNDS = 4
+_ROUNDS = 8
+# Kernels that follow a posterior of another shape than a Student-t's.
+_KERNELS = 40
 _ENOUGH = 0.3
 
 
@@ -134,21 +136,39 @@ def _proposal(modes: Modes, flow: Flow, labels: LabelSet) -> Mixture:
         return Mixture(parts, torch.cat([mass, of_flow]), FlowAndJitter(flow, None))
     wide = modes.factor.clone()
     wide[:, -1] *= _WIDE
+    free = modes.factor.clone()
+    free[:, -1] = torch.eye(len(labels)).to(free)[-1]
+    anywhere = modes.u.clone()
+    anywhere[:, -1] = 0.0
     parts += [StudentT(u, factor) for u, factor in zip(modes.u, wide, strict=True)]
-    weights = torch.cat([(1 - _WIDE_SHARE) * mass, _WIDE_SHARE * mass, of_flow])
+    parts += [StudentT(u, factor) for u, factor in zip(anywhere, free, strict=True)]
+    weights = torch.cat([(1 - 2 * _WIDE_SHARE) * mass, _WIDE_SHARE * mass, _WIDE_SHARE * mass, of_flow])
     jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
     return Mixture(parts, weights, FlowAndJitter(flow, jitter))
 
 
-def _adapted(draws: Weighted, log_weights: Tensor, previous: Mixture) -> Mixture:
-    """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it."""
+def _adapted(
+    draws: Weighted, log_weights: Tensor, previous: Mixture, generator: torch.Generator, closely: bool
+) -> Mixture:
+    """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it.
+
+    ``closely``: most of that half goes to narrower ones about some of the draws, a kernel estimate that follows any shape.
+    """
     w = log_weights.exp()
     mean = w @ draws.u
     offset = draws.u - mean
     covariance = (w[:, None] * offset).T @ offset
     # Few effective draws underestimate a covariance; the Student-t and this floor keep the proposal wider than the target.
     covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
-    return previous.beside(StudentT(mean, torch.linalg.cholesky(1.2 * covariance)), 0.5)
+    factor = torch.linalg.cholesky(1.2 * covariance)
+    if not closely:
+        return previous.beside([StudentT(mean, factor)], 0.5)
+    # The bandwidth that suits a normal density of as many draws as these are worth (Silverman 1986, eq. 4.14).
+    d, ess = len(mean), 1 / float(w.square().sum())
+    bandwidth = (4 / ((d + 2) * max(ess, 2 * d))) ** (1 / (d + 4))
+    centres = draws.u[torch.multinomial(w, _KERNELS, replacement=True, generator=generator)]
+    kernels = [StudentT(centre, bandwidth * factor) for centre in centres]
+    return previous.beside([StudentT(mean, factor)], 0.1).beside(kernels, 0.5)
 
 
 @dataclass(frozen=True)
@@ -193,7 +213,7 @@ def weigh(
         if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
             break
         if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
-            proposal = _adapted(weighted, log_weights, proposal)
+            proposal = _adapted(weighted, log_weights, proposal, generator, closely=len(u) >= draws)
     return Weighed(weighted, log_weights, khat)
 
 
