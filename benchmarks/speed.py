@@ -17,7 +17,8 @@ from maury.forward.likelihood import Likelihood
 from maury.models import load_model
 from maury.posterior.infer import infer
 from maury.spectra import apstar_grid, read_spectrum
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, nominal_visit_lsf
+from maury.spectra.instrument import apogee
+from maury.spectra.linespread import nominal_visit_lsf
 from maury.spectra.synthetic import nominal_visit_grid
 
 REPEATS = 5
@@ -38,7 +39,7 @@ def main():
     cool = load_model("btsettl-apogee")
     cool_theta = cool.labels.sample(256, torch.Generator().manual_seed(0))
     detectors = {
-        "apstar": (apstar_grid(), Gaussian(APOGEE_RESOLUTION, integrate=False)),
+        "apstar": (apstar_grid(), apogee().grid_lsf),
         "apvisit": (nominal_visit_grid(), nominal_visit_lsf()),
     }
     forward = {}

@@ -1,4 +1,4 @@
-"""What MkDocs does besides: tutorials run in a folder of their own, their pictures and the command line's reference come in, mathematics becomes MathML.
+"""What MkDocs does besides: tutorials run in a folder of their own, pictures and commands come in, formulas become MathML.
 
 Sources stay plain Markdown, which reads well where it lies: what a build adds is asked for by comments,
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maury import __version__
-from maury.commands import check, fetch, models, survey
+from maury.commands import check, fetch, instruments, models, survey
 from maury.commands.infer import demo, infer
 from maury.commands.train import reproduce, simulate, train
 from maury.console import BAD_INPUT, err, out, print_error
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (infer, demo, train, simulate, reproduce):
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(instruments.app, name="instruments")
 app.add_typer(check.app, name="check")
 app.add_typer(fetch.app, name="fetch")
 app.add_typer(survey.app, name="survey")

@@ -20,6 +20,8 @@ from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator, read_card, read_model
 from maury.networks.estimator import Estimator
 from maury.networks.novelty import Novelty
+from maury.spectra.instrument import Instrument, of_card
+from maury.spectra.spectrum import Spectrum
 
 DEFAULT = "kurucz-apogee"
 
@@ -54,6 +56,21 @@ class Model:
     def labels(self) -> LabelSet:
         """The forward model's labels, then the nuisance ``jitter``, with their priors; held ones included."""
         return self.problem.labels
+
+    @property
+    def instrument(self) -> Instrument | None:
+        """The spectrograph that it was made for; None where it takes spectra of any."""
+        return self.problem.instrument
+
+    def observed(self, spectrum: Spectrum) -> Spectrum:
+        """Return a spectrum with the chips and, where it tells none, the line-spread function of the model's instrument.
+
+        Raises
+        ------
+        InferenceError
+            If no pixel lies on one of the instrument's chips.
+        """
+        return spectrum if self.instrument is None else self.instrument.adopt(spectrum)
 
 
 def shipped(estimators: bool = False) -> dict[str, Path]:
@@ -140,7 +157,11 @@ def problem_of(card: Mapping[str, Any], forward: ForwardModel, path: Path) -> Pr
     try:
         entry = card["problem"]
         labels = LabelSet.from_list(entry["labels"])
-        problem = Problem(forward, labels, entry["fixed"], entry["continuum_degree"], entry["emulator_error"])
+        instrument = of_card(entry.get("instrument"), path / "estimator.json")
+        problem = Problem(
+            forward, labels, entry["fixed"], entry["continuum_degree"], entry["emulator_error"],
+            instrument=instrument,
+        )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path / 'estimator.json'}: does not tell what was inferred ({error})") from None
     if labels.names != (*forward.label_names, "jitter"):
@@ -153,7 +174,8 @@ def problem_of(card: Mapping[str, Any], forward: ForwardModel, path: Path) -> Pr
 
 def problem_card(problem: Problem) -> dict[str, Any]:
     """Return what `problem_of` reads."""
-    return {
+    instrument = {} if problem.instrument is None else {"instrument": problem.instrument.card()}
+    return instrument | {
         "labels": problem.labels.to_list(),
         "fixed": dict(problem.held),
         "continuum_degree": problem.degree,

@@ -15,7 +15,7 @@ from maury.forward.sampling import line_spread
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.models import shipped
 from maury.spectra import apstar_grid, nominal_visit_grid
-from maury.spectra.linespread import FWHM, NOMINAL_VISIT, Gaussian, log_pixel_size, nominal_visit_lsf
+from maury.spectra.linespread import FWHM, Gaussian, log_pixel_size, nominal_visit_lsf
 
 STAR = (3050.0, 5.1, 0.0)
 STEP, SIGMA, N = 1.0, 8.0, 4096
@@ -94,7 +94,7 @@ def quadrature(emulator, v_rad, v_sini, grid, pixels, finer=20, limb_darkening=0
             inner = (at > at[0] + 90 / C_KMS) & (at < at[-1] - 90 / C_KMS)
             at = at[inner]
             flux = sum(w * spline(at - s * v_sini / C_KMS) for w, s in zip(disc, sine, strict=True))
-        kernel = profile(np.array(NOMINAL_VISIT), stop - 1 - i, (at - centre) / size[i])
+        kernel = profile(nominal_visit_lsf().coefficients[0], stop - 1 - i, (at - centre) / size[i])
         out.append((flux * kernel).sum() / kernel.sum())
     return np.array(out)
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from maury.errors import ConfigError
-from maury.libraries.build import EmulatorConfig, build, read_config, shift_pixels
+from maury.libraries.build import EmulatorConfig, build, shift_pixels
 from maury.libraries.emulator import Emulator
 from maury.models import shipped
+from maury.toml import read_config
 
 
 def test_shift_moves_a_line():

@@ -12,7 +12,6 @@ from maury.errors import SpectrumError
 from maury.spectra import nominal_visit_grid, read_apvisit
 from maury.spectra.linespread import (
     FWHM,
-    NOMINAL_VISIT,
     GaussHermite,
     Gaussian,
     Tabulated,
@@ -31,7 +30,7 @@ def test_gauss_hermite_is_the_transform_of_the_profile(chip, cycles):
     found = lsf.transform(grid, np.array([cycles / size]))[i, 0]
     y = np.linspace(-120, 120, 48_001)
     # Pixels of the file run against the wavelength: its profile, a function of x - x0, is one of u - u_i over the pixel's size.
-    values = profile(np.array(NOMINAL_VISIT), 4095 - 1000, y)
+    values = profile(nominal_visit_lsf().coefficients[0], 4095 - 1000, y)
     expected = (values * np.exp(2j * np.pi * cycles * y)).sum() * (y[1] - y[0])
     assert found == pytest.approx(expected, abs=1e-8)
 
@@ -88,7 +87,7 @@ def test_chips_do_not_see_each_other():
     ],
 )
 def test_useless_coefficients_are_refused(change, message):
-    row = np.array(NOMINAL_VISIT, dtype=float)
+    row = nominal_visit_lsf().coefficients[0]
     for index, value in change.items():
         row[index] = value
     with pytest.raises(SpectrumError, match=message):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from maury.spectra.instrument import apogee
 from maury.spectra.regrid import regrid
-from maury.spectra.spectrum import APSTAR_LOG10_START, APSTAR_LOG10_STEP
 from maury.spectra.synthetic import nominal_visit_grid
 
 N_OUT = 300
@@ -72,7 +72,9 @@ def test_visits_are_held_everywhere(n_pixels: int, chip: int) -> None:
     grid = nominal_visit_grid(n_pixels)
     start, stop = grid.chips[chip]
     # Undithered pixels are 0.9 to 1.65 output pixels wide.
-    position = (np.log10(grid.wavelength[start:stop]) - APSTAR_LOG10_START) / APSTAR_LOG10_STEP
+    position = (
+        np.log10(grid.wavelength[start:stop]) - apogee().layout.log10_start
+    ) / apogee().layout.log10_step
     position -= np.ceil(position[0]) + 3
     n_out = int(position[-1]) - 3
     _, ivar = regrid(position, np.ones_like(position), np.ones_like(position), n_out)

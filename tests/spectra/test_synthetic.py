@@ -16,7 +16,7 @@ from flat_star import make_spectrum
 from maury.errors import SpectrumError
 from maury.spectra import Spectrum, apstar_grid, nominal_visit_grid, read_apvisit, write_apvisit
 from maury.spectra.bits import bits
-from maury.spectra.linespread import NOMINAL_VISIT, GaussHermite
+from maury.spectra.linespread import GaussHermite, nominal_visit_lsf
 
 
 @pytest.mark.parametrize("n", [4096, 2048])
@@ -40,7 +40,7 @@ def test_nominal_grid_agrees_with_a_real_visit(real_visit: Path) -> None:
 @pytest.mark.parametrize("release", ["dr16", "dr17", "dr19"])
 @pytest.mark.parametrize("n", [64, 2048])
 def test_round_trip(write_visit: Callable[..., Path], release: str, n: int) -> None:
-    lsf = GaussHermite(np.array(NOMINAL_VISIT) * [[1.0], [1.0], [1.0]])
+    lsf = GaussHermite(nominal_visit_lsf().coefficients[0] * [[1.0], [1.0], [1.0]])
     bitmask = np.arange(3 * n) % 2**15
     meta = {"telescope": "apo1m", "plate": "7", "fiber": 99, "mjd": 57000, "ra": 99.0, "starflag": 8}
     source = make_spectrum(n, lsf=lsf, meta=meta)
@@ -154,7 +154,7 @@ def test_other_grids_and_lsfs_are_refused(spectrum: Spectrum, tmp_path: Path) ->
         write_apvisit(tmp_path / "a.fits", Spectrum(grid, np.ones(grid.n_pixels), np.ones(grid.n_pixels)))
     with pytest.raises(SpectrumError, match="line-spread"):
         write_apvisit(
-            tmp_path / "a.fits", replace(spectrum, lsf=GaussHermite(np.tile(NOMINAL_VISIT, (2, 1))))
+            tmp_path / "a.fits", replace(spectrum, lsf=GaussHermite(nominal_visit_lsf().coefficients[:2]))
         )
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from maury.errors import ConfigError, ModelError
-from maury.libraries.build import read_config
 from maury.libraries.emulator import write_model
 from maury.models import load_model, shipped
 from maury.networks.aligned import AlignedFeaturizer
+from maury.toml import read_config
 from maury.training.checkpoint import OpenCheckpoint
 from maury.training.config import PRESETS, TrainConfig, preset
 from maury.training.data import Stored

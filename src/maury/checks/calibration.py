@@ -29,17 +29,12 @@ from maury.labels import LabelSet
 from maury.models import Model
 from maury.posterior.infer import infer, to_model_grid
 from maury.posterior.result import Posterior
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, LineSpread, nominal_visit_lsf
-from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
-from maury.spectra.synthetic import nominal_visit_grid
+from maury.spectra.spectrum import Spectrum
+from maury.training.simulate import detector, pixels_named
 from maury.training.simulations import Observing, Simulator
 
 # Share of pixels that real visits lose by the default rule.
 REAL_MASKS = (0.04, 0.12)
-_DETECTORS: dict[str, tuple[Callable[[], PixelGrid], Callable[[], LineSpread]]] = {
-    "apvisit": (nominal_visit_grid, nominal_visit_lsf),
-    "apstar": (apstar_grid, lambda: Gaussian(APOGEE_RESOLUTION, integrate=False)),
-}
 _BATCH = 25
 _SEEDS = 1_000_003
 # Beyond this, u is a bound of the prior.
@@ -155,7 +150,7 @@ def simulated_spectra(
 
     Those from ``start``, a multiple of 25, to ``number``.
     """
-    grid, lsf = _DETECTORS[pixels][0](), _DETECTORS[pixels][1]()
+    grid, lsf = detector(model.problem.spectrograph, pixels_named(pixels))
     simulator = Simulator(model.problem, grid, observing or Observing(masked=REAL_MASKS), lsf)
     for first in range(start, number, _BATCH):
         # Each batch has a seed of its own and is always whole: any spectrum is the same, however many are asked for.
@@ -175,13 +170,13 @@ def calibrate(
     number: int,
     *,
     draws: int = 1000,
-    pixels: str = "apvisit",
+    pixels: str = "native",
     seed: int = 0,
     observing: Observing | None = None,
     jobs: int = 1,
     store: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Infer ``number`` spectra simulated from the prior on native visit pixels or on the apStar grid.
+    """Infer ``number`` spectra simulated from the prior on the instrument's native pixels or on the grid that its networks take.
 
     Parameters
     ----------
@@ -190,7 +185,7 @@ def calibrate(
     number, draws, seed
         Spectra, importance draws a round, and the seed of everything.
     pixels
-        ``"apvisit"`` or ``"apstar"``.
+        ``"native"`` or ``"network"``; of APOGEE also called ``"apvisit"`` and ``"apstar"``.
     observing
         How spectra are observed; by default as real visits are.
     jobs
@@ -201,10 +196,9 @@ def calibrate(
     Raises
     ------
     ConfigError
-        If ``pixels`` is neither ``"apvisit"`` nor ``"apstar"``, or ``store`` is of other settings.
+        If ``pixels`` is none of these, or ``store`` is of other settings.
     """
-    if pixels not in _DETECTORS:
-        raise ConfigError(f"pixels: {pixels!r} is not one of {', '.join(_DETECTORS)}")
+    pixels = pixels_named(pixels)
     settings = {"model": model.name, "draws": draws, "pixels": pixels, "seed": seed}
     done = _read_store(store, settings) if store else {}
     task = partial(_batch, number=number, draws=draws, pixels=pixels, seed=seed, observing=observing)
@@ -241,7 +235,8 @@ def _read_store(store: Path, settings: dict[str, Any]) -> dict[int, list[Outcome
         # Killed while it was written: that batch is done again.
         store.write_text(whole + "\n")
     head, *lines = whole.splitlines()
-    if json.loads(head) != settings:
+    stored = json.loads(head)
+    if stored | {"pixels": pixels_named(stored["pixels"])} != settings:
         raise ConfigError(f"{store}: holds outcomes of other settings ({head}); choose another --output")
     for line in lines:
         entry = json.loads(line)

@@ -139,7 +139,7 @@ def compare(
     draws: int = 10_000,
     seed: int = 0,
 ) -> Iterator[Comparison]:
-    """Infer spectra simulated from the prior on native visit pixels, and compare each with references.
+    """Infer spectra simulated from the prior on the instrument's native pixels, and compare each with references.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def compare(
         Of everything.
     """
     observing = Observing(snr=snr, masked=REAL_MASKS)
-    for i, (spectrum, _, ratio) in enumerate(simulated_spectra(model, number, "apvisit", seed, observing)):
+    for i, (spectrum, _, ratio) in enumerate(simulated_spectra(model, number, "native", seed, observing)):
         usual = infer(spectrum, model, seed=seed + i)
         posterior = infer(spectrum, model, draws=draws, seed=seed + i)
         if posterior.target is None:

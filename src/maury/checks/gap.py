@@ -25,9 +25,9 @@ from maury.models import Model, folder
 from maury.posterior.infer import infer
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
-from maury.spectra.linespread import APOGEE_RESOLUTION, FWHM, nominal_visit_lsf
+from maury.spectra.instrument import Instrument, apogee
+from maury.spectra.linespread import FWHM
 from maury.spectra.spectrum import Spectrum
-from maury.spectra.synthetic import nominal_visit_grid
 from maury.training.simulations import Observing, Simulator
 
 _TELLURICS, _SKY_LINES = 80, 40
@@ -54,10 +54,13 @@ class Bed:
 
     def __init__(self, model: Model, snr: tuple[float, float] = (30.0, 200.0)) -> None:
         self.model, self.problem = model, model.problem
-        self.grid, self.lsf = nominal_visit_grid(), nominal_visit_lsf()
+        self.instrument = self.problem.spectrograph
+        self.grid, self.lsf = self.instrument.pixels, self.instrument.lsf
         observing = Observing(masked=REAL_MASKS, snr=snr, emulator_error=False, chip_loss_probability=0.0)
         self.simulator = Simulator(self.problem, self.grid, observing, self.lsf)
         self.chips = self.grid.chips
+        prior = self.problem.labels["v_rad"].prior
+        self.v_rad = prior.low, prior.high
 
     @cached_property
     def other(self) -> ForwardModel:
@@ -166,7 +169,7 @@ def _library(bed: Bed, labels: Tensor, strength: float, generator: torch.Generat
 
 
 def _lsf(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    sigma = C_KMS / APOGEE_RESOLUTION / FWHM * math.sqrt((1 + strength) ** 2 - 1)
+    sigma = C_KMS / bed.instrument.power / FWHM * math.sqrt((1 + strength) ** 2 - 1)
     broader = ForwardModel(bed.model.forward.emulator, bed.model.forward.limb_darkening, v_macro=sigma)
     return broader.sampler(bed.grid, bed.lsf)(broader(labels[:, :-1]))
 
@@ -199,7 +202,7 @@ def _companion(bed: Bed, labels: Tensor, strength: float, generator: torch.Gener
             second[:, names.index(name)] = labels[:, names.index(name)]
     i, j = names.index("v_rad"), names.index("v_sini")
     shift = _COMPANION_VELOCITY * (2 * torch.rand(len(labels), generator=generator, dtype=torch.float64) - 1)
-    second[:, i] = (labels[:, i] + shift).clamp(-200, 200)
+    second[:, i] = (labels[:, i] + shift).clamp(*bed.v_rad)
     second[:, j] = _COMPANION_ROTATION * torch.rand(len(labels), generator=generator, dtype=torch.float64)
     second[:, -1] = 0.0
     first, other = (bed.simulator.clean(x, generator) for x in (labels, second))
@@ -304,14 +307,17 @@ Impostor = Literal["galaxy", "flat", "emission", "noise"]
 IMPOSTORS: tuple[Impostor, ...] = ("galaxy", "flat", "emission", "noise")
 
 
-def impostor(kind: Impostor, snr: float = 50.0, seed: int = 0) -> Spectrum:
-    """Return a spectrum of what is no star.
+def impostor(
+    kind: Impostor, snr: float = 50.0, seed: int = 0, instrument: Instrument | None = None
+) -> Spectrum:
+    """Return a spectrum of what is no star, on the pixels of an instrument, APOGEE if none is given.
 
     ``galaxy``: many cool stars at redshift 0.01, broadened by 200 km/s; ``flat``: a continuum; ``emission``: lines above a weak continuum;
     ``noise``: no signal at all.
     """
     rng = np.random.default_rng(seed)
-    grid, lsf = nominal_visit_grid(), nominal_visit_lsf()
+    seen_by = instrument or apogee()
+    grid, lsf = seen_by.pixels, seen_by.lsf
     x = np.log(grid.wavelength) * C_KMS
     flux = np.ones(grid.n_pixels)
     if kind == "galaxy":

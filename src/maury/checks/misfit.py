@@ -63,7 +63,7 @@ def check_impostors(model: Model, false_alarm: float) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     for kind in IMPOSTORS:
         try:
-            posterior = infer(impostor(kind), model, false_alarm=false_alarm)
+            posterior = infer(impostor(kind, instrument=model.instrument), model, false_alarm=false_alarm)
             out[kind] = [*posterior.flag_bad, *posterior.flag_warn]
         except InferenceError as error:
             out[kind] = [error.flag]

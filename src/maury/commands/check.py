@@ -29,7 +29,9 @@ def check_calibration(
     model: ModelOption = "kurucz-apogee",
     number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 500,
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
-    pixels: Annotated[str, typer.Option(help="'apvisit' (native) or 'apstar'.")] = "apvisit",
+    pixels: Annotated[
+        str, typer.Option(help="'native', or 'network': the grid that networks take.")
+    ] = "native",
     output: Annotated[
         Path | None, typer.Option(help="Folder for the page, the table of all spectra and the pictures.")
     ] = None,

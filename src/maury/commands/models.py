@@ -56,12 +56,22 @@ def models_build(
         Path, typer.Argument(metavar="CONFIG.toml", help="See assets/kurucz-apogee/emulator.toml.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
+    instrument: Annotated[
+        str | None,
+        typer.Option(help="Spectrograph that it is for: a name of 'maury instruments list', or a TOML file."),
+    ] = None,
+    restrict: Annotated[
+        bool, typer.Option("--restrict", help="Leave out what of the instrument the library does not cover.")
+    ] = False,
 ) -> None:
-    """Compute an emulator from a model library; print its error."""
+    """Compute an emulator from a model library; print its error.
+
+    Example: maury models build emulator.toml --instrument igrins-like --restrict --output models/igrins
+    """
     from maury.libraries.build import build_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    emulator = build_from_file(config)
+    emulator = build_from_file(config, instrument, restrict)
     emulator.save(output / "emulator.safetensors")
     card = emulator.card
     sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")

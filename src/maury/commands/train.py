@@ -37,7 +37,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder to write to.")],
 ) -> None:
     """Train an estimator; run it again to go on where it was stopped."""
-    from maury.libraries.build import read_config
+    from maury.toml import read_config
     from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
 
@@ -62,7 +62,7 @@ def simulate(
     """
     from rich.progress import Progress
 
-    from maury.libraries.build import read_toml, validate
+    from maury.toml import read_toml, validate
     from maury.training.simulate import PriorConfig, SimulateConfig
     from maury.training.simulate import simulate as run
 

@@ -16,6 +16,7 @@ from maury.forward.held import Held
 from maury.forward.likelihood import DEGREE, Likelihood
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
+from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
 
 
@@ -38,6 +39,8 @@ class Problem:
     learned
         The library's error as learned from observed spectra, relative to the continuum, on the emulator's grid at rest, shape
         ``(n_grid,)``; see `maury.posterior.tune`.
+    instrument
+        The spectrograph that it was made for; None where spectra of any are taken as they are.
 
     Raises
     ------
@@ -51,6 +54,7 @@ class Problem:
     degree: int | None = DEGREE
     emulator_error: bool = True
     learned: Tensor | None = None
+    instrument: Instrument | None = None
 
     def __post_init__(self) -> None:
         emulated = self.forward.emulator.labels
@@ -62,6 +66,11 @@ class Problem:
                 low, high = emulated[name].prior.low, emulated[name].prior.high
             if not low <= value <= high:
                 raise LabelError(f"fixed.{name}: {value:g} is outside [{low:g}, {high:g}]")
+
+    @property
+    def spectrograph(self) -> Instrument:
+        """The instrument on whose grid networks see spectra: APOGEE unless it was made for another."""
+        return self.instrument or apogee()
 
     @cached_property
     def inferred(self) -> LabelSet:

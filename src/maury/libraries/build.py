@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import qmc
 from torch import Tensor
 
@@ -22,16 +21,17 @@ from maury.libraries.coefficients import LabelNetwork
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid, principal_components
 from maury.libraries.process import GridConfig, build_from_grid
+from maury.spectra.instrument import APOGEE, apogee
+from maury.toml import read_toml, validate
 
 log = logging.getLogger(__name__)
 
-APSTAR = LogGrid(4.179, 6e-6, 8575)
+# The pixels of this library.
+APSTAR = LogGrid(apogee().layout.log10_start, apogee().layout.log10_step, apogee().layout.number)
 # 2^6 3^3 5: the shortest length above 8575 with a fast Fourier transform.
 FFT_PIXELS = 8640
 # Lost at each end of a chip: the interpolation that corrects the zero point rings there.
 _TRIM = 8
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class EmulatorConfig(BaseModel):
@@ -58,61 +58,32 @@ class EmulatorConfig(BaseModel):
     seed: int = 0
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing or not TOML.
-    """
-    try:
-        return tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not a TOML file ({error})") from None
-
-
-def validate(path: Path, entries: dict[str, Any], model: type[Model]) -> Model:
-    """Make a config of what a file says.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown or impossible; names file and key.
-    """
-    try:
-        return model.model_validate(entries)
-    except ValidationError as error:
-        # An unknown key is often a known one misspelt, which is then also missing: tell that first.
-        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key}: {first['msg']}") from None
-
-
-def read_config(path: Path, model: type[Model]) -> Model:
-    """Read a TOML file into a config.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing, not TOML, or a key is unknown or impossible; names the key.
-    """
-    return validate(path, read_toml(path), model)
-
-
-def build_from_file(path: Path) -> Emulator:
+def build_from_file(path: Path, instrument: str | None = None, restrict: bool = False) -> Emulator:
     """Compute the emulator that a TOML file describes: of the Kurucz networks, or of any grid.
 
+    Parameters
+    ----------
+    path
+        The file.
+    instrument
+        Name or TOML file of the spectrograph that it is for, in place of the file's.
+    restrict
+        Whether what the library does not cover of the instrument is left out.
+
     Raises
     ------
     ConfigError
-        If the file cannot be read, or a key is unknown or impossible.
+        If a file cannot be read, a key is unknown or impossible, the library does not cover the instrument, or is of one alone.
     """
     entries = read_toml(path)
     if entries.get("library") == "grid":
+        given = {"instrument": instrument, "restrict": restrict or None}
+        entries |= {key: value for key, value in given.items() if value is not None}
         return build_from_grid(validate(path, entries, GridConfig))
+    if instrument is not None and instrument != APOGEE:
+        raise ConfigError(
+            f'{path}: library {entries.get("library")!r} is made of spectra as APOGEE sees them; for {instrument} choose library = "grid"'
+        )
     return build(validate(path, entries, EmulatorConfig))
 
 
@@ -208,7 +179,7 @@ def build(config: EmulatorConfig) -> Emulator:
         "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
         "resolution": "contains the survey's average line-spread function (R about 22,500)",
         "flux": "over a pseudo-continuum: a quadratic in ln(wavelength) through ln(flux), lifted to its 95th percentile",
-        "contained_resolution": 22_500.0,
+        "contained_resolution": apogee().power,
         "velocity_offset_removed": config.velocity_offset,
         "recipe": config.model_dump(exclude={"source", "reference"}),
     }

@@ -18,6 +18,7 @@ from maury.errors import LabelError, ModelError
 from maury.files import writing
 from maury.labels import LabelSet
 from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
+from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import Gaussian
 
 # Pixels over which a component fades to the continuum beyond the covered range.
@@ -123,6 +124,17 @@ class Emulator(nn.Module):
         """Line-spread function that the spectra contain; None if they are as the star emits them."""
         resolution = self.card.get("contained_resolution")
         return None if resolution is None else Gaussian(resolution, integrate=False)
+
+    @property
+    def instrument(self) -> Instrument | None:
+        """The spectrograph that it was built for, if for one.
+
+        Raises
+        ------
+        ModelError
+            If the card's entry is damaged.
+        """
+        return of_card(self.card.get("instrument"), f"emulator {self.card.get('name', '')}")
 
     def _scaled(self, labels: Tensor) -> Tensor:
         return 2 * (labels.to(self._low) - self._low) / self._range - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,14 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 import maury
+from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.labels import LabelSet, Uniform, label
 from maury.libraries.coefficients import GaussianProcess
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.libraries.grid import Grid
+from maury.spectra.instrument import Instrument, apogee, read_instrument
 from maury.spectra.linespread import Gaussian
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 _TRIM = 8
 # The error's shape is smoothed over this much, so that it may stay where it is when the spectrum moves.
 _SHAPE_KMS = 400.0
+# km/s that an emulator knows on each side of a chip beyond the fastest and broadest star, and pixels between its stretches.
+_MARGIN_KMS, _APART = 60.0, 100
 
 
 class GridConfig(BaseModel):
@@ -41,13 +46,20 @@ class GridConfig(BaseModel):
     source: Path
     reference: str
     range: dict[str, tuple[float, float]]
-    step: float = Field(
-        4e-6,
-        gt=0,
-        description="log10(wavelength) a pixel; a third of APOGEE's FWHM in any fibre is more than twice that",
+    instrument: str | None = Field(
+        None,
+        description="name or TOML file: the spectrograph that it is for; as the library's spectra are, if none",
+    )
+    restrict: bool = Field(False, description="leave out what of the instrument the library does not cover")
+    step: float | None = Field(
+        None, gt=0, description="log10(wavelength) a pixel; the instrument's, or APOGEE's, otherwise"
     )
     components: int = Field(100, gt=0)
-    resolution: float = Field(22_500.0, gt=0, description="at which the errors are measured")
+    resolution: float | None = Field(
+        None,
+        gt=0,
+        description="at which the errors are measured; the instrument's, or APOGEE's, otherwise",
+    )
 
 
 def resample(grid: Grid, step: float) -> tuple[LogGrid, int, Tensor]:
@@ -99,6 +111,56 @@ def smooth(values: Tensor, sigma_pixels: float) -> Tensor:
     return filtered(values, lambda f: torch.exp(-2 * (torch.pi * f * sigma_pixels) ** 2))
 
 
+def on_instrument(grid: Grid, instrument: Instrument, restrict: bool, where: Path) -> tuple[Grid, Instrument]:
+    """Return what of a library an instrument sees of any star, and the instrument as far as the library covers it.
+
+    Raises
+    ------
+    ConfigError
+        If chips reach beyond the library, unless ``restrict`` leaves that out; or none lies inside it.
+    """
+    low, high = float(grid.wavelength[0]), float(grid.wavelength[-1])
+    beyond = [
+        f"{instrument.chip_name(i)} ({a:.0f}-{b:.0f})"
+        for i, (a, b) in enumerate(instrument.ranges)
+        if a < low or b > high
+    ]
+    if beyond and not restrict:
+        raise ConfigError(
+            f"{where}: the library covers {low:.0f}-{high:.0f} Angstrom, but of {instrument.name} not {', '.join(beyond)}; "
+            "leave that out with --restrict, or choose another library"
+        )
+    if beyond:
+        instrument = instrument.restricted(low, high)
+        log.info("%s restricted to %s Angstrom", instrument.name, instrument.describe())
+    usual = instrument.training
+    reach = math.exp((max(map(abs, usual.v_rad)) + usual.v_sini[1] + _MARGIN_KMS) / C_KMS)
+    ranges = instrument.ranges
+    return grid.crop(ranges[0][0] / reach, ranges[-1][1] * reach), instrument
+
+
+def _settled(config: GridConfig, instrument: Instrument) -> GridConfig:
+    """Return the configuration with all that an instrument decides."""
+    usual = {"step": instrument.model_step, "resolution": instrument.power}
+    return config.model_copy(update={k: v for k, v in usual.items() if getattr(config, k) is None})
+
+
+def _stretches(log_grid: LogGrid, n: int, instrument: Instrument | None) -> list[tuple[int, int]]:
+    """Half-open pixel ranges that an emulator holds, each normalised by itself: all, or about the chips of an instrument."""
+    if instrument is None:
+        return [(_TRIM, n - _TRIM)]
+    usual = instrument.training
+    reach = (max(map(abs, usual.v_rad)) + usual.v_sini[1] + _MARGIN_KMS) / C_KMS / log_grid.dlnw
+    out: list[tuple[int, int]] = []
+    for low, high in instrument.ranges:
+        a, b = ((math.log10(w) - log_grid.start) / log_grid.step for w in (low, high))
+        start, stop = max(_TRIM, math.floor(a - reach)), min(n - _TRIM, math.ceil(b + reach))
+        if out and start <= out[-1][1] + _APART:
+            start, _ = out.pop()
+        out.append((start, stop))
+    return out
+
+
 def build_from_grid(config: GridConfig) -> Emulator:
     """Compute the emulator that the config describes, and its leave-one-out errors.
 
@@ -111,6 +173,11 @@ def build_from_grid(config: GridConfig) -> Emulator:
         If the range does not name the grid's labels.
     """
     grid = Grid.open(config.source)
+    instrument = None if config.instrument is None else read_instrument(config.instrument)
+    if instrument is not None:
+        grid, instrument = on_instrument(grid, instrument, config.restrict, config.source)
+    config = _settled(config, instrument or apogee())
+    step, resolution = config.step or 0.0, config.resolution or 0.0
     if tuple(config.range) != tuple(grid.labels):
         raise ConfigError(
             f"range: the labels of {config.source.name} are, in order, {', '.join(grid.labels)}"
@@ -118,14 +185,18 @@ def build_from_grid(config: GridConfig) -> Emulator:
     labels = LabelSet(tuple(label(name, Uniform(low=a, high=b)) for name, (a, b) in config.range.items()))
     nodes = torch.from_numpy(np.asarray(grid.nodes, dtype=np.float64))
     inside = ((nodes >= labels.low) & (nodes <= labels.high)).all(1)
-    log_grid, n, flux = resample(grid, config.step)
+    log_grid, n, flux = resample(grid, step)
     log_flux, nodes = flux[inside].clamp_min(1e-30).log(), nodes[inside]
     log.info("%d nodes, %d pixels", *log_flux.shape)
     x = log_grid.wavelength[:n].log()
-    flux = (log_flux - pseudo_continuum(log_flux, x.float())).exp()
+    kept = _stretches(log_grid, n, instrument)
+    flux = torch.ones_like(log_flux)
+    # Without an instrument the continuum is that of all that there is, the ends that are left out as well.
+    for part in [slice(*pair) for pair in kept] if instrument else [slice(None)]:
+        flux[:, part] = (log_flux[:, part] - pseudo_continuum(log_flux[:, part], x[part].float())).exp()
     mean = flux.mean(0)
     deviations = (flux - mean).double()
-    sigma = Gaussian(config.resolution).sigma / log_grid.dlnw
+    sigma = Gaussian(resolution).sigma / log_grid.dlnw
     seen = smooth(deviations, sigma)
 
     scaled = 2 * (nodes - labels.low) / (labels.high - labels.low) - 1
@@ -142,7 +213,7 @@ def build_from_grid(config: GridConfig) -> Emulator:
     rms = residual.square().mean(1).sqrt()
     process.fit(coefficients / scale, rms)
     shape = (residual / rms[:, None]).square().mean(0)[None]
-    shape = smooth(shape, _SHAPE_KMS / 299792.458 / log_grid.dlnw)[0].clamp_min(0.01).sqrt()
+    shape = smooth(shape, _SHAPE_KMS / C_KMS / log_grid.dlnw)[0].clamp_min(0.01).sqrt()
     card = {
         "name": config.name,
         "kind": "emulator",
@@ -153,18 +224,20 @@ def build_from_grid(config: GridConfig) -> Emulator:
         "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
         "resolution": "as the star emits it, at the library's sampling: the line-spread function is applied by the forward model",
         "flux": "over a pseudo-continuum: a quadratic in ln(wavelength) through ln(flux), lifted to its 95th percentile",
-        "recipe": config.model_dump(mode="json", exclude={"source", "reference"}),
+        "recipe": config.model_dump(mode="json", exclude={"source", "reference", "instrument", "restrict"}),
         "process": {
             "length": process.log_length.exp().tolist(),
             "nugget": float(process.log_nugget.exp()),
             "nodes": len(nodes),
         },
     }
-    keep = slice(_TRIM, n - _TRIM)
+    if instrument is not None:
+        card["instrument"] = instrument.card()
+    keep = torch.cat([torch.arange(*pair) for pair in kept])
     emulator = Emulator(
         labels,
         log_grid,
-        [(keep.start, keep.stop)],
+        kept,
         mean[keep],
         components[:, keep],
         scale,
@@ -175,7 +248,7 @@ def build_from_grid(config: GridConfig) -> Emulator:
     truncation = smooth(deviations - coefficients @ components, sigma).square().mean().sqrt()
     emulator.card["leave_one_out"] = {
         "spectra": len(nodes),
-        "resolution": config.resolution,
+        "resolution": resolution,
         "median_rms": float(rms.median()),
         "mean_rms": float(rms.mean()),
         "p90_rms": float(rms.quantile(0.9)),

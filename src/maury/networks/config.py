@@ -18,11 +18,10 @@ from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context
 from maury.networks.flows import NSF, OF_LAPLACE, FlowConfig
 from maury.networks.plain import Inputs, Normalise, PlainFeaturizer
-from maury.networks.prepare import Preparation, build_preparation, network_ranges
+from maury.networks.prepare import DEGREE, Preparation, build_preparation, network_ranges
 from maury.networks.resnet_gru import ResNetGRU
 from maury.networks.score import ScoreFeaturizer
 from maury.networks.transformer import SpectrumTransformer
-from maury.spectra.spectrum import APSTAR_LOG10_STEP
 
 
 class Featurizer(Protocol):
@@ -74,7 +73,8 @@ class Setting:
         """Return the common preparation of plain networks; None for data that are no spectra."""
         if self.problem is None:
             return None
-        return Normalise(network_ranges(self.problem.forward.emulator))
+        ranges = network_ranges(self.problem.forward.emulator, self.problem.spectrograph)
+        return Normalise(ranges, DEGREE if self.problem.degree is None else self.problem.degree)
 
 
 class _Config(BaseModel):
@@ -107,9 +107,9 @@ class Aligned(_Config):
                 for name in ("templates", "mean", "components", "scale")
             ]
             preparation = Preparation(
-                network_ranges(problem.forward.emulator),
+                network_ranges(problem.forward.emulator, problem.spectrograph),
                 setting.n_pixels,
-                APSTAR_LOG10_STEP * math.log(10),
+                problem.spectrograph.layout.log10_step * math.log(10),
                 saved[0],
                 saved[1],
                 saved[2],

@@ -22,12 +22,14 @@ class Normalise(nn.Module):
     ----------
     chips
         Half-open pixel ranges that are used.
+    degree
+        Half of the fit's, for it has to follow the star's own slopes as well.
     """
 
-    def __init__(self, chips: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, chips: tuple[tuple[int, int], ...], degree: int = _DEGREE) -> None:
         super().__init__()
         self.chips = chips
-        self._bases = [chebyshev_basis(stop - start, 2 * _DEGREE).float() for start, stop in chips]
+        self._bases = [chebyshev_basis(stop - start, 2 * degree).float() for start, stop in chips]
 
     @property
     def n_pixels(self) -> int:

@@ -14,17 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from maury.constants import C_KMS
+from maury.errors import ConfigError
 from maury.forward.continuum import chebyshev_basis, fit_continuum
 from maury.forward.doppler import log_shift
 from maury.forward.problem import Problem
 from maury.libraries.emulator import Emulator, principal_components
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian
-from maury.spectra.spectrum import (
-    APSTAR_CHIPS,
-    APSTAR_LOG10_START,
-    APSTAR_LOG10_STEP,
-    apstar_grid,
-)
+from maury.spectra.instrument import Instrument
 
 DEGREE = 4
 # Fractional error that no spectrum is believed below while it is being prepared.
@@ -104,7 +99,7 @@ class Preparation(nn.Module):
     ) -> None:
         super().__init__()
         self.covered, self.n_pixels, self.dlnw, self.v_rad = covered, n_pixels, dlnw, v_rad
-        self.degree = degree
+        self.degree, self._order = degree, DEGREE if degree is None else degree
         for name, value in (
             ("templates", templates),
             ("mean", mean),
@@ -115,9 +110,13 @@ class Preparation(nn.Module):
         low, high = (float(log_shift(torch.tensor(v, dtype=torch.float64))) / dlnw for v in v_rad)
         lags = torch.arange(int(np.floor(low)), int(np.ceil(high)) + 1)
         self.register_buffer("lags", lags, persistent=False)
+        if covered[0][0] + int(lags[0]) < 0 or covered[-1][1] + int(lags[-1]) > n_pixels:
+            raise ConfigError(
+                f"priors.v_rad: {v_rad[0]:g} to {v_rad[1]:g} km/s move spectra off the grid: widen training.v_rad of the instrument"
+            )
         rest = torch.cat([torch.arange(a, b) for a, b in covered])
         self.register_buffer("rest", rest, persistent=False)
-        self._chips = [(slice(a, b), chebyshev_basis(b - a, 2 * DEGREE).float()) for a, b in covered]
+        self._chips = [(slice(a, b), chebyshev_basis(b - a, 2 * self._order).float()) for a, b in covered]
         # Pairs of pixels are summed before the cross-correlation: half the work, and lines are wider than that.
         observed = torch.cat([torch.arange(a, b - (b - a) % 2) for a, b in covered])
         self.register_buffer("observed", observed, persistent=False)
@@ -130,7 +129,7 @@ class Preparation(nn.Module):
     def _build_least_squares(self) -> None:
         """Design of the fit by components and chip continua, and the products its normal matrix needs."""
         n = len(self.mean)
-        terms = 0 if self.degree is None else DEGREE + 1
+        terms = 0 if self.degree is None else self._order + 1
         tilt = torch.zeros(len(self._chips) * terms, n)
         offset = 0
         for i, (chip, basis) in enumerate(self._chips):
@@ -169,7 +168,7 @@ class Preparation(nn.Module):
             f, w = flux[:, chip], ivar[:, chip]
             continuum = torch.ones_like(f) if self.degree is None else fit_continuum(f, w, basis)
             scaled = w * continuum.square()
-            good = (w > 0) & ((w > 0).sum(1, keepdim=True) > 4 * (DEGREE + 1))
+            good = (w > 0) & ((w > 0).sum(1, keepdim=True) > 4 * (self._order + 1))
             # A pixel three times above or below the continuum's level tells of a defect, not of the star.
             out[:, chip] = torch.where(good, (f / continuum).clamp(-2, 4), 1.0)
             weights[:, chip] = torch.where(good, scaled / (1 + _FLOOR**2 * scaled), 0.0)
@@ -233,13 +232,13 @@ class Preparation(nn.Module):
         return coefficients, residual, self.mean + coefficients[:, : len(self.scale)] @ self.components
 
 
-def network_ranges(emulator: Emulator) -> tuple[tuple[int, int], ...]:
-    """Half-open pixel ranges of the apStar grid that networks see: on a chip, and covered by the emulator."""
-    grid, out = emulator.grid, []
-    for start, stop in APSTAR_CHIPS:
+def network_ranges(emulator: Emulator, instrument: Instrument) -> tuple[tuple[int, int], ...]:
+    """Half-open pixel ranges of the instrument's grid that networks see: on a chip, and covered by the emulator."""
+    grid, layout, out = emulator.grid, instrument.layout, []
+    for start, stop in instrument.grid.chips:
         for low, high in emulator.covered:
             ends = [
-                (grid.start + grid.step * pixel - APSTAR_LOG10_START) / APSTAR_LOG10_STEP
+                (grid.start + grid.step * pixel - layout.log10_start) / layout.log10_step
                 for pixel in (low, high - 1)
             ]
             first, last = max(start, math.ceil(ends[0] - 1e-6)), min(stop, math.floor(ends[1] + 1e-6) + 1)
@@ -256,7 +255,7 @@ def build_preparation(
     n_spectra: int = 6000,
     seed: int = 0,
 ) -> Preparation:
-    """Compute templates and principal components of prepared, noise-free spectra on the apStar grid.
+    """Compute templates and principal components of prepared, noise-free spectra on the instrument's grid.
 
     Parameters
     ----------
@@ -267,10 +266,11 @@ def build_preparation(
     """
     model = problem.forward
     emulator, labels = model.emulator, problem.labels.select(model.label_names)
-    names, pixels = labels.names, apstar_grid()
-    covered = network_ranges(emulator)
-    dlnw = APSTAR_LOG10_STEP * math.log(10)
-    lsf = None if emulator.contained else Gaussian(APOGEE_RESOLUTION, integrate=False)
+    instrument = problem.spectrograph
+    names, pixels = labels.names, instrument.grid
+    covered = network_ranges(emulator, instrument)
+    dlnw = instrument.layout.log10_step * math.log(10)
+    lsf = None if emulator.contained else instrument.grid_lsf
     sampler = model.sampler(pixels, lsf)
     middle = (labels.low + labels.high) / 2
     teff = labels["teff"].prior

@@ -17,8 +17,6 @@ from maury.forward.problem import Problem
 from maury.forward.target import Target
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context, Guess, LaplaceFrame
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian
-from maury.spectra.spectrum import apstar_grid
 
 # Where the first guess may lie in u, and how far a linear step is believed, as in the refinement of single spectra.
 _U_START, _STEP = 3.0, 1.0
@@ -38,7 +36,7 @@ class ScoreFeaturizer(nn.Module):
     aligned
         Gives the first guess.
     problem
-        Forward model and labels; spectra are on the apStar grid.
+        Forward model and labels; spectra are on the instrument's grid.
     steps
         Most Gauss-Newton steps; after the first only the spectra whose step was long take another.
     """
@@ -52,9 +50,9 @@ class ScoreFeaturizer(nn.Module):
         nn.init.zeros_(self.guess.weight)
         nn.init.zeros_(self.guess.bias)
         self.n_features = aligned.n_features + d * (d + 1) // 2 + 2 * d + 1
-        grid = apstar_grid()
+        grid = problem.spectrograph.grid
         good = problem.forward.usable(grid.wavelength, problem.labels)
-        lsf = None if problem.forward.emulator.contained else Gaussian(APOGEE_RESOLUTION, integrate=False)
+        lsf = None if problem.forward.emulator.contained else problem.spectrograph.grid_lsf
         empty = Likelihood.on(
             problem.forward, grid, good, lsf, problem.degree, emulator_error=problem.emulator_error
         )
@@ -62,7 +60,7 @@ class ScoreFeaturizer(nn.Module):
         self._fixed: dict[str, Any] = {"problem": problem, "likelihood": empty}
 
     def forward(self, flux: Tensor, ivar: Tensor) -> Context:
-        """Context of spectra ``(n, n_pixels)`` on the apStar grid."""
+        """Context of spectra ``(n, n_pixels)`` on the instrument's grid."""
         first = self.aligned(flux, ivar)
         location, log_scale = self.guess(first.features).double().chunk(2, dim=1)
         # The model works where the spectra are, the small matrices on the processor.

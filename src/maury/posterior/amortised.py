@@ -59,7 +59,7 @@ def amortised(spectra: Sequence[Spectrum], model: Model, draws: int = 256, seed:
         Draws a spectrum, and their seed; the draws of a spectrum depend on the others of the batch.
     """
     estimator, labels = model.estimator, model.estimator.labels
-    inputs = [to_model_grid(spectrum, model) for spectrum in spectra]
+    inputs = [to_model_grid(model.observed(spectrum), model) for spectrum in spectra]
     flux, ivar = (torch.cat([pair[i] for pair in inputs]) for i in (0, 1))
     context = estimator.context(flux, ivar)
     u = estimator.sample_each(draws, context, torch.Generator().manual_seed(seed))

@@ -19,7 +19,7 @@ from maury.networks.prepare import Preparation
 from maury.posterior.predictive import Check, by_chip, by_line, worst
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified
-from maury.spectra.spectrum import APSTAR_LOG10_STEP, Spectrum
+from maury.spectra.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 # A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
@@ -253,7 +253,7 @@ def is_far_away(preparation: Preparation, flux: torch.Tensor, ivar: torch.Tensor
     match = torch.fft.irfft(data * torch.fft.rfft(templates, n).conj(), n)
     norm = torch.fft.irfft(weight * torch.fft.rfft(templates.square(), n).conj(), n)
     lag = torch.fft.fftfreq(n, 1 / n)
-    velocity = C_KMS * torch.tanh(lag * APSTAR_LOG10_STEP * np.log(10)).double()
+    velocity = C_KMS * torch.tanh(lag * preparation.dlnw).double()
     # A template that hangs over the end is judged by what is left of it.
     gain = match.clamp_min(0).square() / norm.clamp_min(0.05 * float(norm.max()))
     best = gain.max(0).values

@@ -24,8 +24,8 @@ from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
 from maury.posterior.verify import KHAT_LIMIT, Verified, verify
 from maury.spectra.registry import read_all, read_spectrum
-from maury.spectra.regrid import on_apstar_grid
-from maury.spectra.spectrum import Spectrum, apstar_grid
+from maury.spectra.regrid import on_network_grid
+from maury.spectra.spectrum import Spectrum
 
 # km/s around 0 in which a spectrum that its survey moved to rest is searched.
 _REST_V_RAD = 30.0
@@ -53,12 +53,13 @@ class _Settings:
 
 def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
-    flux, ivar = on_apstar_grid(spectrum)
+    spectrograph = model.problem.spectrograph
+    flux, ivar = on_network_grid(spectrum, spectrograph)
     level = 1.0
     # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1, unless it is known and has a meaning.
     if model.problem.degree is not None and (ivar > 0).any():
         level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
-    usable = model.forward.usable(apstar_grid().wavelength, model.labels)
+    usable = model.forward.usable(spectrograph.grid.wavelength, model.labels)
     scaled = (flux / level, np.where(usable, ivar * level**2, 0.0))
     a, b = (torch.from_numpy(x).float()[None] for x in scaled)
     return a, b
@@ -116,15 +117,15 @@ def infer(
     >>> posterior = maury.infer("apVisit-r13-9518-57729-104.fits")  # doctest: +SKIP
     >>> posterior.summary()["teff"]  # doctest: +SKIP
     """
+    if model != AUTO and not isinstance(model, Model):
+        model = load_model(model)
     if not isinstance(spectrum, Spectrum):
-        spectrum = read_spectrum(spectrum)
+        spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
     settings = _Settings(draws, seed, priors or {}, noise, false_alarm)
     if not spectrum.good.any():
         raise InferenceError("every pixel is masked: nothing to infer from", "all_masked")
-    if isinstance(model, str) and model == AUTO:
-        return _choose(spectrum, settings, progress)
     if not isinstance(model, Model):
-        model = load_model(model)
+        return _choose(spectrum, settings, progress)
     return _infer(spectrum, model, settings, progress)
 
 
@@ -137,6 +138,7 @@ def _infer(
     nested: bool = True,
 ) -> Posterior:
     began = time.perf_counter()
+    spectrum = model.observed(spectrum)
     problem = replace(model.problem, labels=labels_for(spectrum, model, settings.priors))
     labels, likelihood = problem.inferred, problem.likelihood(spectrum, inside)
     progress("flow")
@@ -183,7 +185,9 @@ def infer_files(
     Posterior or Failure
         In the order of the files and of the spectra in them.
     """
-    for spectrum in read_all(files):
+    if model != AUTO and not isinstance(model, Model):
+        model = load_model(model)
+    for spectrum in read_all(files, model.instrument if isinstance(model, Model) else None):
         if isinstance(spectrum, Failure):
             yield spectrum
             continue

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from maury.libraries.build import read_config
 from maury.networks.config import NetworkConfig
 from maury.posterior.mcmc import ChainConfig
+from maury.toml import read_config
 from maury.training.config import FitConfig
 from maury.training.simulate import ProblemConfig
 

@@ -67,7 +67,7 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     seed = config.seed + 100
     observing = config.problem.observing
     # The first of moderate noise: the paper's example is no extreme.
-    spectra = simulated_spectra(model, 50, "apstar", seed, observing)
+    spectra = simulated_spectra(model, 50, "network", seed, observing)
     spectrum, theta, _ = next(item for item in spectra if 35 < item[0].snr < 70)
     posterior = infer(spectrum, model, draws=max(10_000, config.draws), seed=config.seed)
     problem = model.problem
@@ -156,12 +156,12 @@ def run_stars(
             model,
             config.held_out,
             draws=config.draws,
-            pixels="apstar",
+            pixels="network",
             seed=config.seed + 10,
             observing=config.problem.observing,
         )
     )
-    spectra = simulated_spectra(model, 40, "apstar", config.seed + 20, config.problem.observing)
+    spectra = simulated_spectra(model, 40, "network", config.seed + 20, config.problem.observing)
     straight = [flow_efficiency(model, spectrum, i) for i, (spectrum, _, _) in enumerate(spectra)]
     began = stage("judge", began)
     progress("MCMC on an example")

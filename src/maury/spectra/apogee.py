@@ -20,7 +20,8 @@ from maury.spectra.barycentric import barycentric_correction
 from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
 from maury.spectra.cards import image_data, image_shape, inverse_variance, number, text, unsigned, velocity
 from maury.spectra.files import open_fits
-from maury.spectra.linespread import APOGEE_RESOLUTION, GaussHermite, Gaussian, LineSpread
+from maury.spectra.instrument import apogee
+from maury.spectra.linespread import GaussHermite, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 __all__ = ["BAD", "DEFAULT_REJECT", "PIXMASK", "apvisit_from_hdus", "bits", "is_apvisit", "read_apvisit"]
@@ -197,7 +198,7 @@ def _rising(wavelength: NDArray[np.float64], path: Path) -> list[tuple[int, int]
 
 def _lsf(hdus: fits.HDUList, path: Path, chips: list[int]) -> LineSpread:
     """Return the visit's line-spread function; the survey's average where the file has none that is of use."""
-    average = Gaussian(APOGEE_RESOLUTION, integrate=False)
+    average = apogee().grid_lsf
     shape = image_shape(hdus, LSF)
     if not shape or 0 in shape:
         return average

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from maury.errors import SpectrumError
 from maury.spectra.bits import BAD
 from maury.spectra.cards import image_data, image_shape, inverse_variance, number, text, unsigned, velocity
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, LineSpread, Tabulated
-from maury.spectra.spectrum import APSTAR_CHIPS, PixelGrid, Spectrum
+from maury.spectra.instrument import apogee
+from maury.spectra.linespread import LineSpread, Tabulated
+from maury.spectra.spectrum import PixelGrid, Spectrum
 
 __all__ = ["is_apstar", "is_aspcapstar", "read_apstar", "read_aspcapstar"]
 
@@ -66,7 +67,7 @@ def log_grid(header: fits.Header, n_pixels: int, where: str, suffix: str = "1") 
         raise SpectrumError(
             f"{where}: CRVAL{suffix} {start:g} and CDELT{suffix} {step:g} give no wavelengths of APOGEE"
         )
-    chips = tuple((a, min(b, n_pixels)) for a, b in APSTAR_CHIPS if a < n_pixels)
+    chips = tuple((a, min(b, n_pixels)) for a, b in apogee().grid.chips if a < n_pixels)
     return PixelGrid(np.power(10.0, exponent, dtype=np.float64), chips)
 
 
@@ -141,7 +142,7 @@ def read_aspcapstar(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spe
     yield _spectrum(
         grid, flux, error, mask, reject | BAD,
         id=_name(row, "APOGEE_ID") or path.name.split(".fit")[0].removeprefix("aspcapStar-"),
-        v_correction=velocity(row, "VHELIO_AVG"), lsf=Gaussian(APOGEE_RESOLUTION, integrate=False),
+        v_correction=velocity(row, "VHELIO_AVG"), lsf=apogee().grid_lsf,
         path=str(path), index=0, meta={k: v for k, v in meta.items() if v is not None},
     )  # fmt: skip
 
@@ -187,7 +188,7 @@ def _lsf(hdus: fits.HDUList, path: Path, n_pixels: int) -> tuple[LineSpread, str
             empty = kernels.sum(1) <= 0
             kernels[empty] = np.eye(kernels.shape[1])[kernels.shape[1] // 2]
             return Tabulated(kernels), "file"
-    return Gaussian(APOGEE_RESOLUTION, integrate=False), "assumed"
+    return apogee().grid_lsf, "assumed"
 
 
 def _sdss_v(header: fits.Header) -> bool:

@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-PIXMASK = {
-    "BADPIX": 0,
-    "CRPIX": 1,
-    "SATPIX": 2,
-    "UNFIXABLE": 3,
-    "BADDARK": 4,
-    "BADFLAT": 5,
-    "BADERR": 6,
-    "NOSKY": 7,
-    "LITTROW_GHOST": 8,
-    "PERSIST_HIGH": 9,
-    "PERSIST_MED": 10,
-    "PERSIST_LOW": 11,
-    "SIG_SKYLINE": 12,
-    "SIG_TELLURIC": 13,
-    "NOT_ENOUGH_PSF": 14,
-    "FERRE_MASK": 16,
-}
+from maury.spectra.instrument import apogee
+
+PIXMASK = apogee().mask.bits
 
 
 def bits(*names: str) -> int:
@@ -33,7 +18,7 @@ def bits(*names: str) -> int:
 BAD = bits(*list(PIXMASK)[:8], "NOT_ENOUGH_PSF")
 """The survey's own definition of a bad pixel: 16639."""
 
-DEFAULT_REJECT = BAD | bits("SIG_SKYLINE")
+DEFAULT_REJECT = apogee().mask.value
 """What maury takes out of use by default.
 
 Persistence, tellurics and ghosts stay, with the errors that the survey inflated.

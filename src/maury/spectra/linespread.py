@@ -7,6 +7,7 @@ the spectrograph does: optics, integration over the pixel, and any shift of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -19,16 +20,6 @@ from maury.spectra.spectrum import PixelGrid
 
 # Full width at half maximum of a Gaussian, in units of its standard deviation.
 FWHM = 2 * math.sqrt(2 * math.log(2))
-# APOGEE's average, pixels included, for its files that do not tell their own.
-APOGEE_RESOLUTION = 22_500.0
-
-
-# Of the middle of a DR13 visit: bin size, zero point, orders, Gauss-Hermite polynomials and wings, as HDU 10 holds them.
-NOMINAL_VISIT = (
-    *(2, 2048, 5, 1, 1, 1, 1, 1, 0),
-    *(2.8687, -3.6e-5, -0.071, 7.7e-6, 0.1393, -4.8e-5, -0.1445, 1.4e-5, 0.0438, 3.0e-5, -0.0494),
-    *(1, 2, 0, 0, 0.01936, 13.5),
-)
 
 
 class LineSpread(Protocol):
@@ -88,6 +79,61 @@ class Gaussian:
         if self.integrate:
             variance += log_pixel_size(grid) ** 2 / 12
         return 1 / (FWHM * np.sqrt(variance))
+
+
+@dataclass(frozen=True)
+class ChipGaussians:
+    """A Gaussian of a resolving power of its own on each chip, integrated over the pixel unless ``integrate`` is False.
+
+    Raises
+    ------
+    SpectrumError
+        If a resolving power is not positive and finite.
+    """
+
+    resolutions: tuple[float, ...]
+    integrate: bool = True
+
+    @classmethod
+    def simplest(cls, resolutions: Sequence[float], integrate: bool = True) -> Gaussian | ChipGaussians:
+        """Return the one `Gaussian` where all chips have the same resolving power, but for a thousandth."""
+        if max(resolutions) - min(resolutions) < 1e-3 * max(resolutions):
+            return Gaussian(float(resolutions[0]), integrate)
+        return cls(tuple(map(float, resolutions)), integrate)
+
+    def __post_init__(self) -> None:
+        for resolution in self.resolutions:
+            Gaussian(resolution)
+
+    def _by_pixel(self, grid: PixelGrid) -> NDArray[np.int64]:
+        """Chip of each pixel, shape ``(n_pixels,)``; of those between chips the one before."""
+        if len(grid.chips) != len(self.resolutions):
+            raise SpectrumError(f"resolving powers of {len(self.resolutions)} chips for {len(grid.chips)}")
+        starts = np.array([start for start, _ in grid.chips])
+        return np.maximum(np.searchsorted(starts, np.arange(grid.n_pixels), side="right") - 1, 0)
+
+    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return each chip's `Gaussian.transform`.
+
+        Raises
+        ------
+        SpectrumError
+            If the grid has another number of chips.
+        """
+        chip = self._by_pixel(grid)
+        sigma = np.array([Gaussian(r).sigma for r in self.resolutions])
+        out = np.exp(-2 * (np.pi * sigma[:, None] * frequency) ** 2)[chip]
+        if self.integrate:
+            out *= np.sinc(frequency * log_pixel_size(grid)[:, None])
+        return out.astype(np.complex128)
+
+    def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Return each chip's ``lambda / FWHM``, the pixel included, shape ``(n_pixels,)``."""
+        chip = self._by_pixel(grid)
+        out = np.empty(grid.n_pixels)
+        for i, resolution in enumerate(self.resolutions):
+            out[chip == i] = Gaussian(resolution, self.integrate).resolving_power(grid)[chip == i]
+        return out
 
 
 @dataclass(frozen=True)
@@ -177,7 +223,9 @@ def _full_width(x: NDArray[np.float64], profile: NDArray[np.float64]) -> float:
 
 def nominal_visit_lsf() -> GaussHermite:
     """Return a typical line-spread function of APOGEE's visits, the same on each of the three chips."""
-    return GaussHermite(np.tile(NOMINAL_VISIT, (3, 1)))
+    from maury.spectra.instrument import apogee
+
+    return GaussHermite(np.array(apogee().gauss_hermite))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from maury.errors import SpectrumError
 from maury.spectra.apstar import log_grid
 from maury.spectra.cards import number, text, velocity
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian
+from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
 
 __all__ = ["is_mwm", "read_mwm"]
@@ -108,7 +108,7 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
         frame="rest",
         v_correction=velocity(row, "v_rad"),
         bitmask=mask,
-        lsf=Gaussian(APOGEE_RESOLUTION, integrate=False),
+        lsf=apogee().grid_lsf,
         path=str(path),
         index=index,
         meta={key: value for key, value in meta.items() if value is not None},

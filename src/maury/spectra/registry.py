@@ -15,6 +15,7 @@ from maury.spectra.apogee import apvisit_from_hdus, is_apvisit
 from maury.spectra.apstar import is_apstar, is_aspcapstar, read_apstar, read_aspcapstar
 from maury.spectra.bits import DEFAULT_REJECT
 from maury.spectra.files import open_fits
+from maury.spectra.instrument import Instrument
 from maury.spectra.mwm import is_mwm, read_mwm
 from maury.spectra.spectrum import Spectrum
 from maury.spectra.table import fits_table, is_fits_table, is_table_file, read_table
@@ -55,7 +56,9 @@ FORMATS = (
 )
 
 
-def read_spectra(path: str | os.PathLike[str], *, reject: int | None = None) -> Iterator[Spectrum]:
+def read_spectra(
+    path: str | os.PathLike[str], *, reject: int | None = None, instrument: Instrument | None = None
+) -> Iterator[Spectrum]:
     """Yield every spectrum of a file, one at a time.
 
     Parameters
@@ -65,6 +68,8 @@ def read_spectra(path: str | os.PathLike[str], *, reject: int | None = None) -> 
     reject
         Bits of the file's pixel mask that take a pixel out of use (`maury.spectra.bits`); None for the
         format's usual ones, 0 for none.
+    instrument
+        Whose tables are read: it tells what a table leaves open, and which bits of its mask reject a pixel.
 
     Yields
     ------
@@ -83,23 +88,32 @@ def read_spectra(path: str | os.PathLike[str], *, reject: int | None = None) -> 
     ...     print(spectrum.id, spectrum.snr)
     """
     if is_table_file(path):
-        yield read_table(path)
+        yield read_table(path, instrument=instrument, reject=reject)
         return
     with open_fits(path) as hdus:
         for form in FORMATS:
             if form.sniff(hdus):
+                if form.read is fits_table:
+                    yield from fits_table(hdus, Path(path), reject, instrument)
+                    return
                 yield from form.read(hdus, Path(path), form.reject if reject is None else reject)
                 return
         known = ", ".join(form.name for form in FORMATS)
         raise SpectrumError(f"{path}: a FITS file of another kind ({_describe(hdus)}); supported: {known}")
 
 
-def read_spectrum(path: str | os.PathLike[str], index: int = 0, *, reject: int | None = None) -> Spectrum:
+def read_spectrum(
+    path: str | os.PathLike[str],
+    index: int = 0,
+    *,
+    reject: int | None = None,
+    instrument: Instrument | None = None,
+) -> Spectrum:
     """Read one spectrum, by default the first, of a file of any known format.
 
     Parameters
     ----------
-    path, reject
+    path, reject, instrument
         As for `read_spectra`.
     index
         Its place in the file, from 0.
@@ -115,7 +129,7 @@ def read_spectrum(path: str | os.PathLike[str], index: int = 0, *, reject: int |
     """
     if index < 0:
         raise SpectrumError(f"{path}: spectra count from 0, not from {index}")
-    spectra = read_spectra(path, reject=reject)
+    spectra = read_spectra(path, reject=reject, instrument=instrument)
     try:
         for spectrum in islice(spectra, index, None):
             return spectrum
@@ -124,10 +138,15 @@ def read_spectrum(path: str | os.PathLike[str], index: int = 0, *, reject: int |
     raise SpectrumError(f"{path}: has no spectrum {index}: it holds fewer")
 
 
-def read_all(files: Iterable[str | os.PathLike[str]]) -> Iterator[Spectrum | Failure]:
-    """Yield every spectrum of some files, in order; a failure in place of those that could not be read."""
+def read_all(
+    files: Iterable[str | os.PathLike[str]], instrument: Instrument | None = None
+) -> Iterator[Spectrum | Failure]:
+    """Yield every spectrum of some files, in order; a failure in place of those that could not be read.
+
+    Tables are read as those of ``instrument``, if it is given.
+    """
     for file in map(Path, files):
-        spectra, index = read_spectra(file), 0
+        spectra, index = read_spectra(file, instrument=instrument), 0
         while True:
             # After a failed read the rest of the file is lost.
             try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from maury.spectra.spectrum import APSTAR_LOG10_START, APSTAR_LOG10_STEP, APSTAR_N_PIXELS, Spectrum
+from maury.spectra.instrument import Instrument
+from maury.spectra.spectrum import Spectrum
 
 # Half width of the local fit, in output pixels and in input spacings: three input pixels at least
 # must lie inside.
@@ -68,10 +69,13 @@ def regrid(
     return np.where(held, value / np.where(held, determinant, 1), 0.0), np.where(held, share, 0.0)
 
 
-def on_apstar_grid(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Flux and inverse variance on the apStar grid, ``(8575,)`` each; as they are if they lie on it."""
-    position = (np.log10(spectrum.grid.wavelength) - APSTAR_LOG10_START) / APSTAR_LOG10_STEP
-    n = APSTAR_N_PIXELS
+def on_network_grid(
+    spectrum: Spectrum, instrument: Instrument
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Flux and inverse variance on the grid that an instrument's networks take, ``(n_grid,)`` each; as they are if they lie on it."""
+    layout = instrument.layout
+    position = (np.log10(spectrum.grid.wavelength) - layout.log10_start) / layout.log10_step
+    n = layout.number
     if len(position) == n and np.abs(position - np.arange(n)).max() < 1e-3:
         return spectrum.flux, spectrum.ivar
     flux, ivar = np.zeros(n), np.zeros(n)

@@ -13,12 +13,6 @@ from maury.errors import SpectrumError
 if TYPE_CHECKING:
     from maury.spectra.linespread import LineSpread
 
-APSTAR_LOG10_START = 4.179
-APSTAR_LOG10_STEP = 6e-6
-APSTAR_N_PIXELS = 8575
-# 0-based, half-open; the layout of data releases 13-17 (blue, green, red).
-APSTAR_CHIPS = ((246, 3274), (3585, 6080), (6344, 8335))
-
 
 @dataclass(frozen=True)
 class PixelGrid:
@@ -62,9 +56,9 @@ class PixelGrid:
 
 def apstar_grid() -> PixelGrid:
     """Return the common grid of APOGEE's combined spectra: 8575 pixels, uniform in log10(wavelength)."""
-    exponent = APSTAR_LOG10_START + APSTAR_LOG10_STEP * np.arange(APSTAR_N_PIXELS)
-    wavelength = np.power(10.0, exponent, dtype=np.float64)
-    return PixelGrid(wavelength, APSTAR_CHIPS)
+    from maury.spectra.instrument import apogee
+
+    return apogee().grid
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,13 @@ from numpy.typing import NDArray
 from maury.errors import SpectrumError
 from maury.files import writing
 from maury.spectra.bits import DEFAULT_REJECT, bits
-from maury.spectra.linespread import NOMINAL_VISIT, GaussHermite
+from maury.spectra.instrument import apogee
+from maury.spectra.linespread import GaussHermite, nominal_visit_lsf
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Release = Literal["dr16", "dr17", "dr19"]
 
-# Wavelength (Angstrom) against (pixel - 2047.5) / 2048 along a row of the file; from a DR13 visit.
-# Blue, green, red.
-_DISPERSION = (
-    (1.54859652e4, -3.34019274e2, -9.98775048, 0.129345567),
-    (1.61569350e4, -2.89257131e2, -1.08224079e1, 0.129345567),
-    (1.67251591e4, -2.41155940e2, -1.16528770e1, 0.129345567),
-)
-# The same as HDU 9 tells it: one cubic in (pixel + offset) / 3000 for all chips; offsets red, green, blue.
+# The dispersion of the three chips as HDU 9 tells it: one cubic in (pixel + offset) / 3000 for all chips; offsets red, green, blue.
 _WAVE_OFFSETS = (-6433.90731, -2050.81534, 2354.38261)
 _WAVE_POLYNOMIAL = (1.61565373e4, -4.23760086e2, -2.32212235e1, 4.06560758e-1)
 _EXTNAMES = (
@@ -55,9 +49,8 @@ def nominal_visit_grid(n_pixels: int = 4096) -> PixelGrid:
     n_pixels
         Pixels of one chip: 4096 of a dithered visit, 2048 of a single one; the grid has ``3 * n_pixels``.
     """
-    x = ((np.arange(n_pixels)[::-1] + 0.5) * (4096 / n_pixels) - 2048) / 2048
-    wavelength = np.concatenate([np.polynomial.polynomial.polyval(x, c) for c in _DISPERSION])
-    return PixelGrid(wavelength, tuple((i * n_pixels, (i + 1) * n_pixels) for i in range(3)))
+    wavelength = [chip.polynomial.at(n_pixels) for chip in apogee().chips if chip.polynomial is not None]
+    return PixelGrid(np.concatenate(wavelength), tuple((i * n_pixels, (i + 1) * n_pixels) for i in range(3)))
 
 
 def write_apvisit(
@@ -113,7 +106,7 @@ def _images(
     lsf = (
         spectrum.lsf.coefficients
         if isinstance(spectrum.lsf, GaussHermite)
-        else np.tile(NOMINAL_VISIT, (3, 1))
+        else nominal_visit_lsf().coefficients
     )
     if len(lsf) != 3:
         raise SpectrumError(f"{path}: line-spread coefficients of shape {lsf.shape}; an apVisit has (3, 26)")

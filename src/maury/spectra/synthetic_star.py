@@ -14,13 +14,15 @@ from maury.errors import SpectrumError
 from maury.files import writing
 from maury.spectra.bits import bits
 from maury.spectra.files import reason
+from maury.spectra.instrument import apogee
 from maury.spectra.linespread import Tabulated
-from maury.spectra.spectrum import APSTAR_LOG10_START, APSTAR_LOG10_STEP, APSTAR_N_PIXELS, Spectrum
+from maury.spectra.spectrum import Spectrum
 
 _BAD_ERROR = 1e10
+_GRID = apogee().layout
 _CARDS = {
-    "CRVAL1": APSTAR_LOG10_START,
-    "CDELT1": APSTAR_LOG10_STEP,
+    "CRVAL1": _GRID.log10_start,
+    "CDELT1": _GRID.log10_step,
     "CRPIX1": 1,
     "CTYPE1": "LOG-LINEAR",
     "DC-FLAG": 1,
@@ -90,7 +92,7 @@ def write_aspcapstar(path: str | os.PathLike[str], spectrum: Spectrum) -> None:
         If the spectrum lies on another grid, or the file cannot be written.
     """
     _check(path, [spectrum])
-    on_chip = np.zeros(APSTAR_N_PIXELS, dtype=bool)
+    on_chip = np.zeros(_GRID.number, dtype=bool)
     for start, stop in spectrum.grid.chips:
         on_chip[start:stop] = True
     with np.errstate(divide="ignore"):
@@ -140,14 +142,14 @@ def write_mwm(
         table = _mwm_table(spectra, kind)
         table.name = name
         card = {
-            "CRVAL": APSTAR_LOG10_START,
-            "CDELT": APSTAR_LOG10_STEP,
+            "CRVAL": _GRID.log10_start,
+            "CDELT": _GRID.log10_step,
             "CRPIX": 1,
             "CTYPE": "LOG-LINEAR",
             "DC-FLAG": 1,
         }
         table.header.update(
-            card | {"NPIXELS": APSTAR_N_PIXELS, "CUNIT": "Angstrom (Vacuum)", "OBSRVTRY": name[-3:]}
+            card | {"NPIXELS": _GRID.number, "CUNIT": "Angstrom (Vacuum)", "OBSRVTRY": name[-3:]}
         )
         table.add_datasum()
         if wrong_datasum and not spectra:
@@ -158,7 +160,7 @@ def write_mwm(
 
 def _mwm_table(spectra: Sequence[Spectrum], kind: str) -> fits.BinTableHDU:
     flux, error, mask = _arrays(spectra, smooth_bad=True)
-    n, vector = len(spectra), f"{APSTAR_N_PIXELS}E"
+    n, vector = len(spectra), f"{_GRID.number}E"
     velocities = np.array([s.v_correction if s.v_correction is not None else np.nan for s in spectra])
     columns = [
         fits.Column("flux", vector, array=flux),
@@ -168,7 +170,7 @@ def _mwm_table(spectra: Sequence[Spectrum], kind: str) -> fits.BinTableHDU:
         fits.Column("v_rad", "E", array=velocities),
     ]
     if kind == "star":
-        wavelength = 10 ** (APSTAR_LOG10_START + APSTAR_LOG10_STEP * np.arange(APSTAR_N_PIXELS))
+        wavelength = 10 ** (_GRID.log10_start + _GRID.log10_step * np.arange(_GRID.number))
         columns.insert(0, fits.Column("wavelength", vector, array=np.tile(wavelength, (n, 1))))
     else:
         columns.append(fits.Column("mjd", "J", array=np.arange(59_000, 59_000 + n)))
@@ -176,7 +178,7 @@ def _mwm_table(spectra: Sequence[Spectrum], kind: str) -> fits.BinTableHDU:
 
 
 def _check(path: str | os.PathLike[str], spectra: Sequence[Spectrum]) -> None:
-    expected = APSTAR_LOG10_START + APSTAR_LOG10_STEP * np.arange(APSTAR_N_PIXELS)
+    expected = _GRID.log10_start + _GRID.log10_step * np.arange(_GRID.number)
     for spectrum in spectra:
         w = spectrum.grid.wavelength
         if w.shape != expected.shape or np.abs(np.log10(w) - expected).max() > 1e-9:
@@ -189,7 +191,7 @@ def _arrays(
     spectra: Sequence[Spectrum], smooth_bad: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Flux, error and mask, each ``(n_spectra, n_pixels)``; bad pixels look normal where ``smooth_bad``."""
-    shape = (len(spectra), APSTAR_N_PIXELS)
+    shape = (len(spectra), _GRID.number)
     flux, error, mask = np.zeros(shape), np.ones(shape), np.zeros(shape, np.int64)
     for i, spectrum in enumerate(spectra):
         good = spectrum.good

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.files import writing
+from maury.spectra.air import to_vacuum
 from maury.spectra.files import reason
+from maury.spectra.instrument import Instrument
 from maury.spectra.linespread import Gaussian
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
@@ -60,17 +62,25 @@ def _fits_hdu(hdus: fits.HDUList) -> int | None:
     return None
 
 
-def fits_table(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spectrum]:
+def fits_table(
+    hdus: fits.HDUList, path: Path, reject: int | None, instrument: Instrument | None = None
+) -> Iterator[Spectrum]:
     """Yield the spectrum of a FITS table, as `read_table` does."""
     from astropy.table import Table
 
     number = _fits_hdu(hdus)
     table = Table.read(hdus, hdu=number)
     table.meta = {**{k: v for k, v in hdus[0].header.items() if k}, **table.meta}
-    yield from_table(table, f"{path} HDU {number}", path)
+    yield from_table(table, f"{path} HDU {number}", path, instrument=instrument, reject=reject)
 
 
-def read_table(path: str | os.PathLike[str], *, medium: str | None = None) -> Spectrum:
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    medium: str | None = None,
+    instrument: Instrument | None = None,
+    reject: int | None = None,
+) -> Spectrum:
     """Read a spectrum from a table in ECSV, Parquet or FITS.
 
     Parameters
@@ -81,6 +91,10 @@ def read_table(path: str | os.PathLike[str], *, medium: str | None = None) -> Sp
         rest; observatory if absent), ``resolution`` (the resolving power), ``v_correction`` (km/s), ``id``.
     medium
         What the wavelengths are of, where the file does not say.
+    instrument
+        Whose table it is: tells medium, frame and unit where the file does not, and which bits of the mask reject a pixel.
+    reject
+        These bits in place of the instrument's.
 
     Raises
     ------
@@ -105,7 +119,7 @@ def read_table(path: str | os.PathLike[str], *, medium: str | None = None) -> Sp
         raise SpectrumError(f"{path}: no such file") from None
     except Exception as error:
         raise SpectrumError(f"{path}: cannot be read as a table ({reason(error)})") from error
-    return from_table(table, str(path), path, medium)
+    return from_table(table, str(path), path, medium, instrument, reject)
 
 
 def _read_parquet(path: Path) -> Any:
@@ -120,9 +134,17 @@ def _read_parquet(path: Path) -> Any:
     return Table.read(path, format="parquet")
 
 
-def from_table(table: Any, where: str, path: Path | str = "", medium: str | None = None) -> Spectrum:
+def from_table(
+    table: Any,
+    where: str,
+    path: Path | str = "",
+    medium: str | None = None,
+    instrument: Instrument | None = None,
+    reject: int | None = None,
+) -> Spectrum:
     """Turn an astropy table, one row a pixel, into a spectrum; see `read_table`."""
-    meta = {str(key).lower(): value for key, value in dict(table.meta or {}).items()}
+    usual = {} if instrument is None else {"frame": instrument.frame}
+    meta = usual | {str(key).lower(): value for key, value in dict(table.meta or {}).items()}
     columns = {str(name).lower(): table[name] for name in table.colnames}
     found = {
         kind: next((name for name in names if name in columns), None)
@@ -135,18 +157,26 @@ def from_table(table: Any, where: str, path: Path | str = "", medium: str | None
             )
     axis = columns[found["wavelength"] or ""]
     unit = units.Unit(axis.unit) if axis.unit is not None else None
+    if unit is None and instrument is not None:
+        unit = units.Unit(instrument.unit)
     if unit is None:
         raise SpectrumError(
             f"{where}: column {found['wavelength']!r} has no unit: state it, e.g. Angstrom, nm or micron"
         )
     wavelength, bad = _angstrom(_numbers(axis, where), unit, where)
     medium = medium or next((str(meta[key]) for key in _MEDIUM if key in meta), None)
+    if medium is None and instrument is not None:
+        medium = instrument.medium
     wavelength = _in_vacuum(wavelength, medium, where)
     flux = _numbers(columns["flux"], where)
     noise = _numbers(columns[found["noise"] or ""], where)
-    mask = (
-        np.zeros(len(flux), bool) if found["mask"] is None else _numbers(columns[found["mask"]], where) != 0
-    )
+    mask = np.zeros(len(flux), bool)
+    if found["mask"] is not None:
+        bits = instrument.mask.value if instrument is not None and reject is None else reject
+        column = columns[found["mask"]]
+        # A mask of yes and no has no bits.
+        bits = -1 if bits is None or column.dtype.kind == "b" else bits
+        mask = _rejected(_numbers(column, where), bits)
     is_ivar = found["noise"] == "ivar"
     return _spectrum(wavelength, flux, noise, is_ivar, mask | bad, meta, where, str(path))
 
@@ -185,15 +215,6 @@ def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
     return _spectrum(wavelength, flux, noise, kind == "ivar", mask | bad, meta, where, "")
 
 
-def to_vacuum(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vacuum wavelengths of air wavelengths, Angstrom, by inverting Ciddor 1996 (Applied Optics 35, 1566) for standard air."""
-    vacuum = wavelength.copy()
-    for _ in range(4):
-        s2 = (1e4 / vacuum) ** 2
-        vacuum = wavelength * (1 + 0.05792105 / (238.0185 - s2) + 0.00167917 / (57.362 - s2))
-    return vacuum
-
-
 def _numbers(column: Any, where: str) -> NDArray[np.float64]:
     """Return a column as numbers, ``nan`` where masked."""
     try:
@@ -207,6 +228,12 @@ def _numbers(column: Any, where: str) -> NDArray[np.float64]:
             f"{where}: column {column.name!r} has the shape {values.shape}; one number a pixel is wanted"
         )
     return np.asarray(values)
+
+
+def _rejected(mask: NDArray[np.float64], bits: int) -> NDArray[np.bool_]:
+    """Tell which pixels are rejected: those with any of the bits, and those of which the mask tells nothing."""
+    known = np.isfinite(mask)
+    return ~known | (np.where(known, mask, 0).astype(np.int64) & bits != 0) | ((bits == -1) & (mask != 0))
 
 
 def _angstrom(

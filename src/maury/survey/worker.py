@@ -120,7 +120,7 @@ Item = tuple[dict[str, Any] | Failure, Any]
 
 def _infer_file(path: Path, checksum: str, model: Model, settings: Settings) -> Iterator[Item]:
     batch: list[Spectrum] = []
-    for item in read_all([path]):
+    for item in read_all([path], model.instrument):
         if isinstance(item, Failure):
             yield item, ""
         elif settings.stage == "verified":

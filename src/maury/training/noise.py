@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from maury.errors import ConfigError
+from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.registry import read_spectra
-from maury.spectra.regrid import on_apstar_grid
-from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
+from maury.spectra.regrid import on_network_grid
+from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Draw = Callable[[int, torch.Generator], Tensor]
 
@@ -31,7 +32,7 @@ class PaperNoise(BaseModel):
     largest: float = Field(0.05, gt=0)
     of: Literal["flux"] = "flux"
 
-    def source(self, grid: PixelGrid) -> Draw:
+    def source(self, grid: PixelGrid, instrument: Instrument | None = None) -> Draw:
         """Return a function that draws errors ``(n, n_pixels)`` in units of the flux."""
 
         def draw(n: int, generator: torch.Generator) -> Tensor:
@@ -50,7 +51,7 @@ class SnrList(BaseModel):
     file: Path
     of: Literal["continuum"] = "continuum"
 
-    def source(self, grid: PixelGrid) -> Draw:
+    def source(self, grid: PixelGrid, instrument: Instrument | None = None) -> Draw:
         """Return a function that draws errors ``(n, n_pixels)`` in units of the continuum.
 
         Raises
@@ -83,7 +84,7 @@ class RealErrors(BaseModel):
     most: int = Field(2000, gt=0, description="spectra taken at most; their errors are held in memory")
     of: Literal["continuum"] = "continuum"
 
-    def source(self, grid: PixelGrid) -> Draw:
+    def source(self, grid: PixelGrid, instrument: Instrument | None = None) -> Draw:
         """Return a function that draws errors ``(n, n_pixels)`` in units of the continuum, infinite where masked.
 
         Raises
@@ -96,8 +97,8 @@ class RealErrors(BaseModel):
         paths = sorted(glob(self.files, recursive=True))
         if not paths:
             raise ConfigError(f"noise.files: no file matches {self.files!r}")
-        spectra = islice((s for path in paths for s in read_spectra(path)), self.most)
-        errors = torch.from_numpy(np.stack([_relative_error(s, grid) for s in spectra]))
+        spectra = islice((s for path in paths for s in read_spectra(path, instrument=instrument)), self.most)
+        errors = torch.from_numpy(np.stack([_relative_error(s, grid, instrument) for s in spectra]))
 
         def draw(n: int, generator: torch.Generator) -> Tensor:
             return errors[torch.randint(len(errors), (n,), generator=generator)]
@@ -105,17 +106,20 @@ class RealErrors(BaseModel):
         return draw
 
 
-def _relative_error(spectrum: Spectrum, grid: PixelGrid) -> NDArray[np.float32]:
+def _relative_error(
+    spectrum: Spectrum, grid: PixelGrid, instrument: Instrument | None
+) -> NDArray[np.float32]:
     """Errors ``(n_pixels,)`` over each chip's median flux, infinite where masked."""
-    apstar = apstar_grid()
-    if len(grid.wavelength) == len(apstar.wavelength) and np.allclose(grid.wavelength, apstar.wavelength):
-        flux, ivar = on_apstar_grid(spectrum)
+    spectrograph = instrument or apogee()
+    common = spectrograph.grid.wavelength
+    if len(grid.wavelength) == len(common) and np.allclose(grid.wavelength, common):
+        flux, ivar = on_network_grid(spectrum, spectrograph)
     elif spectrum.grid.chips == grid.chips:
         flux, ivar = spectrum.flux, spectrum.ivar
     else:
         raise ConfigError(
             f"{spectrum.path}: {spectrum.grid.n_pixels} pixels in chips {spectrum.grid.chips}, but the simulation's are {grid.chips}; "
-            "choose files of the same pixels, or simulate on the apStar grid"
+            "choose files of the same pixels, or simulate with pixels = 'network'"
         )
     error = np.full(grid.n_pixels, np.inf, dtype=np.float32)
     for start, stop in grid.chips:

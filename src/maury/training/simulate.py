@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import maury
 from maury.errors import ConfigError, LabelError
@@ -19,16 +19,18 @@ from maury.files import alone, disk_errors
 from maury.forward.model import ForwardModel
 from maury.forward.problem import Problem
 from maury.labels import LabelSet, LogUniform, Prior, Uniform, label
-from maury.libraries.emulator import Emulator
+from maury.libraries.emulator import Emulator, read_card
 from maury.models import DEFAULT, folder
-from maury.spectra.linespread import APOGEE_RESOLUTION, Gaussian, nominal_visit_lsf
-from maury.spectra.spectrum import apstar_grid
-from maury.spectra.synthetic import nominal_visit_grid
+from maury.spectra.instrument import Instrument, apogee, of_card
+from maury.spectra.linespread import LineSpread
+from maury.spectra.spectrum import PixelGrid
+from maury.toml import suggestion
 from maury.training import store
 from maury.training.simulations import Observing, Simulator
 
-_V_RAD = Uniform(low=-200, high=200)
-_V_SINI = Uniform(low=0, high=100)
+# Where simulated pixels lie: on the grid that networks take, or on the detector; and what these are called of APOGEE.
+Pixels = Literal["network", "native"]
+_ALSO_CALLED: dict[str, Pixels] = {"apstar": "network", "apvisit": "native"}
 _JITTER = LogUniform(low=5e-4, high=0.1)
 
 
@@ -45,9 +47,14 @@ class ProblemConfig(PriorConfig):
     """What is simulated: the model, its labels, and how its spectra are observed."""
 
     model: str = Field(DEFAULT, description="name of a shipped model, or a folder with an emulator")
-    pixels: Literal["apstar", "apvisit"] = "apstar"
+    pixels: Pixels = "network"
     observing: Observing = Observing()
     limb_darkening: float = Field(0.6, ge=0, le=1)
+
+    @field_validator("pixels", mode="before")
+    @classmethod
+    def _name(cls, value: Any) -> Any:
+        return _ALSO_CALLED.get(value, value)
 
 
 class SimulateConfig(ProblemConfig):
@@ -62,6 +69,28 @@ class SimulateConfig(ProblemConfig):
     batch: int = Field(512, gt=0, description="spectra simulated at once")
 
 
+def pixels_named(name: str) -> Pixels:
+    """Return which pixels are meant.
+
+    Raises
+    ------
+    ConfigError
+        If the name is not known.
+    """
+    pixels: dict[str, Pixels] = {"network": "network", "native": "native", **_ALSO_CALLED}
+    if name in pixels:
+        return pixels[name]
+    known = list(pixels)
+    raise ConfigError(f"pixels: {name!r} is not one of {', '.join(known)}{suggestion(name, known)}")
+
+
+def detector(instrument: Instrument, pixels: Pixels) -> tuple[PixelGrid, LineSpread]:
+    """Return an instrument's pixels and its line-spread function there."""
+    if pixels == "native":
+        return instrument.pixels, instrument.lsf
+    return instrument.grid, instrument.grid_lsf
+
+
 def build_problem(config: ProblemConfig) -> Problem:
     """Build the problem that a configuration describes.
 
@@ -74,7 +103,11 @@ def build_problem(config: ProblemConfig) -> Problem:
     """
     emulator = Emulator.load(folder(config.model) / "emulator.safetensors").requires_grad_(False)
     forward = ForwardModel(emulator, config.limb_darkening).requires_grad_(False).eval()
-    extra: dict[str, Prior] = {"v_rad": _V_RAD, "v_sini": _V_SINI, "jitter": _JITTER}
+    instrument = emulator.instrument
+    usual = (instrument or apogee()).training
+    velocities = {"v_rad": usual.v_rad, "v_sini": usual.v_sini}
+    extra: dict[str, Prior] = {name: Uniform(low=a, high=b) for name, (a, b) in velocities.items()}
+    extra["jitter"] = _JITTER
     labels = emulator.labels + LabelSet(tuple(label(name, prior) for name, prior in extra.items()))
     labels = labels.with_priors(config.priors)
     for one, wide in zip(labels, emulator.labels, strict=False):
@@ -83,10 +116,10 @@ def build_problem(config: ProblemConfig) -> Problem:
                 f"prior of {one.name}: [{one.prior.low:g}, {one.prior.high:g}] reaches beyond the emulator's "
                 f"[{wide.prior.low:g}, {wide.prior.high:g}]"
             )
-    observing = config.observing
+    observing = config.observing.of(instrument)
     # Without a spread of the continua they are all 1, and known to be.
     degree = observing.continuum_degree if observing.continuum_spread else None
-    return Problem(forward, labels, config.fixed, degree, observing.emulator_error)
+    return Problem(forward, labels, config.fixed, degree, observing.emulator_error, instrument=instrument)
 
 
 def build_simulator(config: ProblemConfig) -> Simulator:
@@ -100,10 +133,9 @@ def build_simulator(config: ProblemConfig) -> Simulator:
         If the noise cannot be had.
     """
     problem = build_problem(config)
-    if config.pixels == "apvisit":
-        return Simulator(problem, nominal_visit_grid(), config.observing, nominal_visit_lsf())
-    lsf = None if config.observing.resolution else Gaussian(APOGEE_RESOLUTION, integrate=False)
-    return Simulator(problem, apstar_grid(), config.observing, lsf)
+    grid, lsf = detector(problem.spectrograph, config.pixels)
+    varied = config.pixels == "network" and config.observing.resolution
+    return Simulator(problem, grid, config.observing, None if varied else lsf)
 
 
 def simulate(
@@ -133,7 +165,7 @@ def simulate(
     MauryError
         If the disk is full (what is done stays for the next run), or another process writes the same file.
     """
-    output = Path(output)
+    output, config = Path(output), _spelt_out(config)
     partial = output.with_name(output.name + ".partial")
     lock = output.with_name(output.name + ".lock")
     advice = f"what is done stays in {partial}: make room and run the same command again"
@@ -195,10 +227,19 @@ def _sha256(config: SimulateConfig) -> str:
     return hashlib.sha256((folder(config.model) / "emulator.safetensors").read_bytes()).hexdigest()
 
 
+def _spelt_out(config: SimulateConfig) -> SimulateConfig:
+    """Return the configuration with what its model's instrument says, as the file has to tell it."""
+    card = read_card(folder(config.model) / "emulator.safetensors")
+    return config.model_copy(
+        update={"observing": config.observing.of(of_card(card.get("instrument"), config.model))}
+    )
+
+
 def _check_same(path: Path, config: SimulateConfig) -> int:
     """Return how many spectra of the file are done; it must be of the same configuration and emulator."""
     attributes, done = store.progress_of(path)
     stored, wanted = json.loads(attributes["config"]), json.loads(config.model_dump_json())
+    stored["pixels"] = _ALSO_CALLED.get(stored["pixels"], stored["pixels"])
     stored["emulator_sha256"], wanted["emulator_sha256"] = attributes["emulator_sha256"], _sha256(config)
     if stored != wanted:
         raise ConfigError(

@@ -13,12 +13,14 @@ from torch import Tensor
 from maury.constants import C_KMS
 from maury.forward.continuum import chebyshev_basis
 from maury.forward.problem import Problem
+from maury.spectra.instrument import Instrument
 from maury.spectra.linespread import Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 from maury.training.noise import Noise
 
 # Runs of masked pixels are 1 to this many apStar pixels long.
 _RUN_LENGTHS = 8
+_FEW_CHIPS = 3
 
 
 class Observing(BaseModel):
@@ -45,6 +47,16 @@ class Observing(BaseModel):
     continuum_spread: float = Field(
         0.15, description="standard deviation of the first-order continuum coefficient; falls as 1/order"
     )
+
+    def of(self, instrument: Instrument | None) -> Observing:
+        """Return what is observed with an instrument: its own S/N and continua, where this does not say otherwise."""
+        if instrument is None:
+            return self
+        training = instrument.training
+        usual = {"snr": training.snr, "continuum_degree": training.continuum_degree}
+        return self.model_copy(
+            update={key: value for key, value in usual.items() if key not in self.model_fields_set}
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,7 @@ class Simulator:
         observing: Observing,
         lsf: LineSpread | None = None,
     ) -> None:
+        observing = observing.of(problem.instrument)
         self.problem, self.grid, self.observing = problem, grid, observing
         model, labels = problem.forward, problem.labels
         self.model, self.labels = model, labels
@@ -96,11 +109,12 @@ class Simulator:
         )
         nearest = torch.from_numpy(np.clip(grid_pixels, 0, model.emulator.grid.n_pixels - 1)).long()
         self.error_shape = model.emulator.error_shape[nearest]
-        self._draw_errors = observing.noise.source(grid) if observing.noise else None
+        self._draw_errors = observing.noise.source(grid, problem.instrument) if observing.noise else None
         self.usable = torch.from_numpy(model.usable(grid.wavelength, labels))
         self._chebyshev = [chebyshev_basis(b - a, observing.continuum_degree).float() for a, b in grid.chips]
-        # Finer pixels mean longer runs and gaps.
-        self._pixel_scale = max(1.0, sum(b - a for a, b in grid.chips) / 7500)
+        # Finer pixels mean longer runs and gaps; a gap is never the whole of a short spectrum.
+        self._gap_scale = sum(b - a for a, b in grid.chips) / 7500
+        self._pixel_scale = max(1.0, self._gap_scale)
 
     @torch.no_grad()
     def __call__(self, n: int, generator: torch.Generator) -> Simulation:
@@ -190,13 +204,17 @@ class Simulator:
             block = lost[rows[0] : rows[-1] + 1]
             for k in range(pixels):
                 block[:, k:] |= starts[:, : self.grid.n_pixels - k]
-        width = (self._pixel_scale * torch.randint(100, 600, (n, 1), generator=generator)).long()
+        width = (self._gap_scale * torch.randint(100, 600, (n, 1), generator=generator)).long()
         first = torch.randint(self.grid.n_pixels, (n, 1), generator=generator)
         gap = torch.rand(n, 1, generator=generator) < self.observing.gap_probability
         for row in gap[:, 0].nonzero()[:, 0].tolist():
             lost[row, int(first[row]) : int(first[row] + width[row])] = True
-        for start, stop in self.grid.chips:
-            lost[:, start:stop] |= (
-                torch.rand(n, 1, generator=generator) < self.observing.chip_loss_probability
-            )
+        chips = self.grid.chips
+        gone = torch.cat([torch.rand(n, 1, generator=generator) for _ in chips], dim=1)
+        gone = gone < self.observing.chip_loss_probability
+        if len(chips) < _FEW_CHIPS:
+            # Of few chips all would be lost too often: nothing is learned from that.
+            gone &= ~gone.all(1, keepdim=True)
+        for i, (start, stop) in enumerate(chips):
+            lost[:, start:stop] |= gone[:, i : i + 1]
         return lost
