@@ -24,7 +24,7 @@ from typing import Any
 import latex2mathml.converter
 
 sys.path.insert(0, str(Path(__file__).parent))
-from commands import reference
+from command_reference import reference
 
 log = logging.getLogger("mkdocs.hooks.maury")
 
@@ -40,8 +40,19 @@ class _Runs:
     def __init__(self) -> None:
         self.home = Path.cwd()
         self.folder: Path | None = None
-        self.began = 0.0
+        self.began = self.spent = 0.0
         self.seconds: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Begin to count."""
+        self.began, self.spent = time.perf_counter(), sum(os.times()[:4])
+
+    def stop(self, name: str) -> None:
+        """Keep the processor's seconds of a page, children included, and tell them."""
+        self.seconds[name] = sum(os.times()[:4]) - self.spent
+        if self.seconds[name] > 1:
+            wall = time.perf_counter() - self.began
+            log.info("%s: %.1f s of the processor, %.1f s in all", name, self.seconds[name], wall)
 
 
 _runs = _Runs()
@@ -74,20 +85,19 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
     def unlink(match: re.Match[str]) -> str:
         target = (here / match[2]).resolve()
-        return match[1] if target.exists() and docs not in target.parents else match[0]
+        away = docs not in target.parents or docs / "tools" in target.parents
+        return match[1] if target.exists() and away else match[0]
 
     if _is_tutorial(page) and _runs.folder is not None:
         os.chdir(_runs.folder)
-        _runs.began = time.perf_counter()
+        _runs.start()
     return _LINK.sub(unlink, markdown)
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Put in pictures and mathematics, and leave the folder."""
     if _is_tutorial(page):
-        took = _runs.seconds[page.file.src_uri] = time.perf_counter() - _runs.began
-        if took > 1:
-            log.info("%s ran for %.1f s", page.file.src_uri, took)
+        _runs.stop(page.file.src_uri)
 
     def picture(match: re.Match[str]) -> str:
         source = Path.cwd() / match[1]
@@ -112,7 +122,7 @@ def on_post_build(config: Any) -> None:
     """Remove the folder; say what the tutorials took."""
     if _runs.folder is not None:
         shutil.rmtree(_runs.folder, ignore_errors=True)
-    log.info("all tutorials ran for %.0f s", sum(_runs.seconds.values()))
+    log.info("all tutorials: %.0f s of the processor", sum(_runs.seconds.values()))
 
 
 def _is_tutorial(page: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/explain/statistics.md, all from runs of maury: ``python docs/tools/statistics.py`` (two minutes).
+"""Draw the pictures of docs/explain/statistics.md, all from runs of maury: ``python docs/tools/pictures.py`` (two minutes).
 
 The star is that of ``maury demo``; ranks and coverage are those of docs/results/calibration.
 """
