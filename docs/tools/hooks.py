@@ -131,4 +131,5 @@ def _is_tutorial(page: Any) -> bool:
 
 def _mathml(block: bool, source: str) -> str:
     inner = _DELIMITERS.sub(r"\1", html.unescape(source))
-    return latex2mathml.converter.convert(inner.strip(), display="block" if block else "inline")
+    mathml = latex2mathml.converter.convert(inner.strip(), display="block" if block else "inline")
+    return f'<div class="formula">{mathml}</div>' if block else mathml

@@ -142,7 +142,8 @@ def test_reference_of_the_command_line_has_every_command_and_option():
 
 
 def test_reference_of_python_names_what_exists():
-    for name in re.findall(r"^::: (\S+)", (DOCS / "reference" / "python.md").read_text(), re.MULTILINE):
+    text = "".join(page.read_text() for page in (DOCS / "reference" / "python").glob("*.md"))
+    for name in re.findall(r"^::: (\S+)", text, re.MULTILINE):
         parts = name.split(".")
         for i in range(len(parts), 0, -1):
             try:
