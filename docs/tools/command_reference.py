@@ -66,7 +66,8 @@ def _kind(hint: Any) -> str:
 
 def _names(option: Any, kind: str) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
-    return names if option.is_flag else f"{names} `{kind}`".replace("|", "\\|")
+    # A pipe inside code does not part cells here.
+    return names if option.is_flag else f"{names} `{kind}`"
 
 
 def _default(option: Any) -> str:
