@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint venv calibration peers wheel-test clean
+.PHONY: demo test test-all lint venv calibration peers docs wheel-test clean
 
 demo: $(STAMP)
 	$(BIN)/maury demo --output demo
@@ -25,6 +25,10 @@ calibration: $(STAMP)
 	  $(BIN)/maury check calibration --model $$model --number 2000 --jobs 2 --output docs/results/calibration/$$model; \
 	done
 
+# Tutorials are run as the site is built: minutes. Open build/site/index.html.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 venv: $(STAMP)
 
 # torch first and by its pin: what other packages ask for is then satisfied, and no CUDA build is fetched.
@@ -32,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $(STAMP)
 
 clean:
