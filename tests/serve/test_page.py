@@ -1,0 +1,235 @@
+"""The page in a real browser, on a real server, with real inference of few draws."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from astropy.io import fits
+from browser import findings, overflow
+
+from maury.demo import TRUTH
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*websockets.*:DeprecationWarning")
+_DROP = """([content, name]) => {
+  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name));
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    document.querySelector("#drop").dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
+  }
+}"""
+_WAIT = 60_000
+
+
+@pytest.fixture
+def visit_of(browser, served):
+    """Open the page in a session of its own; what its console says must be expected."""
+    opened = []
+
+    def open_page(width=1440, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+        )
+        page = context.new_page()
+        said = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(served.address)
+        page.wait_for_selector("body[data-started]")
+        opened.append((context, said))
+        set_draws(page, 300)
+        return page
+
+    yield open_page
+    for context, said in opened:
+        context.close()
+        assert said == []
+
+
+def set_draws(page, number: int) -> None:
+    """Before a file is there the field is not shown."""
+    page.evaluate(f"document.querySelector('#draws').value = {number}")
+
+
+def drop(page, content: bytes, name: str) -> None:
+    import base64
+
+    page.evaluate(_DROP, [base64.b64encode(content).decode(), name])
+
+
+def done(page, number: int):
+    page.wait_for_selector(f".run[data-run='{number}'][data-state=done] dd", timeout=_WAIT)
+    values = page.eval_on_selector_all(
+        f".run[data-run='{number}'] dd", "nodes => nodes.map(n => [n.dataset.label, +n.dataset.p50, +n.dataset.std])"
+    )  # fmt: skip
+    return {name: (p50, std) for name, p50, std in values}
+
+
+def test_drop_watch_change_mask_compare(visit_of, demo_bytes, tmp_path):
+    page = visit_of()
+    assert findings(page) == []
+    drop(page, demo_bytes, "apVisit-demo.fits")
+    page.wait_for_selector(".run[data-state=running] .steps li[aria-current]", timeout=_WAIT)
+    first = done(page, 1)
+    for name in ("teff", "logg", "m_h", "alpha_m", "v_rad", "v_sini"):
+        assert abs(first[name][0] - TRUTH[name]) < 5 * first[name][1], name
+    assert first["v_bary"][0] == pytest.approx(first["v_rad"][0] + 12.34, abs=0.02)
+    assert "maury-demo" in page.frame_locator("#frame").locator("h1").inner_text()
+
+    # A wrong prior is told at its field; a right one moves its label.
+    page.select_option("#p-logg", "normal")
+    page.fill("#p-logg-mean", "25")
+    page.fill("#p-logg-sigma", "0.02")
+    page.click("#run")
+    page.wait_for_selector("#e-logg:not(:empty)")
+    assert "0.5 to 5.1" in page.inner_text("#e-logg")
+    assert page.get_attribute("#p-logg-mean", "aria-invalid") == "true"
+    page.fill("#p-logg-mean", "2.62")
+    page.select_option("#p-v_rad", "range")
+    page.fill("#p-v_rad-low", "0")
+    page.fill("#p-v_rad-high", "100")
+    page.click("#run")
+    second = done(page, 2)
+    assert first["logg"][0] + first["logg"][1] < second["logg"][0] < 2.62
+    assert second["logg"][1] < first["logg"][1]
+
+    # A region by the mouse, one by the keyboard; one is taken back.
+    page.click("#reset")
+    set_draws(page, 300)
+    box = page.locator("#plot").bounding_box()
+    page.locator("#plot").scroll_into_view_if_needed()
+    box = page.locator("#plot").bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 90, steps=4)
+    page.mouse.up()
+    dragged = re.match(r"([\d.]+) to ([\d.]+) Å", page.inner_text("#regions li"))
+    assert float(dragged[2]) - float(dragged[1]) == pytest.approx(0.1 * 1813, rel=0.2)
+    page.focus("#from")
+    page.keyboard.type("16300")
+    page.keyboard.press("Tab")
+    page.keyboard.type("16250")
+    page.keyboard.press("Enter")
+    assert "larger" in page.inner_text("#e-mask")
+    page.fill("#to", "16350")
+    page.keyboard.press("Enter")
+    assert page.locator("#regions li").count() == 2
+    page.locator("#regions button").nth(0).press("Enter")
+    assert page.inner_text("#regions li").startswith("16300.00 to 16350.00")
+    page.click("#run")
+    third = done(page, 3)
+    assert third["teff"][0] != first["teff"][0]
+    assert abs(third["teff"][0] - first["teff"][0]) < 5 * first["teff"][1]
+
+    # Beside each other: what moved, in sigma.
+    moved = page.inner_text("#table td[data-label=logg][data-run='2'] small")
+    expected = (second["logg"][0] - first["logg"][0]) / first["logg"][1]
+    assert float(moved.split()[0]) == pytest.approx(expected, abs=0.06)
+    assert page.locator("#table thead th").count() == 4
+
+    with page.expect_download() as got:
+        page.click("text=draws (netCDF)")
+    path = tmp_path / got.value.suggested_filename
+    assert path.name == "apVisit-demo-run3.nc"
+    got.value.save_as(path)
+    with xr.open_datatree(path, engine="h5netcdf") as tree:
+        assert np.isfinite(tree["posterior"]["teff"]).all()
+    with page.expect_download() as got:
+        page.click("text=numbers (JSON)")
+    numbers = json.loads(got.value.path().read_text())
+    assert numbers["labels"]["teff"]["p50"] == pytest.approx(third["teff"][0])
+    assert numbers["wanted"]["regions"] == [[16300, 16350]]
+    with page.expect_download() as got:
+        page.click("text=report (HTML)")
+    assert "<h1" in got.value.path().read_text()
+    # Loaded anew, it is all there.
+    page.reload()
+    assert done(page, 3) == third
+    assert findings(page) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "dark"), (390, "light")])
+def test_every_width_and_both_colours(visit_of, demo_bytes, width, scheme):
+    page = visit_of(width, scheme)
+    drop(page, demo_bytes, "a-rather-long-name-of-a-visit-apVisit-r13-9518-57729-104.fits")
+    done(page, 1)
+    assert findings(page) == []
+    assert overflow(page) <= 0
+    assert len(page.screenshot()) > 10_000
+
+
+def test_headers_and_names_are_text(visit_of, demo_bytes, tmp_path):
+    evil = "<img src=x onerror=alert(1)>"
+    path = tmp_path / "evil.fits"
+    path.write_bytes(demo_bytes)
+    with fits.open(path, mode="update") as hdus:
+        for key in ("OBJID", "OBJECT"):
+            hdus[0].header[key] = evil
+    page = visit_of()
+    drop(page, path.read_bytes(), f"{evil}<script>alert(2).fits")
+    done(page, 1)
+    assert evil in page.inner_text("#about")
+    assert evil in page.inner_text("#files")
+    assert page.locator("main img, main script").count() == 0
+    frame = page.frame_locator("#frame")
+    assert evil in frame.locator("h1").inner_text()
+    assert frame.locator("h1 img").count() == 0
+    # Even a script in a report would have no origin, and reach nothing.
+    inner = page.frames[1]
+    assert inner.evaluate("origin") == "null"
+    assert "TypeError" in inner.evaluate("fetch('/api/files').then(String, String)")
+
+
+def test_what_is_refused_is_said(visit_of, served):
+    page = visit_of()
+    drop(page, b"Dear sir, this is a letter.\n" * 50, "letter.fits")
+    page.wait_for_selector("#message:not([hidden])")
+    assert "letter.fits: not a FITS file; it looks like text" in page.inner_text("#message")
+    before = sorted(served.root.iterdir())
+    # 200 MB are refused by their size alone.
+    page.evaluate("""() => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(200 * 2 ** 20)], "big.fits"));
+      dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));
+    }""")
+    page.wait_for_function("document.querySelector('#message').textContent.includes('big.fits')")
+    assert "64 MB" in page.inner_text("#message")
+    assert sorted(served.root.iterdir()) == before
+
+
+def test_two_browsers_at_once(visit_of, demo_bytes):
+    one, two = visit_of(), visit_of()
+    drop(one, demo_bytes, "one.fits")
+    drop(two, demo_bytes, "two.fits")
+    done(one, 1)
+    done(two, 1)
+    assert one.locator(".file").count() == two.locator(".file").count() == 1
+    assert "one.fits" in one.inner_text("#files")
+    assert "two.fits" in two.inner_text("#files")
+
+
+def test_closing_the_tab_midway(visit_of, served, demo_bytes):
+    page = visit_of()
+    set_draws(page, 20000)
+    drop(page, demo_bytes, "left.fits")
+    page.wait_for_selector(".run[data-state=running]", timeout=_WAIT)
+    page.click("#run")
+    page.wait_for_selector(".run[data-run='2']")
+    page.close()
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        runs = [run for run in list(served.jobs._runs.values()) if run.upload.name == "left.fits"]
+        if runs and all(run.ended for run in runs):
+            break
+        time.sleep(0.1)
+    assert runs[1].state == "cancelled"
+    assert runs[0].state in ("cancelled", "done")
+    # The server goes on.
+    other = visit_of()
+    drop(other, demo_bytes, "next.fits")
+    done(other, 1)
