@@ -6,6 +6,7 @@ many files as spectra. ``FOLDER/files`` holds the files, ``FOLDER/truth.parquet`
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -229,7 +230,7 @@ def corrupt(folder: Path, share: float, seed: int = 0) -> dict[str, str]:
     """Damage a share of the files below a folder in five ways; return which, and how."""
     rng = np.random.default_rng(seed)
     files = sorted((folder / "files").rglob("*.fits"))
-    chosen = rng.choice(len(files), round(share * len(files)), replace=False)
+    chosen = rng.choice(len(files), math.ceil(share * len(files)), replace=False)
     ways = ("empty", "garbage", "page", "cut", "header")
     found = {}
     for number, which in enumerate(sorted(chosen)):
