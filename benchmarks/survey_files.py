@@ -256,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--spectra", type=int, default=20_000)
-    parser.add_argument("--per-file", type=float, default=10.0, help="mean number of spectra a file")
+    parser.add_argument("--per-file", type=float, default=9.0, help="mean number of spectra a file")
     parser.add_argument("--corrupt", type=float, default=0.0, help="share of the files that is damaged")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()

@@ -202,9 +202,12 @@ def survey_repair(
 @app.command("export")
 def survey_export(
     folder: Folder,
-    output: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .fits, .vot or .xml.")],
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .fits, .vot, .xml or .parquet.")],
+    positioned: Annotated[
+        bool, typer.Option("--positioned", help="Only rows whose position is known, as HATS wants them.")
+    ] = False,
 ) -> None:
-    """Write the catalogue as one FITS file or VOTable, units and UCDs kept."""
+    """Write the catalogue as one file (FITS, VOTable, Parquet), units and UCDs kept."""
     from maury.survey.export import export
 
-    out.print(f"{export(folder, output)} rows are in {output}", highlight=False, soft_wrap=True)
+    out.print(f"{export(folder, output, positioned)} rows are in {output}", highlight=False, soft_wrap=True)

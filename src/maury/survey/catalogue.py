@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,25 @@ def _of_label(name: str) -> list[Column]:
 
 def schema(labels: Sequence[str]) -> pa.Schema:
     """Arrow schema of the catalogue of some labels, nuisance included."""
+    return _schema(tuple(labels))
+
+
+@lru_cache(maxsize=8)
+def _schema(labels: tuple[str, ...]) -> pa.Schema:
     columns = [*_WHERE, *(c for name in labels for c in _of_label(name)), *_of_label("v_bary"), *_HOW]
-    return pa.schema([c.field for c in columns])
+    return pa.schema([c.field for c in columns], metadata={"table_meta_yaml": _for_astropy(columns)})
+
+
+def _for_astropy(columns: Sequence[Column]) -> str:
+    """Units and descriptions as astropy keeps them in Parquet: it does not look at those of the fields."""
+    from astropy.table import Column as AstropyColumn
+    from astropy.table import Table, meta
+
+    table = Table()
+    for c in columns:
+        kind = "str" if c.kind == pa.string() else c.kind.to_pandas_dtype()
+        table[c.name] = AstropyColumn(dtype=kind, unit=c.unit or None, description=c.description)
+    return "\n".join(meta.get_yaml_from_table(table))
 
 
 def healpix29(ra: float, dec: float) -> int:
