@@ -27,7 +27,7 @@ class Fleet:
     """Machines, and what is assumed of them.
 
     ``rate`` is spectra/s of one worker where the measured core's does not apply; ``price`` dollars a worker-hour; ``lost`` workers lost
-    per worker-hour (preemption); ``back`` seconds until another is there, model loaded; ``reads`` bytes/s that the storage gives all of them.
+    per worker-hour (preemption); ``back`` seconds until another is there, model loaded; ``reads`` bytes/s that the storage gives them all.
     """
 
     name: str
@@ -125,6 +125,7 @@ def measure(folder: Path, number: int, verified: int) -> dict[str, Any]:
 
 def dispatch(number: int = 3000) -> tuple[float, float]:
     """CPU seconds that client, scheduler and commit take for a task, and how much memory stays with them."""
+    import dask
     import psutil
     from distributed import Client, LocalCluster
 
@@ -141,6 +142,7 @@ def dispatch(number: int = 3000) -> tuple[float, float]:
         process = psutil.Process()
         try:
             with (
+                dask.config.set(run.LOGS),
                 LocalCluster(
                     n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
                 ) as local,

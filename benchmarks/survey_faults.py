@@ -209,11 +209,11 @@ def disk_use(folder: Path) -> int:
 
 
 def trial(
-    folder: Path, spectra: int, stage: str, draws: int, per_task: int, kills: int, seed: int
+    folder: Path, spectra: int, per_file: float, stage: str, draws: int, per_task: int, kills: int, seed: int
 ) -> dict[str, Any]:
     """Make files, run both surveys and compare."""
     torch.set_num_threads(1)
-    made = make(folder, spectra, 10.0, seed, load_model())
+    made = make(folder, spectra, per_file, seed, load_model())
     damaged = corrupt(folder, 0.02, seed)
     settings = [str(folder / "files"), "--draws", str(draws), "--files-per-task", str(per_task)]
     settings += ["--flow-only"] * (stage == "flow")
@@ -246,6 +246,7 @@ def trial(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spectra", type=int, default=5000)
+    parser.add_argument("--per-file", type=float, default=10.0)
     parser.add_argument("--verified", action="store_true", help="not the flow alone")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--files-per-task", type=int, default=5)
@@ -258,7 +259,14 @@ def main() -> None:
         stage = "verified" if given.verified else "flow"
         folder = Path(temporary)
         found = trial(
-            folder, given.spectra, stage, given.draws, given.files_per_task, given.kills, given.seed
+            folder,
+            given.spectra,
+            given.per_file,
+            stage,
+            given.draws,
+            given.files_per_task,
+            given.kills,
+            given.seed,
         )
     text = json.dumps(found, indent=1).replace(temporary, "WORK")
     given.output.parent.mkdir(parents=True, exist_ok=True)
