@@ -258,6 +258,21 @@ def test_a_lost_scheduler_is_waited_for(visits, client, tmp_path, monkeypatch):
         module.supervise(tmp_path / "s", _never, tasks=tasks)
 
 
+def test_a_client_without_scheduler_is_a_lost_scheduler(visits, tmp_path):
+    """However it shows: here, all that a client does once its cluster is closed."""
+    from maury.survey.run import SchedulerLost
+
+    tasks = prepare(tmp_path / "s", settings(), lambda: expand([visits]), False)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        Client(local, set_as_default=False) as gone,
+    ):
+        pass
+    with pytest.raises(SchedulerLost, match="--resume"):
+        run(tmp_path / "s", gone, tasks=tasks)
+    assert not (tmp_path / "s" / ".lock").exists()
+
+
 def _never():
     from maury.survey.run import Unreachable
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,8 +26,8 @@ _AHEAD = 2
 _TIMEOUT = "20s"
 # Dask keeps the times of 100,000 tasks for its pages: 400 MB that grow for days.
 LOGS = {"distributed.scheduler.dashboard.tasks.task-stream-length": 1000}
-# Seconds that a lost scheduler is waited for, and between attempts to reach it.
-_PATIENCE, _PAUSE = 600.0, 2.0
+# Seconds that a lost scheduler is waited for, and between attempts to reach it; losses without a task done in between.
+_PATIENCE, _PAUSE, _LOSSES = 600.0, 2.0, 20
 
 
 class SchedulerLost(MauryError):
@@ -34,6 +36,21 @@ class SchedulerLost(MauryError):
 
 class Unreachable(MauryError):
     """There is no scheduler at an address."""
+
+
+@contextmanager
+def _connected(client: Client) -> Iterator[None]:
+    """Tell whatever a client says of a scheduler that is not there as `SchedulerLost`."""
+    try:
+        yield
+    except (Exception, asyncio.CancelledError) as error:
+        # A closed client fails with whatever its missing parts raise.
+        lost = isinstance(error, (OSError, asyncio.CancelledError, futures.CancelledError))
+        if not lost and client.status == "running":
+            raise
+        raise SchedulerLost(
+            f"the scheduler was lost ({type(error).__name__}); what is done stays, go on with --resume"
+        ) from None
 
 
 @dataclass
@@ -186,10 +203,11 @@ def supervise(
     Raises
     ------
     MauryError
-        As `run`; and if the scheduler stays away for ten minutes.
+        As `run`; and if the scheduler stays away for ten minutes, or is lost time and again.
     """
     before = Progress(tasks)
     lost: tuple[float, MauryError] | None = None
+    losses, done = 0, 0
     while True:
         try:
             with connect() as client:
@@ -201,6 +219,10 @@ def supervise(
                 raise
             if isinstance(error, SchedulerLost) or lost is None:
                 lost = time.monotonic(), error
+                losses = losses + 1 if before.fresh_tasks == done else 0
+                done = before.fresh_tasks
+                if losses > _LOSSES:
+                    raise
             elif time.monotonic() - lost[0] > _PATIENCE:
                 raise lost[1] from None
             before.note = "the scheduler is lost, waiting for it"
@@ -297,7 +319,8 @@ class _Drive:
                 waiting.add(self._submit(fresh))
 
     def _ahead(self) -> int:
-        return max(1, _AHEAD * sum(self._client.nthreads().values()))
+        with _connected(self._client):
+            return max(1, _AHEAD * sum(self._client.nthreads().values()))
 
     def _settle(self, task: Task, future: Any, waiting: Any) -> list[Task]:
         """Take in what came of a task; return what is to be submitted on account of it."""
@@ -315,7 +338,9 @@ class _Drive:
             raise MauryError(
                 f"a worker failed ({type(error).__name__}: {first_line(error)}); what is done stays, go on with --resume"
             )
-        who = future.result()
+        # Not an error of the task: those are told above.
+        with _connected(self._client):
+            who = future.result()
         if task.piece is not None:
             self._salvage.done(task, who, self._count)
             return []
@@ -334,10 +359,11 @@ class _Drive:
         key = f"maury-{task.name}-{time.time_ns()}"
         self._task_of[key] = task
         # An error is final: what is wrong with a spectrum is a row, and what is left is wrong with the cluster.
-        return self._client.submit(
-            attempt, str(self._store.folder.absolute()), task, self._device, self._threads,
-            key=key, retries=0, pure=False, resources=self._resources(),
-        )  # fmt: skip
+        with _connected(self._client):
+            return self._client.submit(
+                attempt, str(self._store.folder.absolute()), task, self._device, self._threads,
+                key=key, retries=0, pure=False, resources=self._resources(),
+            )  # fmt: skip
 
     def _resources(self) -> dict[str, float] | None:
         if self._device != "cuda":
