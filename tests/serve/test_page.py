@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
-from browser import findings, overflow
 
+from browser import findings, overflow
 from maury.demo import TRUTH
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*websockets.*:DeprecationWarning")

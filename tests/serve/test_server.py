@@ -89,7 +89,10 @@ def test_two_cannot_listen_on_one_port():
 def test_it_serves_and_leaves_nothing_behind(tmp_path):
     command = [sys.executable, "-m", "maury.cli", "serve", "--port", "0", "--no-browser"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "200"}
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "200"},
     )
     try:
         line = process.stdout.readline()

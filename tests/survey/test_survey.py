@@ -197,12 +197,87 @@ def test_a_changed_input_is_done_again(visits, client, tmp_path):
     assert "changed since" in (output / "history.jsonl").read_text()
 
 
-def test_a_file_named_twice_is_told(visits, client, tmp_path):
+def test_a_file_named_twice_is_taken_once(visits, client, tmp_path):
     output = tmp_path / "survey"
     file = visits / "apVisit-0.fits"
-    tasks = prepare(output, settings(), lambda: expand([file, file]), False)
+    tasks = prepare(output, settings(), lambda: expand([file, file, visits]), False)
     run(output, client, tasks=tasks)
+    found = verify(output)
+    assert found.whole
+    assert found.files == N_VISITS + 1
+    # A plan that was meddled with is told.
+    plan = output / "plan.jsonl"
+    plan.write_text(plan.read_text().replace("apVisit-6", "apVisit-0"))
     assert verify(output).twice == [str(file)]
+
+
+def test_new_files_join_a_survey_that_goes_on(done, visits, client, tmp_path):
+    import shutil
+
+    output = copy(done, tmp_path)
+    new = Path(shutil.copy(visits / "apVisit-0.fits", tmp_path / "new.fits"))
+    tasks = prepare(output, settings(keep=8), lambda: expand([visits, new]), True)
+    assert tasks == 4
+    found = run(output, client, tasks=tasks)
+    assert (found.done, found.fresh) == (4, 1)
+    assert verify(output).whole
+    assert prepare(output, settings(keep=8), None, True) == 4
+
+
+def test_a_lost_scheduler_is_waited_for(visits, client, tmp_path, monkeypatch):
+    """Lost in the middle, not there for a while, back again: the run goes on counting where it was."""
+    from contextlib import contextmanager
+
+    from maury.survey import run as module
+
+    monkeypatch.setattr(module, "_PAUSE", 0.01)
+    tasks = prepare(tmp_path / "s", settings(), lambda: expand([visits]), False)
+    calls, notes = [], []
+
+    @contextmanager
+    def connect():
+        calls.append(None)
+        if len(calls) == 2:
+            raise module.Unreachable("not there")
+        yield client
+
+    real = module._Drive._settle
+
+    def settle(self, task, future, waiting):
+        if len(calls) == 1 and self._found.done:
+            raise module.SchedulerLost("gone")
+        return real(self, task, future, waiting)
+
+    monkeypatch.setattr(module._Drive, "_settle", settle)
+    found = module.supervise(tmp_path / "s", connect, lambda p: notes.append(p.note), tasks=tasks)
+    assert len(calls) == 3
+    assert found.done == tasks == 3
+    assert "the scheduler is lost, waiting for it" in notes
+    assert verify(tmp_path / "s").whole
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    with pytest.raises(MauryError, match="not there"):
+        module.supervise(tmp_path / "s", _never, tasks=tasks)
+
+
+def test_a_client_without_scheduler_is_a_lost_scheduler(visits, tmp_path):
+    """However it shows: here, all that a client does once its cluster is closed."""
+    from maury.survey.run import SchedulerLost
+
+    tasks = prepare(tmp_path / "s", settings(), lambda: expand([visits]), False)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        Client(local, set_as_default=False) as gone,
+    ):
+        pass
+    with pytest.raises(SchedulerLost, match="--resume"):
+        run(tmp_path / "s", gone, tasks=tasks)
+    assert not (tmp_path / "s" / ".lock").exists()
+
+
+def _never():
+    from maury.survey.run import Unreachable
+
+    raise Unreachable("not there")
 
 
 def test_verified_rows(visits, client, tmp_path):
@@ -217,7 +292,7 @@ def test_verified_rows(visits, client, tmp_path):
 
 def test_a_worker_with_another_model_ends_the_run(visits, client, tmp_path):
     tasks = prepare(tmp_path / "s", settings(model_version="abc"), lambda: expand([visits]), False)
-    with pytest.raises(MauryError, match=r"this worker has version .* begun with abc.*--resume"):
+    with pytest.raises(MauryError, match=r"worker on .*this worker has version .* begun with abc.*--resume"):
         run(tmp_path / "s", client, tasks=tasks)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,18 @@ from maury.console import BAD_INPUT, ModelOption, NoiseModel, NoiseOption, err, 
 
 if TYPE_CHECKING:
     from maury.survey.run import Progress
-    from maury.survey.store import Settings
+
+
+# Seconds between lines of a log that no terminal shows.
+_LOG_EVERY = 60.0
+
+
+class Device(StrEnum):
+    """Where workers compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 class _RunByDefault(TyperGroup):
@@ -38,15 +52,21 @@ Scheduler = Annotated[
     typer.Option(help="Address of a Dask scheduler; by default a cluster of this machine's cores."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Workers of the local cluster; one a core by default.", min=1)
+    int | None, typer.Option(help="Workers of the local cluster; by default one a GPU, or one a core.", min=1)
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu or cuda, for each worker.")]
+DeviceOption = Annotated[
+    Device,
+    typer.Option(help="auto takes a GPU where a worker has one; cuda asks workers for the resource GPU."),
+]
 
 
 @app.command("run")
 def survey_run(
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT...", help="Files, patterns, folders, lists (.txt).")
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT...", help="Files, patterns, folders, lists (.txt), catalogues (.csv, allVisit*)."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the survey.")] = Path("survey"),
     catalogue: Annotated[
@@ -65,7 +85,7 @@ def survey_run(
     files_per_task: Annotated[
         int, typer.Option(help="Files that are done and committed together.", min=1)
     ] = 50,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = Device.auto,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Infer every spectrum of many files into a catalogue (Parquet); run it again with --resume to go on.
@@ -75,12 +95,14 @@ def survey_run(
     import maury
     from maury.models import folder as model_folder
     from maury.survey.inputs import expand
-    from maury.survey.run import cluster, prepare
+    from maury.survey.run import prepare
     from maury.survey.store import Settings, model_version
 
+    path = model_folder(model)
     settings = Settings(
-        model=model,
-        model_version=model_version(model_folder(model)),
+        # Workers may run in another folder.
+        model=str(path.absolute()) if path == Path(model) else model,
+        model_version=model_version(path),
         maury_version=maury.__version__,
         draws=draws,
         noise=noise.value,
@@ -89,37 +111,60 @@ def survey_run(
         keep=keep,
         files_per_task=files_per_task,
     )  # fmt: skip
-    tasks = prepare(output, settings, lambda: expand(inputs or [], catalogue or []), resume)
-    with cluster(scheduler, workers or os.cpu_count() or 1) as client:
-        _show(output, client, tasks, settings, device)
+    files = (lambda: expand(inputs or [], catalogue or [])) if inputs or catalogue else None
+    tasks = prepare(output, settings, files, resume)
+    _run(output, tasks, scheduler, workers, device)
 
 
-def _show(folder: Path, client: object, tasks: int, settings: Settings, device: str) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+def _run(folder: Path, tasks: int, scheduler: str | None, workers: int | None, device: Device) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    from maury.survey.run import run
+    from maury.survey.run import cluster, supervise
 
-    columns = (
-        TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
-    )  # fmt: skip
+    columns = (TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Bar(*columns, console=err, disable=not err.is_terminal) as bar:
-        line = bar.add_task("", total=tasks)
+        line, told = bar.add_task("", total=tasks), time.monotonic()
 
         def show(progress: Progress) -> None:
-            text = (
-                f"{progress.rows} rows, {progress.flagged} flagged, {progress.errors} failed, "
-                f"{progress.rate:.1f} spectra/s  {progress.dashboard}"
-            )
+            nonlocal told
+            text = _text(progress)
             bar.update(line, completed=progress.done, description=text)
+            if not err.is_terminal and time.monotonic() - told > _LOG_EVERY:
+                told = time.monotonic()
+                err.print(f"{progress.done}/{tasks} tasks, {text}", highlight=False, soft_wrap=True)
 
-        found = run(folder, client, show, tasks=tasks, device=device)  # type: ignore[arg-type]
+        found = supervise(
+            folder,
+            lambda: cluster(scheduler, workers or _local_workers(device)),
+            show,
+            tasks=tasks,
+            device=device.value,
+        )
     out.print(
         f"{found.rows} rows ({found.flagged} flagged) and {found.errors} failures are in {folder}; "
         f"{found.fresh} spectra by this run, {found.rate:.2f} a second",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _text(progress: Progress) -> str:
+    left = progress.left
+    parts = (
+        f"{progress.rows} done, {progress.errors} failed, {progress.flagged} flagged, {progress.rate:.1f} stars/s",
+        "" if left is None else f"{timedelta(seconds=round(left))} left",
+        progress.dashboard,
+        progress.note,
+    )
+    return "  ".join(part for part in parts if part)
+
+
+def _local_workers(device: Device) -> int:
+    import torch
+
+    gpus = 0 if device is Device.cpu else torch.cuda.device_count()
+    return gpus or os.cpu_count() or 1
 
 
 @app.command("verify")
@@ -143,14 +188,12 @@ def survey_repair(
     folder: Folder,
     scheduler: Scheduler = None,
     workers: Workers = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = Device.auto,
 ) -> None:
     """Do again what is missing, damaged or changed.
 
     Example: maury survey repair my-survey
     """
-    from maury.survey.run import cluster
-    from maury.survey.store import Store
     from maury.survey.verify import repair, verify
 
     found = verify(folder)
@@ -158,20 +201,22 @@ def survey_repair(
         print_error(f"task {number}: {reason}")
     again = repair(folder, found)
     if again:
-        with cluster(scheduler, workers or os.cpu_count() or 1) as client:
-            _show(folder, client, found.tasks, Store(folder).settings, device)
+        _run(folder, found.tasks, scheduler, workers, device)
     out.print(f"{again} tasks were done again", highlight=False)
 
 
 @app.command("export")
 def survey_export(
     folder: Folder,
-    output: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .fits, .vot or .xml.")],
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .fits, .vot, .xml or .parquet.")],
+    positioned: Annotated[
+        bool, typer.Option("--positioned", help="Only rows whose position is known, as HATS wants them.")
+    ] = False,
 ) -> None:
-    """Write the catalogue as one FITS file or VOTable, units and UCDs kept.
+    """Write the catalogue as one file (FITS, VOTable, Parquet), units and UCDs kept.
 
     Example: maury survey export my-survey catalogue.fits
     """
     from maury.survey.export import export
 
-    out.print(f"{export(folder, output)} rows are in {output}", highlight=False, soft_wrap=True)
+    out.print(f"{export(folder, output, positioned)} rows are in {output}", highlight=False, soft_wrap=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,25 @@ ERRORS = pa.schema([_field(column) for column in columns.ERRORS])
 
 def schema(labels: Sequence[str]) -> pa.Schema:
     """Arrow schema of the catalogue of some labels, nuisance included."""
-    return pa.schema([_field(c) for c in columns.of_catalogue(labels)])
+    return _schema(tuple(labels))
+
+
+@lru_cache(maxsize=8)
+def _schema(labels: tuple[str, ...]) -> pa.Schema:
+    known = columns.of_catalogue(labels)
+    return pa.schema([_field(c) for c in known], metadata={"table_meta_yaml": _for_astropy(known)})
+
+
+def _for_astropy(known: Iterable[columns.Column]) -> str:
+    """Units and descriptions as astropy keeps them in Parquet: it does not look at those of the fields."""
+    from astropy.table import Column as AstropyColumn
+    from astropy.table import Table, meta
+
+    table = Table()
+    for c in known:
+        kind = "str" if c.kind == "string" else c.kind
+        table[c.name] = AstropyColumn(dtype=kind, unit=c.unit or None, description=c.description)
+    return "\n".join(meta.get_yaml_from_table(table))
 
 
 def healpix29(ra: float, dec: float) -> int:

@@ -1,55 +1,62 @@
-"""A survey's catalogue as one file: FITS or VOTable, units and UCDs kept."""
+"""A survey's catalogue as one file: FITS, VOTable or Parquet, units and UCDs kept."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from astropy.table import MaskedColumn, Table
 
 from maury.errors import ConfigError
 from maury.files import disk_errors, first_line, writing
-from maury.survey.columns import to_votable, vo_unit
+from maury.survey.columns import HEALPIX, to_votable, vo_unit
 from maury.survey.store import Store
 
-_FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable"}
+_FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable", ".parquet": "parquet"}
 
 
-def read_rows(folder: Path, kind: str = "catalogue") -> pa.Table:
+def read_rows(folder: Path, kind: str = "catalogue", only: pc.Expression | None = None) -> pa.Table:
     """Read all committed rows of a part, ``catalogue``, ``errors`` or ``draws``; of the latter two there may be none.
+
+    ``only`` says which rows are wanted.
 
     Raises
     ------
     ConfigError
         If the folder holds no survey, no task is done yet, or a part cannot be read.
     """
-    store = Store(folder)
-    _ = store.settings
-    done = [task for task in store.tasks() if store.committed(task) is not None]
-    if not done:
-        raise ConfigError(f"{folder}: no task is done yet")
-    parts = [str(part) for part in (store.part(kind, task) for task in done) if part.exists()]
+    parts = list(_parts(folder, kind))
     if not parts and kind != "catalogue":
         return pa.table({})
     try:
-        return ds.dataset(parts, format="parquet").to_table()
+        return ds.dataset(parts, format="parquet").to_table(filter=only)
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(
             f"{folder / kind}: cannot be read ({first_line(error)}); maury survey repair {folder} mends it"
         ) from None
 
 
-def read_catalogue(folder: Path) -> Table:
+def read_catalogue(folder: Path, positioned: bool = False) -> Table:
     """Read all committed rows as an astropy table.
+
+    Parameters
+    ----------
+    folder
+        The survey's.
+    positioned
+        Whether to leave out rows without a position in the sky.
 
     Raises
     ------
     ConfigError
         If the folder holds no survey, or no rows.
     """
-    data = read_rows(folder)
+    data = read_rows(folder, only=pc.field(HEALPIX) >= 0 if positioned else None)
     table = Table(masked=True)
     for field in data.schema:
         column = data[field.name]
@@ -68,18 +75,41 @@ def read_catalogue(folder: Path) -> Table:
     return table
 
 
-def export(folder: Path, output: Path) -> int:
-    """Write the catalogue as FITS (.fits) or VOTable (.vot, .xml); return the number of rows.
+def _parts(folder: Path, kind: str = "catalogue") -> Iterator[str]:
+    store, any_done = Store(folder), False
+    _ = store.settings
+    for task in store.tasks():
+        commit = store.committed(task)
+        if commit is not None:
+            any_done = True
+            if kind in commit.parts:
+                yield str(store.part(kind, task))
+    if not any_done:
+        raise ConfigError(f"{folder}: no task is done yet")
+
+
+def export(folder: Path, output: Path, positioned: bool = False) -> int:
+    """Write the catalogue as FITS (.fits), VOTable (.vot, .xml) or Parquet (.parquet); return the number of rows.
+
+    Parameters
+    ----------
+    folder, positioned
+        As for `read_catalogue`. HATS has no place for a row without a position.
+    output
+        The file; Parquet is written task by task, the others are in memory whole.
 
     Raises
     ------
     ConfigError
-        If the ending is another one.
+        If the ending is another one, or there are no rows.
     """
     kind = _FORMATS.get(output.suffix)
     if kind is None:
         raise ConfigError(f"{output}: must end in {', '.join(_FORMATS)}")
-    table = read_catalogue(folder)
+    if kind == "parquet":
+        with disk_errors(output), writing(output) as temporary:
+            return _to_parquet(folder, temporary, positioned)
+    table = read_catalogue(folder, positioned)
     with disk_errors(output), writing(output) as temporary:
         if kind == "votable":
             to_votable(table).to_xml(str(temporary))
@@ -88,3 +118,20 @@ def export(folder: Path, output: Path) -> int:
                 table.meta[f"TUCD{number}"] = table[name].meta["ucd"]
             table.write(temporary, format="fits", overwrite=True)
     return len(table)
+
+
+def _to_parquet(folder: Path, output: Path, positioned: bool) -> int:
+    number, writer = 0, None
+    try:
+        for part in _parts(folder):
+            table: pa.Table = pq.read_table(part)
+            if positioned:
+                table = table.filter(pc.field(HEALPIX) >= 0)
+            if writer is None:
+                writer = pq.ParquetWriter(output, table.schema, compression="zstd")
+            writer.write_table(table)
+            number += table.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    return number

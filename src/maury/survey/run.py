@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent import futures
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from maury.errors import ConfigError, MauryError
 from maury.files import alone, disk_errors, first_line
+from maury.survey.attempt import GPU, attempt
+from maury.survey.salvage import Salvage
 from maury.survey.store import Commit, Settings, Store, Task, differences
-from maury.survey.worker import run_task
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -21,8 +24,33 @@ if TYPE_CHECKING:
 # Tasks on their way, for each worker's thread: enough that none waits, few enough that memory stays flat.
 _AHEAD = 2
 _TIMEOUT = "20s"
-# Times that a task may lose its worker before it is blamed for it.
-_LOSSES = 10
+# Dask keeps the times of 100,000 tasks for its pages: 400 MB that grow for days.
+LOGS = {"distributed.scheduler.dashboard.tasks.task-stream-length": 1000}
+# Seconds that a lost scheduler is waited for, and between attempts to reach it; losses without a task done in between.
+_PATIENCE, _PAUSE, _LOSSES = 600.0, 2.0, 20
+
+
+class SchedulerLost(MauryError):
+    """The scheduler went away in the middle of a run; what is committed stays."""
+
+
+class Unreachable(MauryError):
+    """There is no scheduler at an address."""
+
+
+@contextmanager
+def _connected(client: Client) -> Iterator[None]:
+    """Tell whatever a client says of a scheduler that is not there as `SchedulerLost`."""
+    try:
+        yield
+    except (Exception, asyncio.CancelledError) as error:
+        # A closed client fails with whatever its missing parts raise.
+        lost = isinstance(error, (OSError, asyncio.CancelledError, futures.CancelledError))
+        if not lost and client.status == "running":
+            raise
+        raise SchedulerLost(
+            f"the scheduler was lost ({type(error).__name__}); what is done stays, go on with --resume"
+        ) from None
 
 
 @dataclass
@@ -35,10 +63,12 @@ class Progress:
         Tasks in all, and committed ones.
     rows, errors, flagged
         Of the committed ones.
-    fresh
-        Spectra done by this run, after which ``rate`` (spectra/s) is told.
+    fresh, fresh_tasks
+        Spectra and tasks done by this run, after which ``rate`` (spectra/s) and ``left`` are told.
     dashboard
         Address of Dask's own page.
+    note
+        What hinders the run at the moment.
     """
 
     tasks: int
@@ -47,7 +77,9 @@ class Progress:
     errors: int = 0
     flagged: int = 0
     fresh: int = 0
+    fresh_tasks: int = 0
     dashboard: str = ""
+    note: str = ""
     began: float = field(default_factory=time.monotonic)
 
     def add(self, commit: Commit, fresh: bool) -> None:
@@ -58,15 +90,36 @@ class Progress:
         self.flagged += commit.flagged
         if fresh:
             self.fresh += commit.rows + commit.errors
+            self.fresh_tasks += 1
 
     @property
     def rate(self) -> float:
         """Spectra a second of this run."""
         return self.fresh / max(time.monotonic() - self.began, 1e-9)
 
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end, at this run's rate; None before its first task."""
+        if not self.fresh_tasks:
+            return None
+        return (self.tasks - self.done) * (time.monotonic() - self.began) / self.fresh_tasks
 
-def prepare(folder: Path, settings: Settings, files: Callable[[], Iterator[Path]], resume: bool) -> int:
+
+def prepare(
+    folder: Path, settings: Settings, files: Callable[[], Iterator[Path]] | None, resume: bool
+) -> int:
     """Begin a survey, or go on with one; return the number of tasks.
+
+    Parameters
+    ----------
+    folder
+        The survey's.
+    settings
+        What its numbers depend on.
+    files
+        Yields its input; what is not in the plan of a survey that goes on is added. None adds nothing.
+    resume
+        Whether to go on.
 
     Raises
     ------
@@ -84,11 +137,14 @@ def prepare(folder: Path, settings: Settings, files: Callable[[], Iterator[Path]
             raise ConfigError(
                 f"{folder}: was begun with other settings ({differences(stored, settings)}); choose another --output"
             )
-        return sum(1 for _ in store.tasks())
+        if files is None:
+            return sum(1 for _ in store.tasks())
+        with disk_errors(folder), alone(folder, folder / ".lock"):
+            return store.extend(files())
     if folder.exists() and any(folder.iterdir()) and not (folder / "plan.jsonl").exists() and not resume:
         raise ConfigError(f"{folder}: is not empty, and holds no survey; choose another --output")
     with disk_errors(folder):
-        return store.begin(settings, files())
+        return store.begin(settings, files() if files else ())
 
 
 @contextmanager
@@ -97,22 +153,27 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Client]:
 
     Raises
     ------
-    MauryError
+    Unreachable
         If the scheduler does not answer.
     """
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler:
         try:
             client = Client(scheduler, timeout=_TIMEOUT, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
-            raise MauryError(
+            raise Unreachable(
                 f"scheduler {scheduler}: cannot be reached ({first_line(error)}); its address looks like tcp://HOST:8786"
             ) from None
-        with client:
+        try:
             yield client
+        finally:
+            # Of a scheduler that is gone nobody answers.
+            client.close(timeout=5)
         return
     with (
+        dask.config.set(LOGS),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as local,
@@ -121,14 +182,63 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Client]:
         yield client
 
 
+def supervise(
+    folder: Path,
+    connect: Callable[[], AbstractContextManager[Client]],
+    progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    tasks: int,
+    device: str = "auto",
+    threads: int = 1,
+) -> Progress:
+    """Do as `run`, and again when a lost scheduler is back.
+
+    Parameters
+    ----------
+    folder, progress, tasks, device, threads
+        As for `run`.
+    connect
+        Gives a client, as `cluster` does.
+
+    Raises
+    ------
+    MauryError
+        As `run`; and if the scheduler stays away for ten minutes, or is lost time and again.
+    """
+    before = Progress(tasks)
+    lost: tuple[float, MauryError] | None = None
+    losses, done = 0, 0
+    while True:
+        try:
+            with connect() as client:
+                return run(
+                    folder, client, progress, tasks=tasks, device=device, threads=threads, before=before
+                )
+        except (SchedulerLost, Unreachable) as error:
+            if lost is None and isinstance(error, Unreachable):
+                raise
+            if isinstance(error, SchedulerLost) or lost is None:
+                lost = time.monotonic(), error
+                losses = losses + 1 if before.fresh_tasks == done else 0
+                done = before.fresh_tasks
+                if losses > _LOSSES:
+                    raise
+            elif time.monotonic() - lost[0] > _PATIENCE:
+                raise lost[1] from None
+            before.note = "the scheduler is lost, waiting for it"
+            progress(before)
+            time.sleep(_PAUSE)
+
+
 def run(
     folder: Path,
     client: Client,
     progress: Callable[[Progress], None] = lambda _: None,
     *,
     tasks: int,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int = 1,
+    before: Progress | None = None,
 ) -> Progress:
     """Do all tasks of a survey that are not committed.
 
@@ -144,8 +254,12 @@ def run(
         Told after each task.
     tasks
         Their number.
-    device, threads
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``. ``"cuda"`` sends tasks to workers with the resource GPU alone, where there are any.
+    threads
         For each worker.
+    before
+        Where this run goes on counting.
 
     Raises
     ------
@@ -154,11 +268,15 @@ def run(
         committed stays.
     """
     store = Store(folder)
-    found = Progress(tasks, dashboard=client.dashboard_link or "")
+    found = before or Progress(tasks)
+    found.done = found.rows = found.errors = found.flagged = 0
+    found.dashboard, found.note = client.dashboard_link or "", ""
     with alone(folder, folder / ".lock"):
+        store.recover()
         todo = _todo(store, found)
         progress(found)
-        _drive(folder, client, todo, found, progress, device, threads)
+        _Drive(store, client, found, device, threads).through(todo, progress)
+        store.recover()
     return found
 
 
@@ -175,38 +293,80 @@ def _todo(store: Store, found: Progress) -> Iterator[Task]:
         yield task
 
 
-def _drive(
-    folder: Path,
-    client: Client,
-    todo: Iterator[Task],
-    found: Progress,
-    progress: Callable[[Progress], None],
-    device: str,
-    threads: int,
-) -> None:
-    from distributed import as_completed
+class _Drive:
+    """Keeps a cluster busy."""
 
-    def submit(task: Task) -> Any:
-        return client.submit(
-            run_task, str(folder.absolute()), task, device, threads,
-            key=f"maury-{task.name}-{time.time_ns()}", retries=_LOSSES, pure=False,
-        )  # fmt: skip
+    def __init__(self, store: Store, client: Client, found: Progress, device: str, threads: int) -> None:
+        self._store, self._client, self._found = store, client, found
+        self._device, self._threads = device, threads
+        self._salvage = Salvage(store)
+        self._task_of: dict[str, Task] = {}
 
-    ahead = max(1, _AHEAD * sum(client.nthreads().values()))
-    waiting = as_completed(loop=client.loop)
-    for task in islice(todo, ahead):
-        waiting.add(submit(task))
-    for future in waiting:
+    def through(self, todo: Iterator[Task], progress: Callable[[Progress], None]) -> None:
+        from distributed import as_completed
+
+        waiting = as_completed(loop=self._client.loop)
+        for task in islice(todo, self._ahead()):
+            waiting.add(self._submit(task))
+        for future in waiting:
+            task = self._task_of.pop(future.key)
+            again = self._settle(task, future, waiting)
+            future.release()
+            progress(self._found)
+            # Workers may have come since.
+            room = max(0, self._ahead() - len(self._task_of) - len(again))
+            for fresh in (*again, *islice(todo, room)):
+                waiting.add(self._submit(fresh))
+
+    def _ahead(self) -> int:
+        with _connected(self._client):
+            return max(1, _AHEAD * sum(self._client.nthreads().values()))
+
+    def _settle(self, task: Task, future: Any, waiting: Any) -> list[Task]:
+        """Take in what came of a task; return what is to be submitted on account of it."""
+        from distributed import KilledWorker
+
+        if future.status in ("cancelled", "lost"):
+            raise SchedulerLost("the scheduler was lost; what is done stays, go on with --resume")
         if future.status == "error":
             error = future.exception()
-            client.cancel(list(waiting.futures), force=True)
+            if isinstance(error, KilledWorker):
+                return self._salvage.killed(task, self._count)
+            self._client.cancel(list(waiting.futures), force=True)
             if isinstance(error, MauryError):
                 raise MauryError(f"{error}; what is done stays, go on with --resume")
             raise MauryError(
                 f"a worker failed ({type(error).__name__}: {first_line(error)}); what is done stays, go on with --resume"
             )
-        found.add(future.result(), fresh=True)
-        future.release()
-        progress(found)
-        for task in islice(todo, 1):
-            waiting.add(submit(task))
+        # Not an error of the task: those are told above.
+        with _connected(self._client):
+            who = future.result()
+        if task.piece is not None:
+            self._salvage.done(task, who, self._count)
+            return []
+        commit = self._store.publish(task, who)
+        if commit is None:
+            raise MauryError(
+                f"{self._store.folder}: what a worker wrote for task {task.number} is not here; workers must see the same folder"
+            )
+        self._count(commit)
+        return []
+
+    def _count(self, commit: Commit) -> None:
+        self._found.add(commit, fresh=True)
+
+    def _submit(self, task: Task) -> Any:
+        key = f"maury-{task.name}-{time.time_ns()}"
+        self._task_of[key] = task
+        # An error is final: what is wrong with a spectrum is a row, and what is left is wrong with the cluster.
+        with _connected(self._client):
+            return self._client.submit(
+                attempt, str(self._store.folder.absolute()), task, self._device, self._threads,
+                key=key, retries=0, pure=False, resources=self._resources(),
+            )  # fmt: skip
+
+    def _resources(self) -> dict[str, float] | None:
+        if self._device != "cuda":
+            return None
+        workers = self._client.scheduler_info()["workers"].values()
+        return {GPU: 1} if any(GPU in worker.get("resources", {}) for worker in workers) else None

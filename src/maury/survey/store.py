@@ -2,19 +2,26 @@
 
 ::
 
-    survey.json              settings; another run with other ones is refused
-    plan.jsonl               a task a line: its number and files
-    catalogue/000012.parquet rows of task 12
-    errors/000012.parquet    spectra of task 12 without a row, and why
-    draws/000012.parquet     draws of task 12, if they are kept
-    commits/000012.json      written last: counts, checksums of inputs and parts. Without it, a task is not done
-    history.jsonl            tasks that were done again, and why
+    survey.json               settings; another run with other ones is refused
+    plan.jsonl                a task a line: its number and files
+    catalogue/0000012.parquet rows of task 12
+    errors/0000012.parquet    spectra of task 12 without a row, and why
+    draws/0000012.parquet     draws of task 12, if they are kept
+    commits/0000012.json      written last: counts, checksums of inputs and parts. Without it, a task is not done
+    staged/0000012-WHO.*      an attempt at task 12 by one worker
+    history.jsonl             tasks that were done again, and why
+
+Workers write into ``staged`` alone, each under names of its own; the one process that holds ``.lock`` moves a whole attempt to its
+place. So a worker that was given up for lost, and still lives, disturbs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -26,7 +33,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maury.errors import ConfigError
-from maury.files import sha256, writing
+from maury.files import disk_errors, sha256, writing
+from maury.survey.inputs import Seen
 
 PARTS = ("catalogue", "errors", "draws")
 
@@ -50,15 +58,16 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """Some files, in the order of the input."""
+    """Some files, in the order of the input; or one of them, the ``piece``-th, that is tried alone."""
 
     number: int
     files: tuple[str, ...]
+    piece: int | None = None
 
     @property
     def name(self) -> str:
         """Of its parts."""
-        return f"{self.number:07d}"
+        return f"{self.number:07d}" + ("" if self.piece is None else f".{self.piece}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,12 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._staged = folder / "staged"
+
+    @property
+    def who(self) -> str:
+        """Name of this thread among all workers."""
+        return f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
 
     # -- settings and plan
 
@@ -122,19 +137,37 @@ class Store:
         ConfigError
             If there are no files.
         """
-        for part in (*PARTS, "commits"):
+        for part in (*PARTS, "commits", "staged"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        number = 0
-        files = iter(files)
-        with writing(self.folder / "plan.jsonl") as temporary, temporary.open("w") as plan:
-            while chunk := [str(path.absolute()) for path in islice(files, settings.files_per_task)]:
-                plan.write(json.dumps({"task": number, "files": chunk}) + "\n")
-                number += 1
-            if not number:
-                raise ConfigError("no input: name files, patterns, folders, lists or --from a catalogue")
+        number = self._plan(files, settings.files_per_task, old=())
         # Last: with it, the folder is a survey.
         with writing(self.folder / "survey.json") as temporary:
             temporary.write_text(settings.model_dump_json(indent=1) + "\n")
+        return number
+
+    def extend(self, files: Iterable[Path]) -> int:
+        """Add tasks of those files that are not in the plan; return the number of all tasks."""
+        return self._plan(files, self.settings.files_per_task, old=self.tasks())
+
+    def _plan(self, files: Iterable[Path], size: int, old: Iterable[Task]) -> int:
+        number, seen = 0, Seen()
+        with writing(self.folder / "plan.jsonl") as temporary, temporary.open("w") as plan:
+
+            def write(chunk: Iterable[str]) -> None:
+                nonlocal number
+                plan.write(json.dumps({"task": number, "files": list(chunk)}) + "\n")
+                number += 1
+
+            for task in old:
+                for name in task.files:
+                    seen.add(name)
+                write(task.files)
+            # A file that is named twice, or by two patterns, is one.
+            fresh = (name for name in map(_absolute, files) if seen.add(name))
+            while chunk := list(islice(fresh, size)):
+                write(chunk)
+            if not number:
+                raise ConfigError("no input: name files, patterns, folders, lists or --from a catalogue")
         return number
 
     def tasks(self) -> Iterator[Task]:
@@ -150,11 +183,26 @@ class Store:
         """File of a part."""
         return self.folder / kind / f"{task.name}.parquet"
 
+    def staged_part(self, task: Task, who: str, kind: str) -> Path:
+        """File of a part of a worker's attempt."""
+        return self._staged / f"{task.name}-{who}.{kind}.parquet"
+
+    def _staged_commit(self, task: Task, who: str) -> Path:
+        return self._staged / f"{task.name}-{who}.json"
+
+    def staged(self, task: Task, who: str) -> Commit | None:
+        """Return what a worker's attempt left, or None if it is not whole."""
+        return _read_commit(self._staged_commit(task, who))
+
     def write_part(self, kind: str, task: Task, table: pa.Table) -> str:
-        """Write a part; return its SHA-256."""
-        path = self.part(kind, task)
-        with writing(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        """Write a part of this worker's attempt; return its SHA-256."""
+        path = self.staged_part(task, self.who, kind)
+        with disk_errors(path):
+            try:
+                pq.write_table(table, path, compression="zstd")
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
         return sha256(path)
 
     def commit_path(self, task: Task) -> Path:
@@ -162,28 +210,59 @@ class Store:
         return self.folder / "commits" / f"{task.name}.json"
 
     def commit(self, task: Task, found: Commit) -> None:
-        """Declare a task done."""
-        with writing(self.commit_path(task)) as temporary:
+        """Declare this worker's attempt whole; it counts when `publish` has moved it to its place."""
+        path = self._staged_commit(task, self.who)
+        with disk_errors(path), writing(path) as temporary:
             temporary.write_text(json.dumps(asdict(found)) + "\n")
+
+    def publish(self, task: Task, who: str) -> Commit | None:
+        """Make a worker's attempt the task's result, by renaming alone; return None if it is not whole.
+
+        Only whoever holds the survey's lock may do so. Killed midway, it goes on when it is called again.
+        """
+        found = self.staged(task, who)
+        if found is None:
+            return None
+        for kind, checksum in found.parts.items():
+            here, there = self.staged_part(task, who, kind), self.part(kind, task)
+            if here.exists():
+                os.replace(here, there)
+            elif not there.exists() or sha256(there) != checksum:
+                return None
+        for kind in set(PARTS) - set(found.parts):
+            self.part(kind, task).unlink(missing_ok=True)
+        os.replace(self._staged_commit(task, who), self.commit_path(task))
+        return found
+
+    def recover(self) -> int:
+        """Publish what workers finished for a run that did not live to do so, and remove what is left; return the number."""
+        self._staged.mkdir(exist_ok=True)
+        number = 0
+        for path in sorted(self._staged.glob("[0-9]*.json")):
+            name, _, who = path.stem.partition("-")
+            if not name.isdigit():
+                # A file of a task, not the task.
+                continue
+            task = Task(int(name), ())
+            if not self.commit_path(task).exists():
+                number += self.publish(task, who) is not None
+        for path in self._staged.iterdir():
+            path.unlink(missing_ok=True)
+        return number
 
     def committed(self, task: Task) -> Commit | None:
         """Return what a task left, or None if it is not done."""
-        try:
-            entry = json.loads(self.commit_path(task).read_text())
-            return Commit(**entry | {"files": tuple(InputFile(**f) for f in entry["files"])})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError):
-            # Not of our making: the task is done again.
-            return None
+        return _read_commit(self.commit_path(task))
 
     def withdraw(self, task: Task, reason: str) -> None:
         """Undo a task, and note why."""
+        # The note first: a kill in between leaves one too many rather than none.
+        path = self.folder / "history.jsonl"
+        with disk_errors(path), path.open("a") as history:
+            history.write(json.dumps({"task": task.number, "reason": reason}) + "\n")
         self.commit_path(task).unlink(missing_ok=True)
         for kind in PARTS:
             self.part(kind, task).unlink(missing_ok=True)
-        with (self.folder / "history.jsonl").open("a") as history:
-            history.write(json.dumps({"task": task.number, "reason": reason}) + "\n")
 
     def changed(self, commit: Commit) -> list[str]:
         """Files that are not what they were when they were read: another size or time, and another checksum."""
@@ -197,9 +276,39 @@ class Store:
                 continue
             if (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
                 continue
-            if sha256(path) != file.sha256:
+            try:
+                checksum = sha256(path)
+            except OSError:
+                # There, but still not to be read.
+                checksum = ""
+            if checksum != file.sha256:
                 found.append(file.path)
         return found
+
+
+def _absolute(path: Path) -> str:
+    # Resolving costs a look at every folder above; only where it matters.
+    return str(path.resolve() if ".." in path.parts else path.absolute())
+
+
+def _read_commit(path: Path) -> Commit | None:
+    try:
+        entry = json.loads(path.read_text())
+        return Commit(**entry | {"files": tuple(InputFile(**f) for f in entry["files"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        # Not of our making: the task is done again.
+        return None
+
+
+def identity(path: Path) -> tuple[str, int, int]:
+    """Checksum, size and time of change (ns) of a file; nothing of one that cannot be read."""
+    try:
+        status = path.stat()
+        return sha256(path), status.st_size, status.st_mtime_ns
+    except OSError:
+        return "", -1, -1
 
 
 def model_version(folder: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from maury.files import sha256
+from maury.files import alone, sha256
+from maury.survey.inputs import Seen
 from maury.survey.store import PARTS, Commit, Store, Task
 
 
@@ -29,7 +32,7 @@ class Verification:
     twice
         Files that the plan names more than once.
     leftover
-        Parts that no commit knows.
+        Parts that no commit knows, which readers of the dataset would take for rows.
     """
 
     tasks: int = 0
@@ -49,7 +52,7 @@ class Verification:
 
 
 def verify(folder: Path) -> Verification:
-    """Check a survey's folder against its plan.
+    """Check a survey's folder against its plan; one task at a time is in memory.
 
     Raises
     ------
@@ -58,18 +61,20 @@ def verify(folder: Path) -> Verification:
     """
     store = Store(folder)
     _ = store.settings
-    found, seen = Verification(), set[int]()
+    found, seen = Verification(), Seen()
+    expected = dict.fromkeys((*PARTS, "commits"), 0)
     for task in store.tasks():
         found.tasks += 1
         for file in task.files:
-            if hash(file) in seen:
+            if not seen.add(file):
                 found.twice.append(file)
-            seen.add(hash(file))
         commit = store.committed(task)
         if commit is None:
             found.missing.append(task.number)
             found.leftover += [str(p) for kind in PARTS if (p := store.part(kind, task)).exists()]
             continue
+        for kind in (*commit.parts, "commits"):
+            expected[kind] += 1
         reason = _damage(store, task, commit)
         if reason:
             found.damaged[task.number] = reason
@@ -78,7 +83,9 @@ def verify(folder: Path) -> Verification:
         found.files += len(commit.files)
         found.rows += commit.rows
         found.errors += commit.errors
-    found.leftover += [str(path) for path in _unfinished(folder)]
+    found.leftover += [
+        str(path) for path in _strays(store, expected, found) if str(path) not in found.leftover
+    ]
     return found
 
 
@@ -93,28 +100,60 @@ def _damage(store: Store, task: Task, commit: Commit) -> str:
         if sha256(path) != checksum:
             return f"{path} is not what was written"
     keys: list[tuple[str, int]] = []
-    for kind, expected in (("catalogue", commit.rows), ("errors", commit.errors)):
-        if kind in commit.parts:
-            table = pq.read_table(store.part(kind, task), columns=["file", "row"])
-            keys += zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)
-            if table.num_rows != expected:
-                return f"{store.part(kind, task)} has {table.num_rows} rows instead of {expected}"
-        elif expected:
-            return f"its {kind} are missing"
+    wanted = {f.path: (f.rows, f.errors, f.sha256) for f in commit.files}
+    for number, kind in enumerate(("catalogue", "errors")):
+        expected = (commit.rows, commit.errors)[number]
+        if kind not in commit.parts:
+            if expected:
+                return f"its {kind} are missing"
+            continue
+        table = pq.read_table(store.part(kind, task), columns=["file", "row", "sha256"])
+        files, checksums = table["file"].to_pylist(), table["sha256"].to_pylist()
+        keys += zip(files, table["row"].to_pylist(), strict=True)
+        if table.num_rows != expected:
+            return f"{store.part(kind, task)} has {table.num_rows} rows instead of {expected}"
+        for file, count in Counter(files).items():
+            if wanted.get(file, (0, 0, ""))[number] != count:
+                return f"{store.part(kind, task)} has {count} rows of {file}, which the commit does not"
+        if any(wanted[file][2] != checksum for file, checksum in zip(files, checksums, strict=True)):
+            return f"{store.part(kind, task)} has rows of a file with another checksum"
     if len(set(keys)) != len(keys):
         return "a spectrum is there twice"
+    if any(rows + errors == 0 for rows, errors, _ in wanted.values()):
+        return "a file left neither rows nor errors"
     return ""
 
 
-def _unfinished(folder: Path) -> Iterator[Path]:
-    """Yield files that a killed worker left under a temporary name."""
-    for part in (*PARTS, "commits"):
-        yield from (folder / part).glob(".*")
+def _strays(store: Store, expected: dict[str, int], found: Verification) -> Iterator[Path]:
+    """Yield files that belong to no task, or that a killed process left under a temporary name."""
+    yield from store.folder.glob(".*-plan.jsonl")
+    for kind, number in expected.items():
+        names = os.listdir(store.folder / kind)
+        if len(names) == number and not found.damaged:
+            continue
+        for name in names:
+            stem = name.partition(".")[0]
+            task = Task(int(stem) if stem.isdigit() else -1, ())
+            path = store.folder / kind / name
+            commit = store.committed(task) if 0 <= task.number < found.tasks else None
+            known = commit is not None and (kind == "commits" or kind in commit.parts)
+            if not known or path not in (store.commit_path(task), store.part(kind, task)):
+                yield path
 
 
 def repair(folder: Path, found: Verification) -> int:
-    """Withdraw what is damaged or changed and remove leftovers; return the number of tasks to be done again."""
-    store = Store(folder)
+    """Withdraw what is damaged or changed and remove leftovers; return the number of tasks to be done again.
+
+    Raises
+    ------
+    MauryError
+        If the survey is running.
+    """
+    with alone(folder, folder / ".lock"):
+        return _repair(Store(folder), found)
+
+
+def _repair(store: Store, found: Verification) -> int:
     changed = set(found.changed)
     again = len(found.missing)
     for task in store.tasks():

@@ -15,14 +15,13 @@ import pyarrow as pa
 import torch
 
 from maury.errors import Failure, MauryError, failure_of
-from maury.files import sha256
 from maury.models import Model, folder, load_model
 from maury.posterior.amortised import amortised
 from maury.posterior.infer import infer_batch
 from maury.spectra.registry import read_all
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
-from maury.survey.store import Commit, InputFile, Settings, Store, Task, model_version
+from maury.survey.store import Commit, InputFile, Settings, Store, Task, identity, model_version
 
 # Spectra that go through each stage together, and how many times as many on a GPU.
 _BATCH = {"flow": 64, "verified": 16}
@@ -56,7 +55,10 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
     errors: list[dict[str, Any]] = []
     draws: list[dict[str, Any]] = []
     known = {"model_version": settings.model_version, "seed": settings.seed}
-    files = [_identity(Path(path)) for path in task.files]
+    files = []
+    for path in task.files:
+        checksum, size, mtime = identity(Path(path))
+        files.append(InputFile(path, size, mtime, checksum, 0, 0))
     number_of_rows, number_of_errors = [0] * len(files), [0] * len(files)
     for source, item, extra in _infer_all(files, model, settings):
         checksum = files[source].sha256
@@ -102,15 +104,6 @@ def _model(settings: Settings, device: str) -> Model:
             f"model {settings.model}: this worker has version {version}, the survey was begun with {settings.model_version}"
         )
     return model
-
-
-def _identity(path: Path) -> InputFile:
-    """Checksum, size and time of change of a file; nothing of one that cannot be read, which reading will tell."""
-    try:
-        status = path.stat()
-        return InputFile(str(path), status.st_size, status.st_mtime_ns, sha256(path), 0, 0)
-    except OSError:
-        return InputFile(str(path), -1, -1, "", 0, 0)
 
 
 def _seed(settings: Settings, checksum: str, index: int) -> int:
