@@ -98,4 +98,5 @@ def make_survey(folder: Path, n: int, failures: int = 3) -> Path:
         parts["errors"] = store.write_part("errors", task, pa.Table.from_pylist(errors, catalogue.ERRORS))
     flagged = sum(map(bool, made["flag_bad"]))
     store.commit(task, Commit(0, (), n, failures, flagged, 1.5 * n, parts))
+    store.publish(task, store.who)
     return folder
