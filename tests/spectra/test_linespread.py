@@ -12,6 +12,7 @@ from maury.errors import SpectrumError
 from maury.spectra import nominal_visit_grid, read_apvisit
 from maury.spectra.linespread import (
     FWHM,
+    ChipGaussians,
     GaussHermite,
     Gaussian,
     Tabulated,
@@ -106,3 +107,19 @@ def test_other_bad_input_is_refused():
     one_chip = replace(apstar_grid(), chips=((0, 8575),))
     with pytest.raises(SpectrumError, match="3 chips for 1"):
         nominal_visit_lsf().transform(one_chip, np.array([0.0]))
+
+
+@pytest.mark.parametrize(
+    "lsf",
+    [
+        nominal_visit_lsf(),
+        Gaussian(22_500),
+        ChipGaussians((20_000.0, 22_000.0, 24_000.0)),
+        Tabulated(np.random.default_rng(1).random((nominal_visit_grid().n_pixels, 5))),
+    ],
+    ids=lambda lsf: type(lsf).__name__,
+)
+def test_some_pixels_are_those_of_all(lsf):
+    grid, rows = nominal_visit_grid(), np.array([3, 700, 5000, 5001, 12_000])
+    f = np.linspace(0, 20_000, 7)
+    np.testing.assert_allclose(lsf.transform(grid, f, rows), lsf.transform(grid, f)[rows], rtol=1e-12)

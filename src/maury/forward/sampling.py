@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maury.libraries.emulator import LogGrid
-from maury.spectra.linespread import FWHM, Gaussian, LineSpread
+from maury.spectra.linespread import EVERY, FWHM, Gaussian, LineSpread, Rows
 from maury.spectra.spectrum import PixelGrid
 
 # Taps on each side of the windowed sinc, and the shape of its Kaiser window: a line at APOGEE's resolution is right to 1e-4 of its depth.
@@ -178,9 +178,11 @@ class Difference:
     lsf: LineSpread
     contained: Gaussian
 
-    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+    def transform(
+        self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
+    ) -> NDArray[np.complex128]:
         """Return ``exp(-2 pi^2 f^2 (sigma_i^2 - sigma_contained^2))``, which may rise with f, and a taper towards the highest."""
-        variance = 1 / (FWHM * self.lsf.resolving_power(grid)[:, None]) ** 2 - self.contained.sigma**2
+        variance = 1 / (FWHM * self.lsf.resolving_power(grid)[rows, None]) ** 2 - self.contained.sigma**2
         share = np.clip((frequency / frequency.max() - _TAPER) / (1 - _TAPER), 0, 1)
         return np.exp(-2 * (np.pi * frequency) ** 2 * variance) * np.cos(np.pi / 2 * share) ** 2 + 0j
 
@@ -214,7 +216,7 @@ def _kernels(
     """First model pixel ``(n,)`` and entries ``(n, window)`` of some rows."""
     k = np.arange(window // 2 + 1)
     frequency = k / (window * grid.dlnw)
-    transform = lsf.transform(pixels, frequency)[rows]
+    transform = lsf.transform(pixels, frequency, rows)
     at = _position(grid, pixels.wavelength[rows])
     first = np.clip(np.floor(at).astype(np.int64) - window // 2 + 1, 0, grid.n_pixels - window)
     phase = np.exp(2j * np.pi * k * ((at - first) / window)[:, None])

@@ -22,11 +22,20 @@ from maury.spectra.spectrum import PixelGrid
 FWHM = 2 * math.sqrt(2 * math.log(2))
 
 
+Rows = NDArray[np.int64] | slice
+EVERY = slice(None)
+
+
 class LineSpread(Protocol):
     """A line-spread function."""
 
-    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
-        """Return ``T_i(f)``, shape ``(n_pixels, n_frequencies)``, at frequencies in cycles per unit of ln(wavelength)."""
+    def transform(
+        self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
+    ) -> NDArray[np.complex128]:
+        """Return ``T_i(f)``, shape ``(n_rows, n_frequencies)``, at frequencies in cycles per unit of ln(wavelength).
+
+        ``rows`` are the pixels that are wanted.
+        """
 
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
         """Return ``lambda / FWHM`` at each pixel, shape ``(n_pixels,)``."""
@@ -66,11 +75,14 @@ class Gaussian:
         """Standard deviation in ln(wavelength)."""
         return 1 / (FWHM * self.resolution)
 
-    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+    def transform(
+        self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
+    ) -> NDArray[np.complex128]:
         """Return ``exp(-2 pi^2 f^2 sigma^2)`` times the pixel's ``sinc``."""
-        out = np.exp(-2 * (np.pi * self.sigma * frequency) ** 2)[None] * np.ones((grid.n_pixels, 1))
+        size = log_pixel_size(grid)[rows, None]
+        out = np.exp(-2 * (np.pi * self.sigma * frequency) ** 2)[None] * np.ones_like(size)
         if self.integrate:
-            out *= np.sinc(frequency * log_pixel_size(grid)[:, None])
+            out *= np.sinc(frequency * size)
         return out.astype(np.complex128)
 
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
@@ -112,7 +124,9 @@ class ChipGaussians:
         starts = np.array([start for start, _ in grid.chips])
         return np.maximum(np.searchsorted(starts, np.arange(grid.n_pixels), side="right") - 1, 0)
 
-    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+    def transform(
+        self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
+    ) -> NDArray[np.complex128]:
         """Return each chip's `Gaussian.transform`.
 
         Raises
@@ -122,9 +136,9 @@ class ChipGaussians:
         """
         chip = self._by_pixel(grid)
         sigma = np.array([Gaussian(r).sigma for r in self.resolutions])
-        out = np.exp(-2 * (np.pi * sigma[:, None] * frequency) ** 2)[chip]
+        out = np.exp(-2 * (np.pi * sigma[:, None] * frequency) ** 2)[chip[rows]]
         if self.integrate:
-            out *= np.sinc(frequency * log_pixel_size(grid)[:, None])
+            out *= np.sinc(frequency * log_pixel_size(grid)[rows, None])
         return out.astype(np.complex128)
 
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
@@ -173,7 +187,9 @@ class GaussHermite:
     def _chips(self) -> list[_Chip]:
         return [_Chip.parse(row) for row in self.coefficients]
 
-    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+    def transform(
+        self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
+    ) -> NDArray[np.complex128]:
         """Return the transform in closed form: ``He_n`` becomes ``(-i omega)^n``, the bin a sinc.
 
         Raises
@@ -183,14 +199,15 @@ class GaussHermite:
         """
         if len(grid.chips) != len(self._chips):
             raise SpectrumError(f"line-spread coefficients of {len(self._chips)} chips for {len(grid.chips)}")
-        out = np.ones((grid.n_pixels, len(frequency)), dtype=np.complex128)
+        pixels = np.arange(grid.n_pixels)[rows]
+        out = np.ones((len(pixels), len(frequency)), dtype=np.complex128)
         size = log_pixel_size(grid)
         for (start, stop), chip in zip(grid.chips, self._chips, strict=True):
-            # In the file, x runs from the red end.
-            x = np.arange(stop - start)[::-1]
+            on_chip = (pixels >= start) & (pixels < stop)
             # Radians per pixel of the file; the sign mirrors the profile, as wavelength falls along x.
-            omega = -2 * np.pi * frequency * size[start:stop, None]
-            out[start:stop] = chip.transform(x, omega)
+            omega = -2 * np.pi * frequency * size[pixels[on_chip], None]
+            # In the file, x runs from the red end.
+            out[on_chip] = chip.transform(stop - 1 - pixels[on_chip], omega)
         return out
 
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
@@ -315,7 +332,9 @@ class Tabulated:
         variance = np.maximum(self.kernels @ offset**2 - mean**2, 1e-6)
         return 1 / (FWHM * np.sqrt(variance) * log_pixel_size(grid))
 
-    def transform(self, grid: PixelGrid, frequency: NDArray[np.float64]) -> NDArray[np.complex128]:
+    def transform(
+        self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
+    ) -> NDArray[np.complex128]:
         """Return the transform of the samples, 0 beyond their Nyquist frequency.
 
         Raises
@@ -326,11 +345,11 @@ class Tabulated:
         n_pixels, width = self.kernels.shape
         if n_pixels != grid.n_pixels:
             raise SpectrumError(f"{n_pixels} tabulated kernels for {grid.n_pixels} pixels")
-        half, size = width // 2, log_pixel_size(grid)[:, None]
+        half, size, kernels = width // 2, log_pixel_size(grid)[rows, None], self.kernels[rows]
         phase = np.exp(2j * np.pi * frequency * size)
-        out = np.zeros((n_pixels, len(frequency)), dtype=np.complex128)
+        out = np.zeros(phase.shape, dtype=np.complex128)
         power = phase.conj() ** half
         for k in range(width):
-            out += self.kernels[:, k, None] * power
+            out += kernels[:, k, None] * power
             power = power * phase
         return np.where(np.abs(frequency) * size <= 0.5, out, 0)
