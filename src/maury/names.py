@@ -50,7 +50,7 @@ def config_problem(error: ValidationError, model: type[BaseModel]) -> str:
     # An unknown key is often a known one misspelt, which is then also missing: tell that first.
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     *place, last = first["loc"] or ("",)
-    reason, context = first["msg"], first.get("ctx", {})
+    reason, context = first["msg"].removeprefix("Value error, "), first.get("ctx", {})
     if first["type"] == "extra_forbidden":
         reason = f"no such key; {meant(str(last), keys_at(model, place))}"
     elif first["type"] == "union_tag_invalid":

@@ -14,7 +14,10 @@ app = typer.Typer(help="List and show spectrographs.", no_args_is_help=True)
 
 @app.command("list")
 def instruments_list() -> None:
-    """List the spectrographs that come with the package."""
+    """List the spectrographs that come with the package.
+
+    Example: maury instruments list
+    """
     from rich.table import Table
 
     from maury.spectra.instrument import read_instrument, shipped_instruments
