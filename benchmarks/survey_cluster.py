@@ -12,6 +12,12 @@ from pathlib import Path
 
 import psutil
 
+# As `maury.survey.run.LOGS` has them, for processes.
+_LOGS = {
+    "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TASKS__TASK_STREAM_LENGTH": "1000",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -29,7 +35,7 @@ def _start(module: str, *arguments: str, log: Path, file_limit: int | None = Non
             [sys.executable, "-m", module, *arguments],
             stdout=file,
             stderr=file,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | _LOGS,
             preexec_fn=limit,
         )
 

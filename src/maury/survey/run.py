@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 # Tasks on their way, for each worker's thread: enough that none waits, few enough that memory stays flat.
 _AHEAD = 2
 _TIMEOUT = "20s"
-# Dask keeps the times of 100,000 tasks for its pages: 400 MB that grow for days.
-LOGS = {"distributed.scheduler.dashboard.tasks.task-stream-length": 1000}
+# Dask keeps the times of 100,000 tasks, and profiles each second of a worker, for its pages: hundreds of MB that grow for hours.
+LOGS = {
+    "distributed.scheduler.dashboard.tasks.task-stream-length": 1000,
+    "distributed.worker.profile.enabled": False,
+}
 # Seconds that a lost scheduler is waited for, and between attempts to reach it; losses without a task done in between.
 _PATIENCE, _PAUSE, _LOSSES = 600.0, 2.0, 20
 
