@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from maury.console import BAD_INPUT, ModelOption, NoiseModel, NoiseOption, err, out, print_error
+from maury.errors import MauryError
 
 if TYPE_CHECKING:
     from maury.survey.run import Progress
@@ -28,6 +29,10 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+# Draws of each spectrum, and of one that is not verified.
+_DRAWS, _FLOW_DRAWS = 256, 64
 
 
 class _RunByDefault(TyperGroup):
@@ -79,7 +84,12 @@ def survey_run(
     flow_only: Annotated[
         bool, typer.Option("--flow-only", help="The flow's posterior, not verified: much faster.")
     ] = False,
-    draws: Annotated[int, typer.Option(help="Draws of each spectrum.", min=100)] = 256,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            help="Draws of each spectrum; by default 256, or 64 evenly spread ones with --flow-only.", min=16
+        ),
+    ] = None,
     keep: Annotated[int, typer.Option(help="Draws of each spectrum that are kept.", min=0)] = 0,
     noise: NoiseOption = NoiseModel.auto,
     files_per_task: Annotated[
@@ -94,11 +104,15 @@ def survey_run(
     """
     import maury
     from maury.models import folder as model_folder
+    from maury.posterior.steps import FEWEST_DRAWS
     from maury.survey.inputs import expand
     from maury.survey.run import prepare
     from maury.survey.store import Settings, model_version
 
     path = model_folder(model)
+    draws = draws or (_FLOW_DRAWS if flow_only else _DRAWS)
+    if not flow_only and draws < FEWEST_DRAWS:
+        raise MauryError(f"--draws {draws}: verification needs {FEWEST_DRAWS} to judge its weights")
     settings = Settings(
         # Workers may run in another folder.
         model=str(path.absolute()) if path == Path(model) else model,

@@ -30,6 +30,8 @@ from maury.spectra.spectrum import Spectrum
 
 # km/s around 0 in which a spectrum that its survey moved to rest is searched.
 _REST_V_RAD = 30.0
+# Fewer weights do not tell what their tail is like.
+FEWEST_DRAWS = 100
 ALL_MASKED = "every pixel is masked: nothing to infer from"
 
 
@@ -50,8 +52,10 @@ class Settings:
     false_alarm: float
 
     def __post_init__(self) -> None:
-        if self.draws < 100:
-            raise InferenceError(f"draws must be at least 100 for the weights to be judged, not {self.draws}")
+        if self.draws < FEWEST_DRAWS:
+            raise InferenceError(
+                f"draws must be at least {FEWEST_DRAWS} for the weights to be judged, not {self.draws}"
+            )
         if self.noise not in get_args(Noise):
             raise InferenceError(f"noise: no {self.noise!r}; {meant(self.noise, get_args(Noise))}")
         if not 0 < self.false_alarm < 1:

@@ -47,7 +47,7 @@ class Settings(BaseModel):
     model: str
     model_version: str
     maury_version: str
-    draws: int = Field(400, ge=100)
+    draws: int = Field(256, ge=16)
     noise: Literal["auto", "independent", "correlated"] = "auto"
     stage: Literal["verified", "flow"] = "verified"
     false_alarm: float = Field(0.01, gt=0, lt=1)
