@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.errors import ModelError
@@ -73,6 +75,11 @@ class Model:
     def instrument(self) -> Instrument | None:
         """The spectrograph that it was made for; None where it takes spectra of any."""
         return self.problem.instrument
+
+    @cached_property
+    def usable(self) -> NDArray[np.bool_]:
+        """Pixels of the networks' grid that the forward model covers whatever the labels, shape ``(n_grid,)``."""
+        return self.forward.usable(self.problem.spectrograph.grid.wavelength, self.labels)
 
     def observed(self, spectrum: Spectrum) -> Spectrum:
         """Return a spectrum with the chips and, where it tells none, the line-spread function of the model's instrument.

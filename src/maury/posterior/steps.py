@@ -70,8 +70,7 @@ def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch
     # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1, unless it is known and has a meaning.
     if model.problem.degree is not None and (ivar > 0).any():
         level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
-    usable = model.forward.usable(spectrograph.grid.wavelength, model.labels)
-    scaled = (flux / level, np.where(usable, ivar * level**2, 0.0))
+    scaled = (flux / level, np.where(model.usable, ivar * level**2, 0.0))
     a, b = (torch.from_numpy(x).float()[None] for x in scaled)
     return a, b
 

@@ -81,6 +81,13 @@ def on_network_grid(
     flux, ivar = np.zeros(n), np.zeros(n)
     for start, stop in spectrum.grid.chips:
         chip = slice(start, stop)
-        f, w = regrid(position[chip], spectrum.flux[chip], spectrum.ivar[chip], n)
-        flux, ivar = np.where(w > 0, f, flux), np.where(w > 0, w, ivar)
+        at = position[chip]
+        # The fit reaches no farther than this beyond a chip's ends.
+        reach = 2 + int(2 * _SPACINGS * np.abs(np.diff(at)).max(initial=1))
+        low, high = max(int(at.min()) - reach, 0), min(int(at.max()) + reach, n)
+        if low >= high:
+            continue
+        f, w = regrid(at - low, spectrum.flux[chip], spectrum.ivar[chip], high - low)
+        there = slice(low, high)
+        flux[there], ivar[there] = np.where(w > 0, f, flux[there]), np.where(w > 0, w, ivar[there])
     return flux, ivar
