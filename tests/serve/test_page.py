@@ -99,7 +99,7 @@ def test_drop_watch_change_mask_compare(visit_of, demo_bytes, tmp_path):
     assert second["logg"][1] < first["logg"][1]
 
     # A region by the mouse, one by the keyboard; one is taken back.
-    page.click("#reset")
+    page.click("#clear")
     set_draws(page, 300)
     box = page.locator("#plot").bounding_box()
     page.locator("#plot").scroll_into_view_if_needed()

@@ -477,7 +477,7 @@ $("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => { send($("file").files); $("file").value = ""; });
 $("index").addEventListener("change", () => { state.index = Number($("index").value); load(); });
 $("model").addEventListener("change", priorForm);
-$("reset").addEventListener("click", reset);
+$("clear").addEventListener("click", reset);
 $("reference").addEventListener("change", compare);
 $("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
 for (const name of ["dragenter", "dragover"]) {
