@@ -1,0 +1,124 @@
+"""From dropping a file on ``maury serve`` to its finished report: seconds, and pictures of the page.
+
+Usage: python benchmarks/serve.py FILE [--output docs/results/serve] [--repeat 3] [--no-pictures]
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from browser import ARGUMENTS, findings, overflow  # noqa: E402
+
+DROP = """([content, name]) => {
+  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name));
+  document.querySelector("#drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+}"""
+
+
+def drop(page: Page, file: Path, run: int) -> float:
+    """Drop the file; return the seconds until the report is shown."""
+    content = base64.b64encode(file.read_bytes()).decode()
+    began = time.perf_counter()
+    page.evaluate(DROP, [content, file.name])
+    page.wait_for_selector(f".run[data-run='{run}'][data-state=done] dd", timeout=60_000)
+    page.frame_locator("#frame").locator("h1").wait_for(timeout=60_000)
+    return time.perf_counter() - began
+
+
+def pictures(browser: Browser, address: str, file: Path, output: Path) -> dict[str, int]:
+    """Take pictures of a page with two runs; return axe's serious findings and pixels of overflow."""
+    found = {}
+    for width, scheme in ((1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-started]")
+        drop(page, file, 1)
+        page.select_option("#p-logg", "normal")
+        page.fill("#p-logg-mean", "2.61")
+        page.fill("#p-logg-sigma", "0.03")
+        page.click("#run")
+        page.wait_for_selector(".run[data-run='2'][data-state=done] dd", timeout=60_000)
+        page.frame_locator("#frame").locator("h1").wait_for(timeout=60_000)
+        page.wait_for_timeout(1500)
+        name = f"page-{width}-{scheme}"
+        page.screenshot(path=output / f"{name}.png", full_page=True)
+        found[name] = len(findings(page)) + overflow(page)
+        image = Image.open(output / f"{name}.png").convert("RGB")
+        image = image.crop((0, 0, image.width, min(image.height, 2200)))
+        image.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+            output / f"{name}.png", optimize=True
+        )
+        context.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "serve")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--no-pictures", action="store_true")
+    chosen = parser.parse_args()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "maury.cli", "serve", "--port", "0", "--no-browser"]
+    began = time.perf_counter()
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[2]
+        started = time.perf_counter() - began
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=list(ARGUMENTS))
+            page = browser.new_page()
+            page.goto(address)
+            page.wait_for_selector("body[data-started]")
+            # The models are loaded while the page is opened.
+            while not page.evaluate("fetch('/api/files').then(r => r.json()).then(r => r.ready)"):
+                time.sleep(0.2)
+            ready = time.perf_counter() - began
+            seconds = []
+            for _ in range(chosen.repeat):
+                # Each in a session of its own.
+                fresh = browser.new_context().new_page()
+                fresh.goto(address)
+                fresh.wait_for_selector("body[data-started]")
+                seconds.append(drop(fresh, chosen.file, 1))
+                fresh.context.close()
+            found = {} if chosen.no_pictures else pictures(browser, address, chosen.file, chosen.output)
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(20)
+    figures = {
+        "file": chosen.file.name,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "listening_after_s": round(started, 2),
+        "ready_after_s": round(ready, 2),
+        "drop_to_report_s": [round(s, 2) for s in seconds],
+        "serious_findings_and_overflow": found,
+    }
+    (chosen.output / "seconds.json").write_text(json.dumps(figures, indent=1) + "\n")
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
