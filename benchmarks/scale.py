@@ -86,9 +86,9 @@ def measure(folder: Path, number: int, verified: int) -> dict[str, Any]:
         spectra += timed("read", lambda file=file: list(read_spectra(file)))
         size += file.stat().st_size
         taken += 1
-    amortised(spectra[:2], model, 100)
+    amortised(spectra[:2], model, 64)
     batches = [spectra[i : i + 64] for i in range(0, len(spectra), 64)]
-    for draws in (100, 400):
+    for draws in (256, 64):
         found = [
             one
             for batch in batches
@@ -100,11 +100,11 @@ def measure(folder: Path, number: int, verified: int) -> dict[str, Any]:
         part = Path(temporary) / "p.parquet"
         timed("write", lambda: pq.write_table(table, part, compression="zstd"))
         row_bytes = part.stat().st_size / len(rows)
-    infer(spectra[0], model, draws=400)
+    infer(spectra[0], model, draws=256)
     seconds, nested = [], 0
     for spectrum in spectra[:: max(1, len(spectra) // verified)][:verified]:
         began = time.process_time()
-        nested += infer(spectrum, model, draws=400).method == "nested"
+        nested += infer(spectrum, model, draws=256).method == "nested"
         seconds.append(time.process_time() - began)
     per_task, growth = dispatch()
     share, ratio = stragglers()
@@ -191,7 +191,7 @@ def stars(measured: dict[str, Any], fleet: Fleet) -> tuple[np.ndarray, float]:
     """Seconds of a spectrum on one worker: a sample to draw from, and those that nested sampling adds where it is needed."""
     per = measured["per_spectrum_s"]
     common = per["checksum"] + per["read"] + per["rows"] + per["write"]
-    base = np.array([per["flow_400"]]) if fleet.stage == "flow" else np.array(measured["verified_s"])
+    base = np.array([per["flow_64"]]) if fleet.stage == "flow" else np.array(measured["verified_s"])
     nested = measured["nested_over_median"] * float(np.median(base)) if fleet.stage == "verified" else 0.0
     if fleet.rate is not None:
         # The shape of the distribution is kept: stragglers stay stragglers, unless they go to cores.
@@ -263,9 +263,9 @@ def tables(measured: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     stages = [
         ("checksum of the file", per["checksum"]),
         ("reading", per["read"]),
-        ("flow, 100 draws", per["flow_100"]),
-        ("flow, 400 draws", per["flow_400"]),
-        ("verified, 400 draws: mean", verified.mean()),
+        ("flow, 64 draws", per["flow_64"]),
+        ("flow, 256 draws", per["flow_256"]),
+        ("verified one by one, 256 draws: mean", verified.mean()),
         ("verified: median", np.median(verified)),
         ("verified: slowest of the sample", verified.max()),
         ("row of the catalogue", per["rows"]),

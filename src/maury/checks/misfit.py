@@ -112,14 +112,19 @@ def detection_figure(found: dict[str, dict[str, dict[str, float]]], false_alarm:
         strengths = sorted(found[name], key=float)
         x = [float(s) for s in strengths]
         for key, colour, label in (
+            ("either", "black", "either"),
             ("misfit", BLUE, "residuals"),
             ("novel", ORANGE, "feature space"),
-            ("either", "black", "either"),
         ):
-            axis.plot(x, [found[name][s][key] for s in strengths], "o-", color=colour, label=label, ms=4)
+            width = 4.0 if key == "either" else 1.5
+            axis.plot(
+                x, [found[name][s][key] for s in strengths], "o-", color=colour, label=label, ms=4, lw=width
+            )
         axis.axhline(false_alarm, color=GREY, lw=0.8)
         axis.axvline(FAULTS[name].default, color=GREY, lw=0.8, ls=":")
         axis.set_xscale("log")
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.minorticks_off()
         axis.set_ylim(-0.03, 1.03)
         axis.set_title(name)
     for unused in axes[len(names) :]:
