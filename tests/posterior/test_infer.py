@@ -105,6 +105,26 @@ def test_evidence_agrees_with_nested_sampling(model, star, posterior):
     assert nested.log_evidence == pytest.approx(posterior.log_evidence, abs=0.3)
 
 
+@pytest.mark.parametrize(("limit", "stage"), [(0.7, "weigh"), (-9.0, "nested sampling")])
+def test_progress_can_end_a_stage_midway(model, star, monkeypatch, limit, stage):
+    class Enough(Exception):
+        pass
+
+    told = []
+
+    def progress(name):
+        told.append(name)
+        if told.count(stage) == 3:
+            raise Enough
+
+    monkeypatch.setattr("maury.posterior.verify.KHAT_LIMIT", limit)
+    # No round of weights is good enough, so that more follow.
+    monkeypatch.setattr("maury.posterior.verify._ENOUGH", 2.0)
+    with pytest.raises(Enough):
+        maury.infer(star, model, draws=200, noise="independent", progress=progress)
+    assert told[-1] == stage
+
+
 def test_real_visit(model, shared):
     posterior = maury.infer(shared / "data/real/apVisit-r13-9518-57729-104.fits", model)
     summary = posterior.summary()

@@ -60,7 +60,7 @@ def infer(
     false_alarm
         Share of good spectra that may be flagged ``misfit``, and ``novel``.
     progress
-        Told what stage begins.
+        Told what stage begins, and now and then that it goes on; what it raises ends the inference.
 
     Returns
     -------

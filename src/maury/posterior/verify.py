@@ -181,11 +181,16 @@ class Weighed:
 
 
 def weigh(
-    target: Target[LogLikelihood], proposal: Mixture, draws: int, generator: torch.Generator
+    target: Target[LogLikelihood],
+    proposal: Mixture,
+    draws: int,
+    generator: torch.Generator,
+    progress: Callable[[], None] = lambda: None,
 ) -> Steps[Weighed]:
     """Draw from a proposal and weigh with the exact posterior; adapt the proposal, and draw more, while the weights are uneven.
 
-    Weights are against the mixture of all proposals used so far (Veach & Guibas' balance heuristic).
+    Weights are against the mixture of all proposals used so far (Veach & Guibas' balance heuristic). ``progress`` is called before every
+    round; what it raises ends the weighing.
     """
     proposals: list[Mixture] = []
     counts: list[int] = []
@@ -194,6 +199,7 @@ def weigh(
     log_likelihood = log_flow = torch.empty(0, dtype=torch.float64)
     pilot = int(_PILOT * draws)
     for size in (pilot, draws - pilot, *[draws] * _ROUNDS):
+        progress()
         number = proposal.counts(size, generator)
         from_flow = None
         if flow is not None and number[-1]:
@@ -247,7 +253,7 @@ def verify(
     noise
         Whether residuals may be correlated: ``"auto"`` adds a correlated part where the spectrum asks for one. Needs ``jitter``.
     progress
-        Told what stage begins.
+        Told what stage begins, and again before each round of draws and each batch of nested sampling; what it raises ends the inference.
 
     Raises
     ------
@@ -266,8 +272,8 @@ def verify(
         target, modes, residuals, spent = yield from _correlate(target, modes, noise)
         evaluations += spent
 
-    progress("weigh")
-    weighed = yield from weigh(target, _proposal(modes, flow, labels), draws, generator)
+    proposal = _proposal(modes, flow, labels)
+    weighed = yield from weigh(target, proposal, draws, generator, partial(progress, "weigh"))
     weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
     evaluations += len(weighted.u)
     result = Verified(

@@ -164,7 +164,7 @@ class Jobs:
             return waiting.index(run.id) if run.id in waiting else 0
 
     def cancel(self, owner: str, key: str) -> Run:
-        """Cancel a run: at once if it waits, at its next stage if it runs.
+        """Cancel a run: at once if it waits, at the next word of its progress if it runs.
 
         Raises
         ------
