@@ -19,10 +19,10 @@ from maury.checks.coverage import central_credibility, coverage
 from maury.demo import TRUTH, simulate_visit
 from maury.labels import Uniform
 from maury.posterior.importance import effective_sample_size
-from maury.posterior.infer import to_model_grid
 from maury.posterior.proposal import Flow, FlowAndJitter, StudentT
 from maury.posterior.psis import fit_pareto, pareto_smooth
 from maury.posterior.result import Posterior
+from maury.posterior.steps import to_model_grid
 from maury.report.plots import BLUE, GREY, ORANGE, RED, new_figure
 
 DOCS = Path(__file__).parents[1]
@@ -74,9 +74,12 @@ def flow_weights(
         context = model.estimator.context(*to_model_grid(posterior.spectrum, model))
     u = posterior.labels.to_normal(torch.from_numpy(posterior.resample(2000)))
     jitter = StudentT(u[:, -1].mean(0, keepdim=True), 1.5 * u[:, -1].std().view(1, 1))
-    proposal = FlowAndJitter(Flow(model.estimator, context, posterior.stellar), jitter)
-    draws = proposal.sample(n, torch.Generator().manual_seed(0))
-    return draws, posterior.target.log_prob(draws) - proposal.log_prob(draws)
+    flow = Flow(model.estimator, context, posterior.stellar)
+    proposal = FlowAndJitter(flow, jitter)
+    generator = torch.Generator().manual_seed(0)
+    draws = proposal.complete(flow.sample(n, generator), generator)
+    log_proposal = proposal.log_prob(draws, flow.log_prob(proposal.stellar(draws)))
+    return draws, posterior.target.log_prob(draws) - log_proposal
 
 
 def weights(posterior: Posterior, draws: torch.Tensor, log_weights: torch.Tensor) -> None:
