@@ -52,9 +52,14 @@ def pictures(browser: Browser, address: str, file: Path, output: Path) -> dict[s
         page.select_option("#p-logg", "normal")
         page.fill("#p-logg-mean", "2.61")
         page.fill("#p-logg-sigma", "0.03")
+        page.fill("#from", "16100")
+        page.fill("#to", "16150")
+        page.press("#to", "Enter")
         page.click("#run")
         page.wait_for_selector(".run[data-run='2'][data-state=done] dd", timeout=60_000)
         page.frame_locator("#frame").locator("h1").wait_for(timeout=60_000)
+        # A frame outside the window is not painted, not even for a picture of the whole page.
+        page.set_viewport_size({"width": width, "height": 2800})
         page.wait_for_timeout(1500)
         name = f"page-{width}-{scheme}"
         page.screenshot(path=output / f"{name}.png", full_page=True)
