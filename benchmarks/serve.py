@@ -6,7 +6,6 @@ Usage: python benchmarks/serve.py FILE [--output docs/results/serve] [--repeat 3
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import subprocess
@@ -20,21 +19,14 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browser import ARGUMENTS, findings, overflow  # noqa: E402
-
-DROP = """([content, name]) => {
-  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
-  const data = new DataTransfer();
-  data.items.add(new File([bytes], name));
-  document.querySelector("#drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
-}"""
+from browser import ARGUMENTS, drop, findings, overflow  # noqa: E402
 
 
-def drop(page: Page, file: Path, run: int) -> float:
+def seconds_to_report(page: Page, file: Path, run: int) -> float:
     """Drop the file; return the seconds until the report is shown."""
-    content = base64.b64encode(file.read_bytes()).decode()
+    content = file.read_bytes()
     began = time.perf_counter()
-    page.evaluate(DROP, [content, file.name])
+    drop(page, content, file.name)
     page.wait_for_selector(f".run[data-run='{run}'][data-state=done] dd", timeout=60_000)
     page.frame_locator("#frame").locator("h1").wait_for(timeout=60_000)
     return time.perf_counter() - began
@@ -48,7 +40,7 @@ def pictures(browser: Browser, address: str, file: Path, output: Path) -> dict[s
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("body[data-started]")
-        drop(page, file, 1)
+        seconds_to_report(page, file, 1)
         page.select_option("#p-logg", "normal")
         page.fill("#p-logg-mean", "2.61")
         page.fill("#p-logg-sigma", "0.03")
@@ -105,7 +97,7 @@ def main() -> None:
                 fresh = browser.new_context().new_page()
                 fresh.goto(address)
                 fresh.wait_for_selector("body[data-started]")
-                seconds.append(drop(fresh, chosen.file, 1))
+                seconds.append(seconds_to_report(fresh, chosen.file, 1))
                 fresh.context.close()
             found = {} if chosen.no_pictures else pictures(browser, address, chosen.file, chosen.output)
             browser.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,14 @@ ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
+_DROP = """([content, name]) => {
+  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name));
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    document.querySelector("#drop").dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
+  }
+}"""
 # Set, a missing browser fails instead of skipping.
 REQUIRE = "MAURY_REQUIRE_BROWSER"
 
@@ -61,6 +70,11 @@ def findings(page: Page) -> list[str]:
         if v["impact"] in ("serious", "critical")
         for node in v["nodes"]
     ]
+
+
+def drop(page: Page, content: bytes, name: str) -> None:
+    """Drop a file on the page of ``maury serve``."""
+    page.evaluate(_DROP, [base64.b64encode(content).decode(), name])
 
 
 def overflow(page: Page) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from browser import browser  # noqa: F401
+from maury import cli
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, LogUniform, Uniform, label
 from maury.libraries.emulator import Emulator
@@ -19,6 +21,22 @@ from maury.spectra.synthetic import nominal_visit_grid
 
 TRUTH = {"teff": 4800.0, "logg": 2.6, "m_h": -0.1, "alpha_m": 0.05, "v_rad": 37.0, "v_sini": 8.0}
 SNR = 100.0
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line; return its exit status, what it printed and what it said."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["maury", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

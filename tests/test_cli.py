@@ -8,7 +8,6 @@ import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 
-from maury import cli
 from maury.demo import TRUTH, write_demo
 from maury.models import load_model
 from maury.spectra import read_spectrum
@@ -22,18 +21,6 @@ def demo_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "apVisit-demo.fits"
     write_demo(path, load_model())
     return path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["maury", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 def test_json_of_a_good_file_holds_the_truth(run, demo_file):

@@ -67,7 +67,8 @@ def test_a_chip_out_of_step_is_a_wrong_frame(spectrum, posterior, model):
     wrong = infer(shifted(spectrum, [1], 8.0), model)
     assert "wrong_frame" in wrong.flag_bad
     theta = torch.from_numpy(posterior.draws[np.argmax(posterior.log_likelihood)])
-    velocity, error = chip_velocities(posterior.target, theta)
+    fit = posterior.target.likelihood.fit(theta)
+    velocity, error = chip_velocities(posterior.target, theta, fit)
     assert (np.abs(velocity) < 4 * error).all()
     assert error.max() < 1
 

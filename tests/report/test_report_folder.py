@@ -21,18 +21,6 @@ def folder(posterior, tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["maury", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
-
-
 def test_a_page_a_star_and_an_index(run, folder):
     code, out, error = run("report", folder)
     assert code == 0

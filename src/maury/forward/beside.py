@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,13 +20,15 @@ Pair = tuple[Target[Any], Tensor]
 def log_likelihoods(pairs: Sequence[Pair]) -> list[Tensor]:
     """Log likelihoods ``(n_i,)`` of posteriors and their points ``u (n_i, n_labels)``."""
     found: list[list[Tensor]] = [[] for _ in pairs]
-    for likelihood, numbers, labels, owner in _by_model(pairs):
-        for rows, members in _pieces(owner, likelihood.chunk):
-            flux = likelihood.model(labels[rows, :-1])
+    for group in _by_model(pairs):
+        for rows, members in _pieces(group.owner, group.likelihoods[0].chunk):
+            labels = group.labels[rows]
+            flux = group.likelihoods[0].model(labels[:, :-1])
             for member, piece in members:
-                i = numbers[member]
-                own, all_labels = _whole(pairs[i][0]), labels[rows][piece]
-                found[i].append(own.log_prob(all_labels, own.see(flux[piece])))
+                likelihood = group.likelihoods[member]
+                found[group.numbers[member]].append(
+                    likelihood.log_prob(labels[piece], likelihood.see(flux[piece]))
+                )
     return [
         torch.cat(parts) if parts else t.log_likelihood(u) for parts, (t, u) in zip(found, pairs, strict=True)
     ]
@@ -35,44 +38,57 @@ def log_likelihoods(pairs: Sequence[Pair]) -> list[Tensor]:
 def newtons(pairs: Sequence[Pair]) -> list[tuple[Tensor, Tensor]]:
     """`Target.newton` of posteriors at their points ``u (n_i, n_labels)``."""
     found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in pairs]
-    for likelihood, numbers, labels, owner in _by_model(pairs):
-        done = [0] * len(pairs)
-        for rows, members in _pieces(owner, likelihood.chunk):
-            flux, slopes = likelihood.model.jacobian(labels[rows, :-1])
+    for group in _by_model(pairs):
+        u = torch.cat([pairs[i][1] for i in group.numbers])
+        for rows, members in _pieces(group.owner, group.likelihoods[0].chunk):
+            flux, slopes = group.likelihoods[0].model.jacobian(group.labels[rows, :-1])
             for member, piece in members:
-                i = numbers[member]
-                target, n = pairs[i][0], piece.stop - piece.start
-                u = pairs[i][1][done[i] : done[i] + n]
-                done[i] += n
+                i = group.numbers[member]
+                target, own = pairs[i][0], u[rows][piece]
                 curvature = target.likelihood.curvature(
-                    target.labels.from_normal(u), (flux[piece], slopes[piece])
+                    target.labels.from_normal(own), (flux[piece], slopes[piece])
                 )
-                found[i].append(target.newton_from(u, curvature))
+                found[i].append(target.newton_from(own, curvature))
     return [
         (torch.cat([g for g, _ in parts]), torch.cat([p for _, p in parts])) if parts else target.newton(u)
         for parts, (target, u) in zip(found, pairs, strict=True)
     ]
 
 
-def _whole(target: Target[Any]) -> Likelihood:
-    likelihood = target.likelihood
-    return likelihood.likelihood if isinstance(likelihood, Held) else likelihood
+@dataclass(frozen=True)
+class _Group:
+    """Posteriors of one forward model.
 
-
-def _by_model(pairs: Sequence[Pair]) -> Iterator[tuple[Likelihood, list[int], Tensor, list[int]]]:
-    """Group posteriors of one forward model: one of their likelihoods, their numbers, all labels, and each row's place among the numbers.
-
-    Posteriors of several spectra at once have no one model, and are left out.
+    Attributes
+    ----------
+    numbers
+        Their places among all.
+    likelihoods
+        Of all labels, one a posterior.
+    labels
+        All labels of all rows, shape ``(n, n_all)``.
+    owner
+        Place of each row's posterior in the group.
     """
-    groups: dict[int, list[int]] = {}
+
+    numbers: list[int]
+    likelihoods: list[Likelihood]
+    labels: Tensor
+    owner: list[int]
+
+
+def _by_model(pairs: Sequence[Pair]) -> Iterator[_Group]:
+    """Group posteriors by their forward model; those of several spectra at once have no one model, and are left out."""
+    groups: dict[int, list[tuple[int, Likelihood, Tensor]]] = {}
     for i, (target, u) in enumerate(pairs):
         if isinstance(target.likelihood, Likelihood | Held) and len(u):
-            groups.setdefault(id(_whole(target).model), []).append(i)
-    for numbers in groups.values():
-        first = _whole(pairs[numbers[0]][0])
-        labels = torch.cat([whole(t, t.labels.from_normal(u))[1] for t, u in (pairs[i] for i in numbers)])
-        owner = [k for k, i in enumerate(numbers) for _ in range(len(pairs[i][1]))]
-        yield first, numbers, labels.to(first.flux.device), owner
+            likelihood, rows = whole(target, target.labels.from_normal(u))
+            groups.setdefault(id(likelihood.model), []).append((i, likelihood, rows))
+    for members in groups.values():
+        likelihoods = [likelihood for _, likelihood, _ in members]
+        labels = torch.cat([rows for _, _, rows in members]).to(likelihoods[0].flux.device)
+        owner = [k for k, (_, _, rows) in enumerate(members) for _ in range(len(rows))]
+        yield _Group([i for i, _, _ in members], likelihoods, labels, owner)
 
 
 def _pieces(owner: list[int], chunk: int) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:

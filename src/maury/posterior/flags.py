@@ -191,7 +191,7 @@ def faults(
     """
     found = ["no_star"] * (log_evidence < featureless(target, theta) + _BETTER)
     found += ["emission"] * is_emission_dominated(fit)
-    wrong = chips_disagree(target, theta, spectrum)
+    wrong = chips_disagree(target, theta, fit)
     if not wrong and isinstance(preparation, Preparation):
         wrong = is_far_away(preparation, *network_input)
     return found + ["wrong_frame"] * wrong
@@ -217,9 +217,9 @@ def is_emission_dominated(fit: Fit) -> bool:
     return float(fit.residual[line].sum()) > absorbed
 
 
-def chips_disagree(target: Target[Single], theta: torch.Tensor, spectrum: Spectrum) -> bool:
+def chips_disagree(target: Target[Single], theta: torch.Tensor, fit: Fit) -> bool:
     """Tell whether the chips' own velocities differ by more than 5 errors and 2 km/s."""
-    velocity, error = chip_velocities(target, theta)
+    velocity, error = chip_velocities(target, theta, fit)
     if len(velocity) < 2:
         return False
     mean = np.average(velocity, weights=error**-2)
@@ -228,10 +228,9 @@ def chips_disagree(target: Target[Single], theta: torch.Tensor, spectrum: Spectr
 
 
 @torch.no_grad()
-def chip_velocities(target: Target[Single], theta: torch.Tensor) -> tuple[Array, Array]:
+def chip_velocities(target: Target[Single], theta: torch.Tensor, fit: Fit) -> tuple[Array, Array]:
     """Velocity of each chip relative to the whole spectrum's, by one Gauss-Newton step, and its error, km/s."""
     likelihood, full = whole(target, theta)
-    fit = likelihood.fit(full)
     step = 0.5
     ends = full.repeat(2, 1)
     ends[:, -3] += torch.tensor([-step, step], dtype=torch.float64)

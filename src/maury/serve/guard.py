@@ -5,12 +5,41 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from maury.serve.settings import Refused
+
+T = TypeVar("T", bound="Owned")
+
+
+class Owned(Protocol):
+    """What belongs to a session."""
+
+    @property
+    def owner(self) -> str:
+        """The session's id."""
+
+
+def owned(kept: Mapping[str, T], owner: str, key: str, what: str) -> T:
+    """Return what a session keeps under a key.
+
+    Raises
+    ------
+    Refused
+        If there is none of that id, or it is another session's.
+    """
+    found = kept.get(key)
+    if found is None or not secrets.compare_digest(found.owner, owner):
+        raise Refused(f"no such {what}: it has been deleted, or was never here", 404)
+    return found
+
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

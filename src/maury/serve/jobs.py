@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from maury.errors import MauryError
 from maury.labels import Prior
+from maury.serve.guard import owned
 from maury.serve.settings import Refused, Settings
 from maury.serve.uploads import Upload
 from maury.serve.wanted import Wanted
@@ -144,10 +145,7 @@ class Jobs:
         Refused
             If there is none of that id, or it is another session's.
         """
-        run = self._runs.get(key)
-        if run is None or not secrets.compare_digest(run.owner, owner):
-            raise Refused("no such run: it has been deleted, or was never here", 404)
-        return run
+        return owned(self._runs, owner, key, "run")
 
     def _of(self, owner: str, upload: str) -> list[Run]:
         return [run for run in self._runs.values() if run.owner == owner and run.upload.id == upload]

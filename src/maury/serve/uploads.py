@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from maury.errors import MauryError, SpectrumError
+from maury.serve.guard import owned
 from maury.serve.settings import Refused, Settings
 from maury.spectra.registry import read_spectra, read_spectrum
 from maury.spectra.spectrum import Spectrum
@@ -245,10 +246,7 @@ class Uploads:
         Refused
             If there is none of that id, or it is another session's.
         """
-        upload = self._kept.get(key)
-        if upload is None or not secrets.compare_digest(upload.owner, owner):
-            raise Refused("no such file: it has been deleted, or was never here", 404)
-        return upload
+        return owned(self._kept, owner, key, "file")
 
     def of(self, owner: str) -> list[Upload]:
         """Return a session's files, the oldest first."""
