@@ -49,6 +49,8 @@ class Likelihood:
     coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
     residuals is added (`maury.posterior.residuals`).
 
+    With ``error_known`` the derivatives take e for known: what labels change of it is left out, as of weights in iterated least squares.
+
     Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
     results go to the CPU. Build with `of`.
     """
@@ -65,6 +67,7 @@ class Likelihood:
     chip: NDArray[np.int64]
     learned: Tensor | None = None
     correlation: Correlation | None = None
+    error_known: bool = False
 
     @classmethod
     def of(
@@ -239,6 +242,16 @@ class Likelihood:
         decay = self.correlation.decay(self.wavelength, self.chip)
         return Correlated(total, self.correlation.deviation, decay)
 
+    def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rms error of the emulator ``(n,)``, and its slopes by the emulator's labels, ``(n, n_emulated)``."""
+        x = labels[:, :-3].detach().requires_grad_()
+        slopes = torch.zeros_like(x)
+        with torch.enable_grad():
+            error = self.model.emulator.error(x).double()
+            if error.requires_grad and not self.error_known:
+                (slopes,) = torch.autograd.grad(error.sum(), x)
+        return error.detach(), slopes
+
     def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
         """Variance of single pixels, the correlated part left out."""
         error = self.model.emulator.error(labels[:, :-3]).double()[:, None] * self.error_shape
@@ -295,13 +308,23 @@ class Likelihood:
         for (chip, basis), (factor, right, _) in zip(self.bases, chips, strict=True):
             cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : right.shape[1]]
             fisher = fisher - cross @ torch.cholesky_solve(cross.mT, factor)
-        by_jitter = 2 * jitter * m.square()
+        gradient = torch.cat(
+            [by_labels + (slopes @ solved[..., None])[..., 0], torch.zeros_like(jitter)], dim=1
+        )
         full = torch.zeros(len(labels), labels.shape[1], labels.shape[1]).to(m)
         full[:, :-1, :-1] = fisher
-        full[:, -1, -1] = 0.5 * (by_jitter * diagonal).square().sum(1)
-        gradient_jitter = 0.5 * (by_jitter * (solved.square() - diagonal)).sum(1, keepdim=True)
-        by_labels = by_labels + (slopes @ solved[..., None])[..., 0]
-        gradient = torch.cat([by_labels, gradient_jitter], dim=1)
+        # Jitter, and the emulator's error through its labels, change the variance by the pixel: each label by ``column * row``.
+        error, steps = self._error(labels)
+        columns = torch.zeros(len(labels), 2, labels.shape[1]).to(m)
+        columns[:, 0, -1] = 1.0
+        columns[:, 1, : steps.shape[1]] = steps
+        by_pixel = torch.stack(
+            [2 * jitter * m.square(), 2 * error[:, None] * self.error_shape.square()], dim=1
+        )
+        weighted = by_pixel * diagonal[:, None]
+        full += 0.5 * columns.mT @ (weighted @ weighted.mT) @ columns
+        gain = 0.5 * (by_pixel @ (solved.square() - diagonal)[..., None])
+        gradient += (columns.mT @ gain)[..., 0]
         return Curvature(gradient.cpu(), full.cpu())
 
     @torch.no_grad()

@@ -96,18 +96,17 @@ class GaussianProcess(nn.Module):
         """Variance of what is not smooth, in units of the process's own; never so small that the covariance cannot be inverted."""
         return torch.exp(self.log_nugget.double()) + 1e-6
 
-    @torch.no_grad()
     def spread(self, x: Tensor) -> Tensor:
         """Predictive standard deviation in units of the process's own, float64, shape ``(n,)``."""
         if self._inverse is None or self._inverse.device != x.device:
-            self._inverse = torch.linalg.inv(self.covariance()).to(x.device)
+            with torch.no_grad():
+                self._inverse = torch.linalg.inv(self.covariance()).to(x.device)
         x = x.double()
         phi, nodes = quadratics(x), self.nodes.double()
         cross = self.kernel(x) + self.TREND * phi @ quadratics(nodes).T
         prior = 1 + self.TREND * phi.square().sum(1)
         return (prior - ((cross @ self._inverse) * cross).sum(1)).clamp_min(1e-12).sqrt()
 
-    @torch.no_grad()
     def error(self, x: Tensor) -> Tensor:
         """Return the expected rms error of the flux, shape ``(n,)``: the spread, scaled as the leave-one-out residuals nearby ask for."""
         level = self.error_weights[-1] + self.kernel(x.to(self.nodes)) @ self.error_weights[:-1]

@@ -6,6 +6,7 @@ and carries what it misses.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,8 +57,9 @@ class ScoreFeaturizer(nn.Module):
         empty = Likelihood.on(
             problem.forward, grid, good, lsf, problem.degree, emulator_error=problem.emulator_error
         )
-        # Outside the module's own state: its weights are the emulator's, and saved there.
-        self._fixed: dict[str, Any] = {"problem": problem, "likelihood": empty}
+        # Outside the module's own state: its weights are the emulator's, and saved there. Without jitter there is nothing to tell the
+        # emulator's error from other noise: it is taken for known.
+        self._fixed: dict[str, Any] = {"problem": problem, "likelihood": replace(empty, error_known=True)}
 
     def forward(self, flux: Tensor, ivar: Tensor) -> Context:
         """Context of spectra ``(n, n_pixels)`` on the instrument's grid."""

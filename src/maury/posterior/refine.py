@@ -59,9 +59,40 @@ def climb(
 
     A climb ends when its next full step expects to gain less than ``tolerance`` nats.
     """
-    u = starts.clamp(-_U_START, _U_START).clone()
+    u, value, precision, evaluations = yield from _ascend(
+        target, starts.clamp(-_U_START, _U_START), steps, tolerance
+    )
+    factor = torch.linalg.cholesky(torch.linalg.inv(precision))
+    return _distinct(u, value, factor, precision, evaluations)
+
+
+def climb_beside(
+    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 4, tolerance: float = 0.1
+) -> Steps[Modes]:
+    """Climb from each start ``(k, d)`` with the last label held where it is; return all ends.
+
+    Their factors are of the other labels' covariance there, and 1 for the last.
+    """
+    u, value, precision, evaluations = yield from _ascend(target, starts, steps, tolerance, held=True)
+    return Modes(u, value, torch.linalg.cholesky(torch.linalg.inv(precision)), evaluations)
+
+
+def _ascend(
+    target: Target[LogLikelihood], starts: Tensor, steps: int, tolerance: float, held: bool = False
+) -> Steps[tuple[Tensor, Tensor, Tensor, int]]:
+    """Take Levenberg-Marquardt steps, the last label ``held`` or not; return places, log posterior, precision, and evaluations."""
+
+    def newton(u: Tensor) -> Steps[tuple[Tensor, Tensor]]:
+        gradient, precision = yield Newton(target, u)
+        if held:
+            gradient[:, -1] = 0.0
+            precision[:, -1] = precision[:, :, -1] = 0.0
+            precision[:, -1, -1] = 1.0
+        return gradient, precision
+
+    u = starts.clone()
     value = (yield LogLikelihoods(target, u)) + target.log_prior(u)
-    gradient, precision = yield Newton(target, u)
+    gradient, precision = yield from newton(u)
     damping = torch.full((len(u),), 1e-3, dtype=torch.float64)
     evaluations = 2 * len(u)
     for _ in range(steps):
@@ -83,12 +114,11 @@ def climb(
             1e-8, 1e8
         )
         if len(won):
-            gradient[won], precision[won] = yield Newton(target, u[won])
+            gradient[won], precision[won] = yield from newton(u[won])
         evaluations += len(active) + len(won)
         # A climb that no damping helps has arrived as far as rounding allows.
         gradient[damping > 1e6] = 0
-    factor = torch.linalg.cholesky(torch.linalg.inv(precision))
-    return _distinct(u, value, factor, precision, evaluations)
+    return u, value, precision, evaluations
 
 
 def _distinct(u: Tensor, value: Tensor, factor: Tensor, precision: Tensor, evaluations: int) -> Modes:

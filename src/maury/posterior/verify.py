@@ -9,23 +9,29 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from maury.forward.held import Held
 from maury.forward.target import LogLikelihood, Single, Target
 from maury.labels import LabelSet
 from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
 from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, StudentT, average
-from maury.posterior.refine import Modes, climb, spread_out
+from maury.posterior.refine import Modes, climb, climb_beside, spread_out
 from maury.posterior.residuals import Noise, Residuals, fit_residuals, hang_together
-from maury.posterior.together import Densities, Draws, LogLikelihoods, Steps
+from maury.posterior.together import Densities, Draws, LogLikelihoods, Newton, Steps
 
 KHAT_LIMIT = 0.7
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
-_FLOW_SHARE = 0.06
+_FLOW_SHARE = 0.12
+# Weights are even where a proposal is somewhat wider than the posterior, with heavier tails; and an uneven tail is mostly not seen at
+# all: what few draws miss, they do not weigh.
+_INFLATED, _DOF = 1.1, 5
 _MODE_FLOOR = 0.02
 # A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
 # prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
-_WIDE_SHARE = 0.06
+_WIDE_SHARE = 0.1
 _WIDE = 2.5
+# Jitters, in u, at which the posterior's ridge is followed: steps of this size from the best one's, so many down and up.
+_STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, 3.0
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
 _RANKED = 64
 _STARTS = 4
@@ -126,25 +132,53 @@ def _correlate(
     return target, modes, residuals, spent
 
 
-def _proposal(modes: Modes, flow: Flow, labels: LabelSet) -> Mixture:
-    """Student-t distributions about the modes, and a share of the flow."""
+def _along_jitter(target: Target[Single], modes: Modes) -> Steps[tuple[Modes, Tensor]]:
+    """Follow the posterior from its best mode to other jitters; and find the modes' factors with the emulator's error taken for known.
+
+    A jitter below the noise is hardly told from none, nor from the emulator's error, which the other labels choose: the posterior is a
+    curved ridge that no ellipsoid about its mode covers.
+    """
+    u, factor = modes.u[0], modes.factor[0]
+    covariance = factor @ factor.T
+    jitter = u[-1] + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
+    jitter = jitter[jitter > -_LOWEST]
+    moved = (jitter - u[-1])[:, None] * covariance[-1] / covariance[-1, -1]
+    starts = u + moved.clamp(-1, 1)
+    starts[:, -1] = jitter
+    along = yield from climb_beside(target, starts)
+    along.factor[:, -1, -1] = _STEP
+    outer = target.likelihood
+    whole = outer.likelihood if isinstance(outer, Held) else outer
+    known = replace(whole, error_known=True)
+    plain = replace(target, likelihood=replace(outer, likelihood=known) if isinstance(outer, Held) else known)
+    _, precision = yield Newton(plain, modes.u)
+    broad = torch.linalg.cholesky(torch.linalg.inv(precision))
+    return replace(along, evaluations=along.evaluations + len(modes.u)), broad
+
+
+def _proposal(modes: Modes, along: Modes | None, broad: Tensor, flow: Flow, labels: LabelSet) -> Mixture:
+    """Student-t distributions about the modes and along the ridge of jitters, wide ones, and a share of the flow."""
     mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
-    mass = (1 - _FLOW_SHARE) * mass / mass.sum()
+    mass /= mass.sum()
     of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
-    parts = [StudentT(u, factor) for u, factor in zip(modes.u, modes.factor, strict=True)]
-    if labels.names[-1] != "jitter":
-        return Mixture(parts, torch.cat([mass, of_flow]), FlowAndJitter(flow, None))
-    wide = modes.factor.clone()
+    parts = _about(modes.u, modes.factor)
+    if along is None:
+        return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * mass, of_flow]), FlowAndJitter(flow, None))
+    wide = broad.clone()
     wide[:, -1] *= _WIDE
-    free = modes.factor.clone()
+    free = broad.clone()
     free[:, -1] = torch.eye(len(labels)).to(free)[-1]
     anywhere = modes.u.clone()
     anywhere[:, -1] = 0.0
-    parts += [StudentT(u, factor) for u, factor in zip(modes.u, wide, strict=True)]
-    parts += [StudentT(u, factor) for u, factor in zip(anywhere, free, strict=True)]
-    weights = torch.cat([(1 - 2 * _WIDE_SHARE) * mass, _WIDE_SHARE * mass, _WIDE_SHARE * mass, of_flow])
+    parts += [*_about(along.u, along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
+    ridge = torch.softmax(torch.cat([modes.log_mass, along.log_mass]), 0)
+    shares = torch.cat([(1 - 2 * _WIDE_SHARE) * ridge, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
     jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
-    return Mixture(parts, weights, FlowAndJitter(flow, jitter))
+    return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * shares, of_flow]), FlowAndJitter(flow, jitter))
+
+
+def _about(u: Tensor, factor: Tensor) -> list[StudentT]:
+    return [StudentT(place, _INFLATED * f, _DOF) for place, f in zip(u, factor, strict=True)]
 
 
 def _adapted(
@@ -272,7 +306,11 @@ def verify(
         target, modes, residuals, spent = yield from _correlate(target, modes, noise)
         evaluations += spent
 
-    proposal = _proposal(modes, flow, labels)
+    along, broad = None, modes.factor
+    if labels.names[-1] == "jitter":
+        along, broad = yield from _along_jitter(target, modes)
+        evaluations += along.evaluations
+    proposal = _proposal(modes, along, broad, flow, labels)
     weighed = yield from weigh(target, proposal, draws, generator, partial(progress, "weigh"))
     weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
     evaluations += len(weighted.u)
