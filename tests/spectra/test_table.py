@@ -152,6 +152,20 @@ def test_bad_tables_are_told(tmp_path, change, meta, message):
         read_table(path)
 
 
+def test_nested_metadata_are_not_unfolded(tmp_path):
+    """Nine lists of ten references each: 1 kB, of which a text would have gigabytes."""
+    made = table()
+    del made.meta["id"]
+    path = write(made, tmp_path / "a.ecsv")
+    bomb = ["#   a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"#   a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    text = path.read_text()
+    assert "# meta: !!omap\n" in text
+    bomb = [line.replace("#   ", "# - ") for line in [*bomb, "#   id: *a9"]]
+    path.write_text(text.replace("# meta: !!omap\n", "# meta: !!omap\n" + "\n".join(bomb) + "\n"))
+    assert read_table(path).id == "a"
+
+
 def test_files_that_are_no_tables(tmp_path):
     (tmp_path / "a.ecsv").write_text("# %ECSV 1.0\n# ---\n# datatype: [\n1 2\n")
     with pytest.raises(SpectrumError, match="cannot be read as a table"):

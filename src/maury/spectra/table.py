@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def from_table(
 ) -> Spectrum:
     """Turn an astropy table, one row a pixel, into a spectrum; see `read_table`."""
     usual = {} if instrument is None else {"frame": instrument.frame}
-    meta = usual | {str(key).lower(): value for key, value in dict(table.meta or {}).items()}
+    meta = usual | _plain(table.meta)
     columns = {str(name).lower(): table[name] for name in table.colnames}
     found = {
         kind: next((name for name in names if name in columns), None)
@@ -208,7 +208,7 @@ def from_specutils(spectrum: Any, *, medium: str | None = None) -> Spectrum:
         If it has no uncertainty or the medium is not stated.
     """
     where = "specutils Spectrum"
-    meta = {str(key).lower(): value for key, value in dict(spectrum.meta or {}).items()}
+    meta = _plain(spectrum.meta)
     axis = spectrum.spectral_axis
     wavelength, bad = _angstrom(np.asarray(axis.value, np.float64), axis.unit, where)
     medium = medium or next((str(meta[key]) for key in _MEDIUM if key in meta), None)
@@ -331,6 +331,16 @@ def _spectrum(
         path=path,
         meta={"flux_unit": meta["flux_unit"]} if meta.get("flux_unit") else {},
     )
+
+
+def _plain(meta: Mapping[Any, Any] | None) -> dict[str, Any]:
+    """Metadata by names in lower case, without lists and the like: by references a file of 1 kB can nest some that print as gigabytes."""
+    nested = (Mapping, Sequence, Set)
+    return {
+        key.lower(): value
+        for key, value in (meta or {}).items()
+        if isinstance(key, str) and (isinstance(value, str) or not isinstance(value, nested))
+    }
 
 
 def _number(meta: Mapping[str, Any], key: str, where: str) -> float | None:
