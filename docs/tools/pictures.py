@@ -188,7 +188,7 @@ def continuum(posterior: Posterior) -> None:
 
 def ranks() -> None:
     """Draw ranks and coverage of the calibration on file, and what wrong posteriors would look like."""
-    table = Table.read(DOCS / "results" / "calibration" / "calibration.ecsv")
+    table = Table.read(DOCS / "results" / "calibration" / "kurucz-apogee" / "calibration.ecsv")
     good = np.asarray(table["rank_teff"])
     # The same posteriors as if all errors were 40 % too small, or all medians half a sigma too high: exact for Gaussians.
     z = stats.norm.ppf(np.clip(good, 1e-4, 1 - 1e-4))
@@ -204,7 +204,7 @@ def ranks() -> None:
     for axis, below, (name, (values, colour)) in zip(top, bottom, cases.items(), strict=True):
         axis.axhspan(low, high, color="0.88")
         axis.hist(values, bins=10, range=(0, 1), color=colour, alpha=0.85)
-        axis.set(title=name, xlabel="rank of the true teff", ylim=(0, 140))
+        axis.set(title=name, xlabel="rank of the true teff", ylim=(0, 0.28 * len(good)))
         found = coverage(central_credibility(values))
         below.fill_between(found.level, found.level - found.band, found.level + found.band, color="0.88")
         below.plot([0, 1], [0, 1], color="0.4", lw=0.8)
