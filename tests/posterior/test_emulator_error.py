@@ -14,7 +14,8 @@ from maury.forward.target import Target
 from maury.labels import LabelSet
 from maury.models import Model, load_model
 from maury.posterior.infer import infer
-from maury.posterior.refine import climb_beside, find_modes
+from maury.posterior.propose import along_jitter
+from maury.posterior.refine import Modes, climb_beside, find_modes
 from maury.posterior.together import alone
 from maury.spectra.spectrum import Spectrum
 
@@ -81,6 +82,23 @@ def test_climbing_beside_keeps_the_last_label(
     assert (found.log_prob >= target.log_prob(starts) - 1e-6).all()
     assert (found.log_prob <= mode.log_prob[0] + 0.1).all()
     assert torch.equal(found.factor[:, -1, -1], torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("jitter", [0.03, 0.000501])
+def test_other_jitters_are_found_wherever_the_best_is(
+    target: Target[Likelihood], star: tuple[Spectrum, Tensor], jitter: float
+) -> None:
+    theta = star[1].clone()
+    theta[-1] = jitter
+    u = target.labels.to_normal(theta)[None]
+    modes = Modes(u, target.log_prob(u), 0.1 * torch.eye(u.shape[1], dtype=torch.float64)[None], 0)
+    along, broad = alone(along_jitter(target, modes))
+    assert len(along.u) >= 2
+    assert along.u.isfinite().all()
+    assert torch.equal(along.factor[:, -1, -1], torch.full((len(along.u),), 0.5, dtype=torch.float64))
+    # Taken for known, the emulator's error tells nothing of the labels: they are less certain.
+    _, precision = target.newton(u)
+    assert broad[0].diagonal().log().sum() > -0.5 * torch.linalg.slogdet(precision[0])[1]
 
 
 def test_evidence_of_few_draws_is_that_of_many(model: Model, star: tuple[Spectrum, Tensor]) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from maury.forward.likelihood import Curvature, Fit, Likelihood
+from maury.forward.fit import Fit
+from maury.forward.likelihood import Curvature, Likelihood
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maury.forward.fit import Fit
 from maury.forward.held import Held
-from maury.forward.likelihood import Curvature, Fit, Likelihood
+from maury.forward.likelihood import Curvature, Likelihood
 
 
 @dataclass(frozen=True)

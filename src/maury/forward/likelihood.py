@@ -13,6 +13,7 @@ from torch import Tensor
 from maury.constants import C_KMS
 from maury.errors import InferenceError
 from maury.forward.continuum import chip_basis, fit_continuum
+from maury.forward.fit import Fit
 from maury.forward.model import ForwardModel
 from maury.forward.noise import Correlated, Correlation, Covariance, Independent, innovations
 from maury.forward.sampling import Banded
@@ -402,37 +403,3 @@ def _at(values: Tensor, model: ForwardModel, wavelength: Array) -> Tensor:
     grid = model.emulator.grid
     nearest = np.round((np.log10(wavelength) - grid.start) / grid.step).astype(np.int64)
     return values[torch.from_numpy(np.clip(nearest, 0, grid.n_pixels - 1)).to(values.device)]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A model spectrum beside the data, on the used pixels.
-
-    Attributes
-    ----------
-    pixels
-        Their place on the spectrum's grid, shape ``(n,)``.
-    flux, continuum, residual, sigma
-        In the units of the spectrum, shape ``(n,)``; sigma is the error of single pixels: noise, jitter, emulator and library.
-    whitened
-        Residuals in units of their error, shape ``(n,)``; where they are correlated, what each shows beyond those before it. N(0, 1) and
-        independent if the noise model is right.
-    foretold
-        What correlation let expect of each residual, in the units of the spectrum, shape ``(n,)``; 0 of independent pixels.
-    rchi2
-        Mean squared residual over the file's own variance.
-    """
-
-    pixels: NDArray[np.int64]
-    flux: Array
-    continuum: Array
-    residual: Array
-    sigma: Array
-    whitened: Array
-    foretold: Array
-    rchi2: float
-
-    @property
-    def rchi2_jitter(self) -> float:
-        """Mean squared whitened residual: near 1 where the noise model holds."""
-        return float(np.mean(self.whitened**2))

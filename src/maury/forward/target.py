@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -85,3 +85,10 @@ def whole(target: Target[Single], theta: Tensor) -> tuple[Likelihood, Tensor]:
     if isinstance(target.likelihood, Held):
         return target.likelihood.likelihood, target.likelihood.complete(theta)
     return target.likelihood, theta
+
+
+def put_back(target: Target[Single], likelihood: Likelihood) -> Target[Single]:
+    """Return the posterior with another likelihood of all labels, as `whole` took it out; what is held stays held."""
+    outer = target.likelihood
+    single = replace(outer, likelihood=likelihood) if isinstance(outer, Held) else likelihood
+    return Target(single, target.labels)

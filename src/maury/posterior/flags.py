@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from maury.constants import C_KMS
-from maury.forward.likelihood import DEGREE, Fit, usable_pixels
+from maury.forward.fit import Fit
+from maury.forward.likelihood import DEGREE, usable_pixels
 from maury.forward.target import Single, Target, whole
 from maury.labels import LabelSet
 from maury.models import Model

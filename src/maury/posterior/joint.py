@@ -21,8 +21,8 @@ from torch import Tensor
 from maury.constants import C_KMS
 from maury.errors import InferenceError
 from maury.forward.doppler import add_velocities
+from maury.forward.fit import Fit
 from maury.forward.joint import Joint, Part
-from maury.forward.likelihood import Fit
 from maury.forward.target import Target
 from maury.labels import Label, LabelSet, Prior, Uniform, label
 from maury.models import DEFAULT, Model, load_model

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from maury.constants import C_KMS
-from maury.forward.likelihood import Fit
+from maury.forward.fit import Fit
 from maury.spectra.spectrum import PixelGrid
 
 Array = NDArray[np.float64]

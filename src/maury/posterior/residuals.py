@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.forward.noise import Correlation
-from maury.forward.target import Single, Target, whole
+from maury.forward.target import Single, Target, put_back, whole
 from maury.posterior.predictive import ljung_box
 
 Noise = Literal["auto", "independent", "correlated"]
@@ -129,8 +128,6 @@ def fit_residuals(
     found = Residuals(correlation, gain, used, evaluations)
     if not used:
         return target, found, u
-    outer = target.likelihood
-    new = replace(outer, likelihood=likelihood) if isinstance(outer, Held) else likelihood
     moved = u.clone()
     moved[-1] = prior.to_normal(torch.tensor([math.exp(point[0])], dtype=torch.float64))[0]
-    return Target(new, target.labels), found, moved
+    return put_back(target, likelihood), found, moved

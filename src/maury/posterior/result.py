@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from maury.errors import InferenceError
 from maury.files import writing
 from maury.forward.doppler import add_velocities
-from maury.forward.likelihood import Fit
+from maury.forward.fit import Fit
 from maury.forward.target import Single, Target
 from maury.labels import LabelSet
 from maury.spectra.spectrum import Spectrum

@@ -24,7 +24,7 @@ import xarray as xr
 
 from maury.errors import InferenceError, MauryError
 from maury.files import first_line, sha256
-from maury.forward.likelihood import Fit
+from maury.forward.fit import Fit
 from maury.labels import LabelSet
 from maury.spectra.spectrum import PixelGrid, Spectrum
 

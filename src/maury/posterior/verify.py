@@ -9,29 +9,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from maury.forward.held import Held
 from maury.forward.target import LogLikelihood, Single, Target
 from maury.labels import LabelSet
 from maury.posterior.importance import Weighted
 from maury.posterior.nested import nested_sampling
-from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, StudentT, average
-from maury.posterior.refine import Modes, climb, climb_beside, spread_out
+from maury.posterior.proposal import Flow, Mixture, average
+from maury.posterior.propose import about_modes, adapted, along_jitter
+from maury.posterior.refine import Modes, climb, spread_out
 from maury.posterior.residuals import Noise, Residuals, fit_residuals, hang_together
-from maury.posterior.together import Densities, Draws, LogLikelihoods, Newton, Steps
+from maury.posterior.together import Densities, Draws, LogLikelihoods, Steps
 
 KHAT_LIMIT = 0.7
-# Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
-_FLOW_SHARE = 0.12
-# Weights are even where a proposal is somewhat wider than the posterior, with heavier tails; and an uneven tail is mostly not seen at
-# all: what few draws miss, they do not weigh.
-_INFLATED, _DOF = 1.1, 5
-_MODE_FLOOR = 0.02
-# A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
-# prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
-_WIDE_SHARE = 0.1
-_WIDE = 2.5
-# Jitters, in u, at which the posterior's ridge is followed: steps of this size from the best one's, so many down and up.
-_STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, 3.0
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
 _RANKED = 64
 _STARTS = 4
@@ -41,8 +29,6 @@ _FEWEST = 256
 _PILOT = 0.3
 _GOOD = 0.65
 _ROUNDS = 8
-# Kernels that follow a posterior of another shape than a Student-t's.
-_KERNELS = 40
 _ENOUGH = 0.3
 
 
@@ -132,79 +118,6 @@ def _correlate(
     return target, modes, residuals, spent
 
 
-def _along_jitter(target: Target[Single], modes: Modes) -> Steps[tuple[Modes, Tensor]]:
-    """Follow the posterior from its best mode to other jitters; and find the modes' factors with the emulator's error taken for known.
-
-    A jitter below the noise is hardly told from none, nor from the emulator's error, which the other labels choose: the posterior is a
-    curved ridge that no ellipsoid about its mode covers.
-    """
-    u, factor = modes.u[0], modes.factor[0]
-    covariance = factor @ factor.T
-    jitter = u[-1] + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
-    jitter = jitter[jitter > -_LOWEST]
-    moved = (jitter - u[-1])[:, None] * covariance[-1] / covariance[-1, -1]
-    starts = u + moved.clamp(-1, 1)
-    starts[:, -1] = jitter
-    along = yield from climb_beside(target, starts)
-    along.factor[:, -1, -1] = _STEP
-    outer = target.likelihood
-    whole = outer.likelihood if isinstance(outer, Held) else outer
-    known = replace(whole, error_known=True)
-    plain = replace(target, likelihood=replace(outer, likelihood=known) if isinstance(outer, Held) else known)
-    _, precision = yield Newton(plain, modes.u)
-    broad = torch.linalg.cholesky(torch.linalg.inv(precision))
-    return replace(along, evaluations=along.evaluations + len(modes.u)), broad
-
-
-def _proposal(modes: Modes, along: Modes | None, broad: Tensor, flow: Flow, labels: LabelSet) -> Mixture:
-    """Student-t distributions about the modes and along the ridge of jitters, wide ones, and a share of the flow."""
-    mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
-    mass /= mass.sum()
-    of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
-    parts = _about(modes.u, modes.factor)
-    if along is None:
-        return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * mass, of_flow]), FlowAndJitter(flow, None))
-    wide = broad.clone()
-    wide[:, -1] *= _WIDE
-    free = broad.clone()
-    free[:, -1] = torch.eye(len(labels)).to(free)[-1]
-    anywhere = modes.u.clone()
-    anywhere[:, -1] = 0.0
-    parts += [*_about(along.u, along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
-    ridge = torch.softmax(torch.cat([modes.log_mass, along.log_mass]), 0)
-    shares = torch.cat([(1 - 2 * _WIDE_SHARE) * ridge, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
-    jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
-    return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * shares, of_flow]), FlowAndJitter(flow, jitter))
-
-
-def _about(u: Tensor, factor: Tensor) -> list[StudentT]:
-    return [StudentT(place, _INFLATED * f, _DOF) for place, f in zip(u, factor, strict=True)]
-
-
-def _adapted(
-    draws: Weighted, log_weights: Tensor, previous: Mixture, generator: torch.Generator, closely: bool
-) -> Mixture:
-    """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it.
-
-    ``closely``: most of that half goes to narrower ones about some of the draws, a kernel estimate that follows any shape.
-    """
-    w = log_weights.exp()
-    mean = w @ draws.u
-    offset = draws.u - mean
-    covariance = (w[:, None] * offset).T @ offset
-    # Few effective draws underestimate a covariance; the Student-t and this floor keep the proposal wider than the target.
-    covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
-    factor = torch.linalg.cholesky(1.2 * covariance)
-    if not closely:
-        return previous.beside([StudentT(mean, factor)], 0.5)
-    # The bandwidth that suits a normal density of as many draws as these are worth (Silverman 1986, eq. 4.14).
-    d, ess = len(mean), 1 / float(w.square().sum())
-    bandwidth = (4 / ((d + 2) * max(ess, 2 * d))) ** (1 / (d + 4))
-    centres = draws.u[torch.multinomial(w, _KERNELS, replacement=True, generator=generator)]
-    kernels = [StudentT(centre, bandwidth * factor) for centre in centres]
-    return previous.beside([StudentT(mean, factor)], 0.1).beside(kernels, 0.5)
-
-
 @dataclass(frozen=True)
 class Weighed:
     """Weighted draws, their smoothed and normalised log weights ``(n,)``, and the shape of the raw ones' tail."""
@@ -253,7 +166,7 @@ def weigh(
         if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
             break
         if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
-            proposal = _adapted(weighted, log_weights, proposal, generator, closely=len(u) >= draws)
+            proposal = adapted(weighted, log_weights, proposal, generator, closely=len(u) >= draws)
     return Weighed(weighted, log_weights, khat)
 
 
@@ -308,9 +221,9 @@ def verify(
 
     along, broad = None, modes.factor
     if labels.names[-1] == "jitter":
-        along, broad = yield from _along_jitter(target, modes)
+        along, broad = yield from along_jitter(target, modes)
         evaluations += along.evaluations
-    proposal = _proposal(modes, along, broad, flow, labels)
+    proposal = about_modes(modes, along, broad, flow, labels)
     weighed = yield from weigh(target, proposal, draws, generator, partial(progress, "weigh"))
     weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
     evaluations += len(weighted.u)

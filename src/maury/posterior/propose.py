@@ -1,0 +1,100 @@
+"""Proposals that cover a posterior: about its modes, along its ridge in jitter, the flow, and what weighted draws have shown of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from maury.forward.target import Single, Target, put_back, whole
+from maury.labels import LabelSet
+from maury.posterior.importance import Weighted
+from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, StudentT
+from maury.posterior.refine import Modes, climb_beside
+from maury.posterior.together import Newton, Steps
+
+# Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
+_FLOW_SHARE = 0.12
+# Weights are even where a proposal is somewhat wider than the posterior, with heavier tails; and an uneven tail is mostly not seen at
+# all: what few draws miss, they do not weigh.
+_INFLATED, _DOF = 1.1, 5
+_MODE_FLOOR = 0.02
+# A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
+# prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
+_WIDE_SHARE = 0.1
+_WIDE = 2.5
+# Jitters, in u, at which the posterior's ridge is followed: steps of this size from the best one's, so many down and up.
+_STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, 3.0
+# Kernels that follow a posterior of another shape than a Student-t's.
+_KERNELS = 40
+
+
+def along_jitter(target: Target[Single], modes: Modes) -> Steps[tuple[Modes, Tensor]]:
+    """Follow the posterior from its best mode to other jitters; and find the modes' factors with the emulator's error taken for known.
+
+    A jitter below the noise is hardly told from none, nor from the emulator's error, which the other labels choose: the posterior is a
+    curved ridge that no ellipsoid about its mode covers.
+    """
+    u, factor = modes.u[0], modes.factor[0]
+    covariance = factor @ factor.T
+    jitter = u[-1] + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
+    jitter = jitter[(jitter > -_LOWEST) | (jitter > u[-1])]
+    moved = (jitter - u[-1])[:, None] * covariance[-1] / covariance[-1, -1]
+    starts = u + moved.clamp(-1, 1)
+    starts[:, -1] = jitter
+    along = yield from climb_beside(target, starts)
+    along.factor[:, -1, -1] = _STEP
+    likelihood, _ = whole(target, u)
+    _, precision = yield Newton(put_back(target, replace(likelihood, error_known=True)), modes.u)
+    broad = torch.linalg.cholesky(torch.linalg.inv(precision))
+    return replace(along, evaluations=along.evaluations + len(modes.u)), broad
+
+
+def about_modes(modes: Modes, along: Modes | None, broad: Tensor, flow: Flow, labels: LabelSet) -> Mixture:
+    """Student-t distributions about the modes and along the ridge of jitters, wide ones, and a share of the flow."""
+    mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
+    mass /= mass.sum()
+    of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
+    parts = _about(modes.u, modes.factor)
+    if along is None:
+        return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * mass, of_flow]), FlowAndJitter(flow, None))
+    wide = broad.clone()
+    wide[:, -1] *= _WIDE
+    free = broad.clone()
+    free[:, -1] = torch.eye(len(labels)).to(free)[-1]
+    anywhere = modes.u.clone()
+    anywhere[:, -1] = 0.0
+    parts += [*_about(along.u, along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
+    ridge = torch.softmax(torch.cat([modes.log_mass, along.log_mass]), 0)
+    shares = torch.cat([(1 - 2 * _WIDE_SHARE) * ridge, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
+    jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
+    return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * shares, of_flow]), FlowAndJitter(flow, jitter))
+
+
+def _about(u: Tensor, factor: Tensor) -> list[StudentT]:
+    return [StudentT(place, _INFLATED * f, _DOF) for place, f in zip(u, factor, strict=True)]
+
+
+def adapted(
+    draws: Weighted, log_weights: Tensor, previous: Mixture, generator: torch.Generator, closely: bool
+) -> Mixture:
+    """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it.
+
+    ``closely``: most of that half goes to narrower ones about some of the draws, a kernel estimate that follows any shape.
+    """
+    w = log_weights.exp()
+    mean = w @ draws.u
+    offset = draws.u - mean
+    covariance = (w[:, None] * offset).T @ offset
+    # Few effective draws underestimate a covariance; the Student-t and this floor keep the proposal wider than the target.
+    covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
+    factor = torch.linalg.cholesky(1.2 * covariance)
+    if not closely:
+        return previous.beside([StudentT(mean, factor)], 0.5)
+    # The bandwidth that suits a normal density of as many draws as these are worth (Silverman 1986, eq. 4.14).
+    d, ess = len(mean), 1 / float(w.square().sum())
+    bandwidth = (4 / ((d + 2) * max(ess, 2 * d))) ** (1 / (d + 4))
+    centres = draws.u[torch.multinomial(w, _KERNELS, replacement=True, generator=generator)]
+    kernels = [StudentT(centre, bandwidth * factor) for centre in centres]
+    return previous.beside([StudentT(mean, factor)], 0.1).beside(kernels, 0.5)
