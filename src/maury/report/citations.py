@@ -30,7 +30,7 @@ PSIS = Citation(
     "https://arxiv.org/abs/1507.02646",
 )
 NAUTILUS = Citation(
-    "nested sampling", "Lange 2023, nautilus, MNRAS 525, 3181", "https://doi.org/10.1093/mnras/stad2441"
+    "nested sampling", "Lange 2023, nautilus, MNRAS 525, 3181", "https://arxiv.org/abs/2306.16923"
 )
 ZUKO = Citation(
     "the flow's code",
