@@ -39,11 +39,12 @@ def test_one_that_cannot_be_inferred_does_not_stop_the_others(batch):
 @pytest.mark.parametrize(("i", "j", "seed"), [(0, 0, 1), (2, 3, 4)])
 def test_posteriors_are_those_of_single_spectra(model, spectra, batch, i, j, seed):
     one, other = infer(spectra[i], model, draws=200, seed=seed), batch[j]
-    # Batches round differently, and a climb may then end elsewhere within its tolerance: 200 draws tell no more than this.
-    assert one.log_evidence == pytest.approx(other.log_evidence, abs=0.15)
+    # Batches round differently, and a climb may then end elsewhere within its tolerance, so that other draws are taken: two sets that
+    # are worth a hundred each differ by 0.14 in log evidence, 0.18 sigma in a median and a tenth in a width (one standard deviation).
+    assert one.log_evidence == pytest.approx(other.log_evidence, abs=0.5)
     for name, entry in one.summary().items():
-        assert other.summary()[name]["p50"] == pytest.approx(entry["p50"], abs=0.2 * entry["std"])
-        assert other.summary()[name]["std"] == pytest.approx(entry["std"], rel=0.2)
+        assert other.summary()[name]["p50"] == pytest.approx(entry["p50"], abs=0.65 * entry["std"])
+        assert other.summary()[name]["std"] == pytest.approx(entry["std"], rel=0.4)
     assert np.all(np.abs(one.flow_draws - other.flow_draws) < 1e-3 * np.ptp(one.flow_draws, axis=0))
 
 
