@@ -245,11 +245,11 @@ class Likelihood:
 
     def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rms error of the emulator ``(n,)``, and its slopes by the emulator's labels, ``(n, n_emulated)``."""
-        x = labels[:, :-3].detach().requires_grad_()
+        x = labels[:, :-3].detach().requires_grad_(not self.error_known)
         slopes = torch.zeros_like(x)
         with torch.enable_grad():
             error = self.model.emulator.error(x).double()
-            if error.requires_grad and not self.error_known:
+            if error.requires_grad:
                 (slopes,) = torch.autograd.grad(error.sum(), x)
         return error.detach(), slopes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from maury.forward.target import Single, Target, put_back, whole
 from maury.labels import LabelSet
 from maury.posterior.importance import Weighted
 from maury.posterior.proposal import Flow, FlowAndJitter, Mixture, StudentT
-from maury.posterior.refine import Modes, climb_beside
+from maury.posterior.refine import Modes, climb_beside, laplace_factor
 from maury.posterior.together import Newton, Steps
 
 # Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
@@ -25,13 +25,32 @@ _MODE_FLOOR = 0.02
 _WIDE_SHARE = 0.1
 _WIDE = 2.5
 # Jitters, in u, at which the posterior's ridge is followed: steps of this size from the best one's, so many down and up.
-_STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, 3.0
+_STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, -3.0
 # Kernels that follow a posterior of another shape than a Student-t's.
 _KERNELS = 40
 
 
-def along_jitter(target: Target[Single], modes: Modes) -> Steps[tuple[Modes, Tensor]]:
-    """Follow the posterior from its best mode to other jitters; and find the modes' factors with the emulator's error taken for known.
+@dataclass(frozen=True)
+class Ridge:
+    """Where a posterior with jitter lies beside its modes.
+
+    Attributes
+    ----------
+    along
+        The most likely labels at jitters other than the best mode's; their factors have the breadth in jitter that each stands for.
+    broad
+        Factors of the modes with the emulator's error taken for known, shape ``(k, d, d)``.
+    evaluations
+        Likelihood evaluations spent.
+    """
+
+    along: Modes
+    broad: Tensor
+    evaluations: int
+
+
+def along_jitter(target: Target[Single], modes: Modes) -> Steps[Ridge]:
+    """Follow the posterior from its best mode to other jitters.
 
     A jitter below the noise is hardly told from none, nor from the emulator's error, which the other labels choose: the posterior is a
     curved ridge that no ellipsoid about its mode covers.
@@ -39,7 +58,7 @@ def along_jitter(target: Target[Single], modes: Modes) -> Steps[tuple[Modes, Ten
     u, factor = modes.u[0], modes.factor[0]
     covariance = factor @ factor.T
     jitter = u[-1] + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
-    jitter = jitter[(jitter > -_LOWEST) | (jitter > u[-1])]
+    jitter = jitter[(jitter > _LOWEST) | (jitter > u[-1])]
     moved = (jitter - u[-1])[:, None] * covariance[-1] / covariance[-1, -1]
     starts = u + moved.clamp(-1, 1)
     starts[:, -1] = jitter
@@ -47,27 +66,26 @@ def along_jitter(target: Target[Single], modes: Modes) -> Steps[tuple[Modes, Ten
     along.factor[:, -1, -1] = _STEP
     likelihood, _ = whole(target, u)
     _, precision = yield Newton(put_back(target, replace(likelihood, error_known=True)), modes.u)
-    broad = torch.linalg.cholesky(torch.linalg.inv(precision))
-    return replace(along, evaluations=along.evaluations + len(modes.u)), broad
+    return Ridge(along, laplace_factor(precision), along.evaluations + len(modes.u))
 
 
-def about_modes(modes: Modes, along: Modes | None, broad: Tensor, flow: Flow, labels: LabelSet) -> Mixture:
-    """Student-t distributions about the modes and along the ridge of jitters, wide ones, and a share of the flow."""
+def about_modes(modes: Modes, ridge: Ridge | None, flow: Flow, labels: LabelSet) -> Mixture:
+    """Student-t distributions about the modes and a share of the flow; of labels with jitter also along the ridge, and wide ones."""
     mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
     mass /= mass.sum()
     of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
     parts = _about(modes.u, modes.factor)
-    if along is None:
+    if ridge is None:
         return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * mass, of_flow]), FlowAndJitter(flow, None))
-    wide = broad.clone()
+    wide = ridge.broad.clone()
     wide[:, -1] *= _WIDE
-    free = broad.clone()
+    free = ridge.broad.clone()
     free[:, -1] = torch.eye(len(labels)).to(free)[-1]
     anywhere = modes.u.clone()
     anywhere[:, -1] = 0.0
-    parts += [*_about(along.u, along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
-    ridge = torch.softmax(torch.cat([modes.log_mass, along.log_mass]), 0)
-    shares = torch.cat([(1 - 2 * _WIDE_SHARE) * ridge, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
+    parts += [*_about(ridge.along.u, ridge.along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
+    narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
+    shares = torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
     jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
     return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * shares, of_flow]), FlowAndJitter(flow, jitter))
 

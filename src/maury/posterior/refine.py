@@ -59,11 +59,8 @@ def climb(
 
     A climb ends when its next full step expects to gain less than ``tolerance`` nats.
     """
-    u, value, precision, evaluations = yield from _ascend(
-        target, starts.clamp(-_U_START, _U_START), steps, tolerance
-    )
-    factor = torch.linalg.cholesky(torch.linalg.inv(precision))
-    return _distinct(u, value, factor, precision, evaluations)
+    ends, precision = yield from _ascend(target, starts.clamp(-_U_START, _U_START), steps, tolerance)
+    return _distinct(ends, precision)
 
 
 def climb_beside(
@@ -73,14 +70,19 @@ def climb_beside(
 
     Their factors are of the other labels' covariance there, and 1 for the last.
     """
-    u, value, precision, evaluations = yield from _ascend(target, starts, steps, tolerance, held=True)
-    return Modes(u, value, torch.linalg.cholesky(torch.linalg.inv(precision)), evaluations)
+    ends, _ = yield from _ascend(target, starts, steps, tolerance, held=True)
+    return ends
+
+
+def laplace_factor(precision: Tensor) -> Tensor:
+    """Cholesky factors of the covariances ``(k, d, d)`` that go with precisions."""
+    return torch.linalg.cholesky(torch.linalg.inv(precision))
 
 
 def _ascend(
     target: Target[LogLikelihood], starts: Tensor, steps: int, tolerance: float, held: bool = False
-) -> Steps[tuple[Tensor, Tensor, Tensor, int]]:
-    """Take Levenberg-Marquardt steps, the last label ``held`` or not; return places, log posterior, precision, and evaluations."""
+) -> Steps[tuple[Modes, Tensor]]:
+    """Take Levenberg-Marquardt steps, the last label ``held`` or not; return all ends, and the precisions there ``(k, d, d)``."""
 
     def newton(u: Tensor) -> Steps[tuple[Tensor, Tensor]]:
         gradient, precision = yield Newton(target, u)
@@ -118,15 +120,16 @@ def _ascend(
         evaluations += len(active) + len(won)
         # A climb that no damping helps has arrived as far as rounding allows.
         gradient[damping > 1e6] = 0
-    return u, value, precision, evaluations
+    return Modes(u, value, laplace_factor(precision), evaluations), precision
 
 
-def _distinct(u: Tensor, value: Tensor, factor: Tensor, precision: Tensor, evaluations: int) -> Modes:
+def _distinct(ends: Modes, precision: Tensor) -> Modes:
+    """Drop what is within 2 sigma of a better end, or 20 nats below the best."""
     keep: list[int] = []
-    for i in value.argsort(descending=True).tolist():
-        if value[i] < value.max() - 20:
+    for i in ends.log_prob.argsort(descending=True).tolist():
+        if ends.log_prob[i] < ends.log_prob.max() - 20:
             break
-        offset = u[keep] - u[i]
+        offset = ends.u[keep] - ends.u[i]
         if all(float(d @ precision[j] @ d) > 4 for d, j in zip(offset, keep, strict=True)):
             keep.append(i)
-    return Modes(u[keep], value[keep], factor[keep], evaluations)
+    return Modes(ends.u[keep], ends.log_prob[keep], ends.factor[keep], ends.evaluations)

@@ -219,11 +219,11 @@ def verify(
         target, modes, residuals, spent = yield from _correlate(target, modes, noise)
         evaluations += spent
 
-    along, broad = None, modes.factor
+    ridge = None
     if labels.names[-1] == "jitter":
-        along, broad = yield from along_jitter(target, modes)
-        evaluations += along.evaluations
-    proposal = about_modes(modes, along, broad, flow, labels)
+        ridge = yield from along_jitter(target, modes)
+        evaluations += ridge.evaluations
+    proposal = about_modes(modes, ridge, flow, labels)
     weighed = yield from weigh(target, proposal, draws, generator, partial(progress, "weigh"))
     weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
     evaluations += len(weighted.u)
