@@ -69,14 +69,12 @@ def test_a_run_goes_on_where_it_was_stopped(model, tmp_path, monkeypatch):
     settings = {"draws": 200, "pixels": "apstar", "seed": 3}
     first = list(calibrate(model, 3, store=store, **settings))
     with store.open("a") as file:
-        file.write('{"first": 4, "outc')
+        file.write('{"key": [4, 6], "resu')
     computed = []
     batch = calibration._batch
-    monkeypatch.setattr(
-        calibration, "_batch", lambda m, start, **k: computed.append(start) or batch(m, start, **k)
-    )
+    monkeypatch.setattr(calibration, "_batch", lambda m, key, **k: computed.append(key) or batch(m, key, **k))
     again = list(calibrate(model, 4, store=store, **settings))
-    assert computed == [2]
+    assert computed == [[2, 4]]
     for a, b in zip(first, again, strict=False):
         for (key, x), y in zip(asdict(a).items(), asdict(b).values(), strict=True):
             if isinstance(x, str):

@@ -52,7 +52,7 @@ def test_command_line(monkeypatch, tmp_path):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["reference"] == "emcee"
     assert json.loads((tmp_path / "exact.json").read_text())["emcee"]["spectra"] == 1
-    assert len((tmp_path / "exact.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "exact.jsonl").read_text().splitlines()) == 1 + 1
 
 
 @pytest.mark.slow

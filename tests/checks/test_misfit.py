@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from maury.checks.gap import FAULTS, NONE, Result, run
+from maury.checks.gap import FAULTS, NONE, Result, spoil
 from maury.checks.misfit import detection, labels_under, needed, write
 from maury.cli import app
 from maury.errors import ModelError
@@ -55,7 +55,9 @@ def test_labels_are_judged_by_noise_model():
 
 def test_a_run_is_written(tmp_path):
     model = load_model()
-    results = list(run(model, [(NONE, 0.0), (FAULTS["sky"], 0.1)], 1, draws=200))
+    faults, store = [(NONE, 0.0), (FAULTS["sky"], 0.1)], tmp_path / "results.jsonl"
+    results = list(spoil(model, faults, 1, draws=200, store=store))
+    assert list(spoil(model, faults, 1, draws=200, store=store)) == results
     assert [(r.fault, r.noise) for r in results] == [
         ("none", "independent"), ("none", "auto"), ("sky", "independent"), ("sky", "auto"),
     ]  # fmt: skip
@@ -67,11 +69,11 @@ def test_a_run_is_written(tmp_path):
         "impostors": {"flat": ["no_star"]},
         "meaning": {"sky": FAULTS["sky"].meaning},
     }
-    write(tmp_path, figures, results)
+    write(tmp_path, figures)
     assert {p.name for p in tmp_path.iterdir()} == {
         "misfit.html", "misfit.json", "results.jsonl", "detection.png", "coverage.png",
     }  # fmt: skip
-    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1 + 2
     assert json.loads((tmp_path / "misfit.json").read_text())["false_alarm"] == 0.01
 
 

@@ -101,8 +101,7 @@ def test_libraries_that_disagree_are_told(posterior):
 
 
 def faulty(model, name, strength, seed=3):
-    bed = Bed(model, (150.0, 151.0))
-    return next(bed.spectra(FAULTS[name], strength, 1, torch.Generator().manual_seed(seed)))
+    return Bed(model, (150.0, 151.0)).spectrum(FAULTS[name], strength, 0, seed)
 
 
 def test_fringes_are_taken_into_the_errors(model):

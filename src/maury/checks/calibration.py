@@ -5,13 +5,11 @@ Talts et al. 2018, arXiv:1804.06788; for weighted draws the rank is the posterio
 
 from __future__ import annotations
 
-import json
 import math
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.checks.coverage import highest_density_credibility, tarp_credibility
-from maury.errors import ConfigError
-from maury.files import writing
+from maury.checks.runs import Key, run
 from maury.forward.held import Held
 from maury.forward.likelihood import Likelihood
 from maury.labels import LabelSet
@@ -166,6 +163,15 @@ def simulated_spectra(
             )
 
 
+def simulated_spectrum(
+    model: Model, number: int, pixels: str, seed: int, observing: Observing | None = None
+) -> tuple[Spectrum, Tensor, float]:
+    """Return the spectrum of this number, counted from 0, of `simulated_spectra`."""
+    start = number // _BATCH * _BATCH
+    found = simulated_spectra(model, number + 1, pixels, seed, observing, start)
+    return next(islice(found, number - start, None))
+
+
 def calibrate(
     model: Model,
     number: int,
@@ -200,19 +206,11 @@ def calibrate(
         If ``pixels`` is none of these, or ``store`` is of other settings.
     """
     pixels = pixels_named(pixels)
+    task = partial(_batch, draws=draws, pixels=pixels, seed=seed, observing=observing)
+    keys = [[first, min(first + _BATCH, number)] for first in range(0, number, _BATCH)]
     settings = {"model": model.name, "draws": draws, "pixels": pixels, "seed": seed}
-    done = _read_store(store, settings) if store else {}
-    task = partial(_batch, number=number, draws=draws, pixels=pixels, seed=seed, observing=observing)
-    starts = [first for first in range(0, number, _BATCH) if first not in done]
-    fresh = _in_processes(model, task, starts, jobs) if jobs > 1 else (task(model, first) for first in starts)
-    for first in range(0, number, _BATCH):
-        outcomes = done.get(first)
-        if outcomes is None:
-            outcomes = next(fresh)
-            if store:
-                with store.open("a") as file:
-                    file.write(json.dumps({"first": first, "outcomes": [_plain(o) for o in outcomes]}) + "\n")
-        yield from outcomes[: number - first]
+    for outcomes in run(model, task, keys, jobs=jobs, store=store, settings=settings):
+        yield from map(_outcome, outcomes)
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
@@ -224,68 +222,13 @@ def _outcome(plain: dict[str, Any]) -> Outcome:
     return Outcome(**values)
 
 
-def _read_store(store: Path, settings: dict[str, Any]) -> dict[int, list[Outcome]]:
-    """Read batches of outcomes by the number of their first; begin the file if there is none."""
-    if not store.exists():
-        with writing(store) as temporary:
-            temporary.write_text(json.dumps(settings) + "\n")
-        return {}
-    done: dict[int, list[Outcome]] = {}
-    whole, _, cut = store.read_text().rpartition("\n")
-    if cut:
-        # Killed while it was written: that batch is done again.
-        store.write_text(whole + "\n")
-    head, *lines = whole.splitlines()
-    stored = json.loads(head)
-    if stored | {"pixels": pixels_named(stored["pixels"])} != settings:
-        raise ConfigError(f"{store}: holds outcomes of other settings ({head}); choose another --output")
-    for line in lines:
-        entry = json.loads(line)
-        outcomes = [_outcome(plain) for plain in entry["outcomes"]]
-        # The last batch of a shorter run lacks spectra that a longer one asks for.
-        if len(outcomes) == _BATCH:
-            done[entry["first"]] = outcomes
-    return done
-
-
-_model: Model | None = None
-
-
-def _take_model(model: Model, threads: int) -> None:
-    global _model
-    torch.set_num_threads(threads)
-    _model = model
-
-
-def _with_model(first: int, task: Callable[[Model, int], list[Outcome]]) -> list[Outcome]:
-    assert _model is not None
-    return task(_model, first)
-
-
-def _in_processes(
-    model: Model, task: Callable[[Model, int], list[Outcome]], starts: list[int], jobs: int
-) -> Iterator[list[Outcome]]:
-    threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_take_model, initargs=(model, threads)
-    ) as pool:
-        yield from pool.map(partial(_with_model, task=task), starts)
-
-
 def _batch(
-    model: Model,
-    start: int,
-    *,
-    number: int,
-    draws: int,
-    pixels: str,
-    seed: int,
-    observing: Observing | None,
-) -> list[Outcome]:
-    """Infer and judge a batch of spectra."""
+    model: Model, key: Key, *, draws: int, pixels: str, seed: int, observing: Observing | None
+) -> list[dict[str, Any]]:
+    """Infer and judge the spectra from the first to the second number of ``key``."""
     labels = model.problem.inferred
     found = []
-    stop = min(start + _BATCH, number)
+    start, stop = key
     spectra = list(simulated_spectra(model, stop, pixels, seed, observing, start))
     seeds = [seed + i for i in range(start, stop)]
     posteriors = infer_batch([spectrum for spectrum, *_ in spectra], model, draws=draws, seeds=seeds)
@@ -294,7 +237,7 @@ def _batch(
             raise posterior
         generator = torch.Generator().manual_seed((seed + 1) * _SEEDS + i)
         reference = torch.randn(len(labels), generator=generator, dtype=torch.float64)
-        found.append(_judge(model, posterior, theta, snr, reference))
+        found.append(_plain(_judge(model, posterior, theta, snr, reference)))
     return found
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maury.checks.calibration import REAL_MASKS, simulated_spectra
+from maury.checks.calibration import REAL_MASKS, simulated_spectrum
 from maury.checks.comparison import c2st, jensen_shannon
+from maury.checks.runs import Key, run
 from maury.errors import InferenceError
 from maury.forward.target import Target
 from maury.labels import LabelSet
@@ -36,6 +39,8 @@ class Comparison:
 
     Attributes
     ----------
+    spectrum
+        Its number among those of the seed.
     reference
         ``"nested"``, ``"emcee"`` or ``"nuts"``.
     snr, khat, method
@@ -56,6 +61,7 @@ class Comparison:
         Whether the reference's own stop rule was met.
     """
 
+    spectrum: int
     reference: str
     snr: float
     khat: float
@@ -83,11 +89,13 @@ class _Sample:
     converged: bool
 
 
-def _reference(kind: Reference, target: Target, start: torch.Tensor, seed: int) -> _Sample:
+def _reference(
+    kind: Reference, target: Target, start: torch.Tensor, seed: int, live: int, ess: float
+) -> _Sample:
     labels = target.labels
     if kind == "nested":
         generator = torch.Generator().manual_seed(seed)
-        nested = nested_sampling(target, generator, live=2000, ess=10_000)
+        nested = nested_sampling(target, generator, live=live, ess=ess)
         rows = torch.multinomial(
             nested.log_weights.exp(), 2 * _COMPARED, replacement=True, generator=generator
         )
@@ -137,7 +145,11 @@ def compare(
     references: Sequence[Reference] = ("nested",),
     snr: tuple[float, float] = (10.0, 300.0),
     draws: int = 10_000,
+    live: int = 2000,
+    ess: float = 10_000,
     seed: int = 0,
+    jobs: int = 1,
+    store: Path | None = None,
 ) -> Iterator[Comparison]:
     """Infer spectra simulated from the prior on the instrument's native pixels, and compare each with references.
 
@@ -153,38 +165,61 @@ def compare(
         Range of the S/N, log-uniform.
     draws
         Importance draws of the verified posterior that is compared; its cost is told of the usual 1,000.
+    live, ess
+        Live points of nested sampling, and the effective sample size asked of it.
     seed
         Of everything.
+    jobs
+        Processes.
+    store
+        A file that comparisons are added to, and from which an interrupted run goes on.
+
+    Raises
+    ------
+    ConfigError
+        If ``store`` is of other settings.
     """
-    observing = Observing(snr=snr, masked=REAL_MASKS)
-    for i, (spectrum, _, ratio) in enumerate(simulated_spectra(model, number, "native", seed, observing)):
-        usual = infer(spectrum, model, seed=seed + i)
-        posterior = infer(spectrum, model, draws=draws, seed=seed + i)
-        if posterior.target is None:
-            raise InferenceError("the posterior lost its likelihood")
-        start = posterior.labels.to_normal(torch.from_numpy(posterior.resample(500)))
-        for kind in references:
-            began = time.perf_counter()
-            sample = _reference(kind, posterior.target, start, seed + i)
-            seconds = time.perf_counter() - began
-            divergence, shift, width = _by_label(posterior, sample, posterior.labels)
-            yield Comparison(
-                reference=kind,
-                snr=ratio,
-                khat=posterior.khat,
-                method=posterior.method,
-                c2st=c2st(_distinct(posterior, i), sample.draws[:_COMPARED]),
-                jensen_shannon=divergence,
-                shift=shift,
-                width=width,
-                evidence_difference=posterior.log_evidence - sample.log_evidence,
-                evidence_error=_evidence_error(posterior),
-                evaluations=usual.evaluations,
-                seconds=usual.seconds,
-                reference_evaluations=sample.evaluations,
-                reference_seconds=seconds,
-                converged=sample.converged,
-            )
+    settings = {"draws": draws, "live": live, "ess": ess, "seed": seed, "snr": list(snr)}
+    task = partial(_compare, draws=draws, live=live, ess=ess, seed=seed, snr=snr)
+    keys = [[i, kind] for i in range(number) for kind in references]
+    for plain in run(model, task, keys, jobs=jobs, store=store, settings={"model": model.name} | settings):
+        yield Comparison(**plain)
+
+
+def _compare(
+    model: Model, key: Key, *, draws: int, live: int, ess: float, seed: int, snr: tuple[float, float]
+) -> dict[str, Any]:
+    """Compare the spectrum and the reference of ``key``."""
+    i, kind = key
+    spectrum, _, ratio = simulated_spectrum(model, i, "native", seed, Observing(snr=snr, masked=REAL_MASKS))
+    usual = infer(spectrum, model, seed=seed + i)
+    posterior = infer(spectrum, model, draws=draws, seed=seed + i)
+    if posterior.target is None:
+        raise InferenceError("the posterior lost its likelihood")
+    start = posterior.labels.to_normal(torch.from_numpy(posterior.resample(500)))
+    began = time.perf_counter()
+    sample = _reference(kind, posterior.target, start, seed + i, live, ess)
+    seconds = time.perf_counter() - began
+    divergence, shift, width = _by_label(posterior, sample, posterior.labels)
+    comparison = Comparison(
+        spectrum=i,
+        reference=kind,
+        snr=ratio,
+        khat=posterior.khat,
+        method=posterior.method,
+        c2st=c2st(_distinct(posterior, i), sample.draws[:_COMPARED]),
+        jensen_shannon=divergence,
+        shift=shift,
+        width=width,
+        evidence_difference=posterior.log_evidence - sample.log_evidence,
+        evidence_error=_evidence_error(posterior),
+        evaluations=usual.evaluations,
+        seconds=usual.seconds,
+        reference_evaluations=sample.evaluations,
+        reference_seconds=seconds,
+        converged=sample.converged,
+    )
+    return asdict(comparison)
 
 
 def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -211,8 +246,3 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             "converged": sum(c.converged for c in found),
         }
     return out
-
-
-def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Return plain values of each comparison, for a file of JSON lines."""
-    return [asdict(c) for c in comparisons]

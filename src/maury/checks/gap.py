@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from maury.checks.calibration import REAL_MASKS
+from maury.checks.runs import Key, run
 from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.forward.model import ForwardModel
@@ -30,6 +32,7 @@ from maury.spectra.linespread import FWHM
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulations import Observing, Simulator
 
+_SEEDS = 1_000_003
 _TELLURICS, _SKY_LINES = 80, 40
 # km/s: width of a telluric line, and of a sky line on the detector.
 _LINE_WIDTH = 6.0
@@ -92,20 +95,16 @@ class Bed:
                 labels[:, known.index(name)] = low + share * (high - low)
         return labels
 
-    def spectra(
-        self, fault: Fault, strength: float, n: int, generator: torch.Generator
-    ) -> Iterator[tuple[Spectrum, Tensor]]:
-        """Yield spectra with their labels ``(n_all,)``."""
-        labels = self.labels(n, fault, generator)
+    def spectrum(self, fault: Fault, strength: float, number: int, seed: int) -> tuple[Spectrum, Tensor]:
+        """Return a spectrum and its labels ``(n_all,)``: of a number and a seed always the same star, whatever the strength."""
+        generator = torch.Generator().manual_seed(seed * _SEEDS + number)
+        labels = self.labels(1, fault, generator)
         with torch.no_grad():
             clean = fault.apply(self, labels, strength, generator)
         seen = self.simulator.add_noise(labels, clean, generator)
-        for i in range(n):
-            flux, ivar = seen.flux[i].double().numpy(), seen.ivar[i].double().numpy()
-            yield (
-                Spectrum(self.grid, flux, ivar, id=f"{fault.name}-{strength:g}-{i}", lsf=self.lsf),
-                labels[i],
-            )
+        flux, ivar = seen.flux[0].double().numpy(), seen.ivar[0].double().numpy()
+        name = f"{fault.name}-{strength:g}-{number}"
+        return Spectrum(self.grid, flux, ivar, id=name, lsf=self.lsf), labels[0]
 
     def lines(self, number: int, n: int, generator: torch.Generator) -> Tensor:
         """Profiles of lines at random wavelengths and strengths up to 1, the same places for all ``n``; ``(n, n_pixels)``."""
@@ -282,7 +281,7 @@ class Result:
         )
 
 
-def run(
+def spoil(
     model: Model,
     faults: Sequence[tuple[Fault, float]],
     number: int,
@@ -291,16 +290,55 @@ def run(
     draws: int = 1000,
     seed: int = 0,
     snr: tuple[float, float] = (30.0, 200.0),
+    jobs: int = 1,
+    store: Path | None = None,
 ) -> Iterator[Result]:
-    """Infer ``number`` spectra of each fault and strength, with each noise model."""
-    bed = Bed(model, snr)
-    names = model.problem.labels.names
-    for fault, strength in faults:
-        generator = torch.Generator().manual_seed(seed)
-        for i, (spectrum, truth) in enumerate(bed.spectra(fault, strength, number, generator)):
-            for noise in noises:
-                posterior = infer(spectrum, model, draws=draws, seed=seed + i, noise=noise)
-                yield Result.of(posterior, truth, names, fault=fault, strength=strength, noise=noise)
+    """Infer ``number`` spectra of each fault and strength, with each noise model.
+
+    Parameters
+    ----------
+    model
+        Of inference.
+    faults
+        Faults, each with a strength.
+    number
+        Spectra of each.
+    noises
+        Noise models.
+    draws, seed
+        Importance draws a round, and the seed of everything.
+    snr
+        Range of the S/N a pixel.
+    jobs
+        Processes.
+    store
+        A file that results are added to, and from which an interrupted run goes on.
+
+    Raises
+    ------
+    ConfigError
+        If ``store`` is of other settings, or a fault cannot be made for this model.
+    """
+    settings = {"model": model.name, "noises": list(noises), "draws": draws, "seed": seed, "snr": list(snr)}
+    keys = [[fault.name, strength, i] for fault, strength in faults for i in range(number)]
+    task = partial(_spoil, noises=noises, draws=draws, seed=seed, snr=snr)
+    for found in run(model, task, keys, jobs=jobs, store=store, settings=settings):
+        for plain in found:
+            yield Result(**(plain | {"flags": tuple(plain["flags"])}))
+
+
+def _spoil(
+    model: Model, key: Key, *, noises: Sequence[Noise], draws: int, seed: int, snr: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """Infer the spectrum of a fault, a strength and a number."""
+    name, strength, number = key
+    fault = NONE if name == NONE.name else FAULTS[name]
+    spectrum, truth = Bed(model, snr).spectrum(fault, strength, number, seed)
+    names, found = model.problem.labels.names, []
+    for noise in noises:
+        posterior = infer(spectrum, model, draws=draws, seed=seed + number, noise=noise)
+        found.append(asdict(Result.of(posterior, truth, names, fault=fault, strength=strength, noise=noise)))
+    return found
 
 
 Impostor = Literal["galaxy", "flat", "emission", "noise"]

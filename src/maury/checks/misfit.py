@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +154,10 @@ def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
     return figure
 
 
-def write(folder: Path, figures: dict[str, Any], results: Sequence[Result]) -> None:
-    """Write ``misfit.html``, ``misfit.json``, ``results.jsonl``, and the pictures as far as there is something to show."""
+def write(folder: Path, figures: dict[str, Any]) -> None:
+    """Write ``misfit.html``, ``misfit.json``, and the pictures as far as there is something to show."""
     with writing(folder / "misfit.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    with writing(folder / "results.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(asdict(r)) + "\n" for r in results))
     curves = folder / "detection.png" if set(figures["detection"]) - {NONE.name} else None
     if curves:
         save_figure(detection_figure(figures["detection"], figures["false_alarm"]), curves)

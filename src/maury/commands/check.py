@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,32 +77,41 @@ def check_exact(
         list[Reference] | None, typer.Option(help="nested, emcee or nuts; may be given more than once.")
     ] = None,
     snr: Annotated[str, typer.Option(help="Range of the S/N.")] = "10:300",
-    output: Annotated[Path | None, typer.Option(help="Folder for exact.json and exact.jsonl.")] = None,
+    live: Annotated[int, typer.Option(help="Live points of nested sampling.", min=50)] = 2000,
+    ess: Annotated[float, typer.Option(help="Effective draws asked of nested sampling.", min=100)] = 10_000,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for exact.json and exact.jsonl; an interrupted run goes on.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a comparison.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Compare verified posteriors with nested sampling, emcee or NUTS on the same likelihood.
 
     Example: maury check exact --number 10 --reference nested --reference emcee
     """
-    from maury.checks.exact import compare, rows, summary
+    from maury.checks.exact import compare, summary
     from maury.files import writing
     from maury.models import load_model
 
     kinds: list[Any] = [kind.value for kind in reference or [Reference.nested]]
+    store = None
+    if output:
+        make_folder(output)
+        store = output / "exact.jsonl"
+    everything = compare(
+        load_model(model), number, references=kinds, snr=read_range(snr, "--snr"), live=live, ess=ess,
+        seed=seed, jobs=jobs, store=store,
+    )  # fmt: skip
     found = []
-    everything = compare(load_model(model), number, references=kinds, snr=read_range(snr, "--snr"), seed=seed)
     for item in bar(everything, "comparing", number * len(kinds)):
         found.append(item)
         if as_json:
-            print_json(rows([item])[0])
+            print_json(asdict(item))
     figures = summary(found)
     if output:
-        make_folder(output)
         with writing(output / "exact.json") as temporary:
             temporary.write_text(json.dumps(finite(figures), indent=1) + "\n")
-        with writing(output / "exact.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(finite(row)) + "\n" for row in rows(found)))
     if not as_json:
         out.print_json(data=finite(figures))
 
@@ -120,14 +130,17 @@ def check_misfit(
         bool, typer.Option("--curves/--default-strengths", help="All strengths, or the common one alone.")
     ] = True,
     false_alarm: Annotated[float, typer.Option(help="Share of good spectra that may be flagged.")] = 0.01,
-    output: Annotated[Path | None, typer.Option(help="Folder for misfit.json and pictures.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for misfit.json and pictures; an interrupted run goes on.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Spoil simulated spectra in known ways; tell whether it is noticed, and what becomes of the labels.
 
     Example: maury check misfit --fault fringes --fault companion --number 10
     """
-    from maury.checks.gap import FAULTS, NONE, run
+    from maury.checks.gap import FAULTS, NONE, spoil
     from maury.checks.misfit import check_impostors, detection, labels_under, needed, write
     from maury.models import load_model
     from maury.names import meant
@@ -144,17 +157,15 @@ def check_misfit(
     loaded = load_model(model)
     chosen = [FAULTS[name] for name in fault or FAULTS]
     tried = [(f, s) for f in chosen for s in (f.strengths if curves else (f.default,))]
-    total = 2 * number * len(tried) + n_clean
-    results = []
-    for item in bar(
-        itertools.chain(
-            run(loaded, [(NONE, 0.0)], n_clean, noises=["auto"], seed=seed),
-            run(loaded, tried, number, seed=seed + 1),
-        ),
-        "inferring",
-        total,
-    ):
-        results.append(item)
+    clean_store = spoilt_store = None
+    if output:
+        make_folder(output)
+        clean_store, spoilt_store = output / "clean.jsonl", output / "results.jsonl"
+    everything = itertools.chain(
+        spoil(loaded, [(NONE, 0.0)], n_clean, noises=["auto"], seed=seed, jobs=jobs, store=clean_store),
+        spoil(loaded, tried, number, seed=seed + 1, jobs=jobs, store=spoilt_store),
+    )
+    results = list(bar(everything, "inferring", 2 * number * len(tried) + n_clean))
     robust = [r for r in results if r.noise == "auto"]
     figures = {
         "model": model,
@@ -165,6 +176,5 @@ def check_misfit(
         "meaning": {f.name: f.meaning for f in chosen},
     }
     if output:
-        make_folder(output)
-        write(output, figures, results)
+        write(output, figures)
     out.print_json(data=finite(figures))
