@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from maury.posterior.result import Posterior
 
 
+class Companion(StrEnum):
+    """Whether a second star is looked for."""
+
+    no = "no"
+    auto = "auto"
+    yes = "yes"
+
+
 class Device(StrEnum):
     """Where the forward model runs."""
 
@@ -56,6 +64,12 @@ def infer(
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     noise: NoiseOption = NoiseModel.auto,
+    companion: Annotated[
+        Companion,
+        typer.Option(
+            help="A second star in the spectrum: auto looks where one is not enough, and asks the evidence."
+        ),
+    ] = Companion.no,
     false_alarm: Annotated[
         float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
     ] = 0.01,
@@ -73,6 +87,8 @@ def infer(
     check_rate(false_alarm)
     if joint and model == AUTO:
         raise MauryError("--joint needs one --model: the visits of a star share their library")
+    if joint and companion != Companion.no:
+        raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint:
         _infer_joint(files, load_model(model, device.value), max(draws, 2000), noise, output, as_json, seed)
         return
@@ -83,8 +99,8 @@ def infer(
     names = dict(zip(files, _unique_stems(files), strict=True))
     with err.status("reading") as status:
         found = infer_files(
-            files, loaded, draws=draws, seed=seed, noise=noise.value, false_alarm=false_alarm,
-            progress=status.update,
+            files, loaded, draws=draws, seed=seed, noise=noise.value,
+            companion=companion.value, false_alarm=false_alarm, progress=status.update,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):

@@ -16,6 +16,7 @@ from maury.forward.continuum import chip_basis, fit_continuum
 from maury.forward.fit import Fit
 from maury.forward.model import ForwardModel
 from maury.forward.noise import Correlated, Correlation, Covariance, Independent, innovations
+from maury.forward.pair import Pair
 from maury.forward.sampling import Banded
 from maury.labels import LabelSet
 from maury.spectra.linespread import LineSpread
@@ -56,7 +57,7 @@ class Likelihood:
     results go to the CPU. Build with `of`.
     """
 
-    model: ForwardModel
+    model: ForwardModel | Pair
     sampler: Banded
     good: Tensor
     flux: Tensor
@@ -74,7 +75,7 @@ class Likelihood:
     def of(
         cls,
         spectrum: Spectrum,
-        model: ForwardModel,
+        model: ForwardModel | Pair,
         labels: LabelSet,
         degree: int | None = DEGREE,
         inside: NDArray[np.bool_] | None = None,
@@ -129,7 +130,7 @@ class Likelihood:
     @classmethod
     def on(
         cls,
-        model: ForwardModel,
+        model: ForwardModel | Pair,
         grid: PixelGrid,
         good: NDArray[np.bool_],
         lsf: LineSpread | None,
@@ -244,22 +245,23 @@ class Likelihood:
         return Correlated(total, self.correlation.deviation, decay)
 
     def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Rms error of the emulator ``(n,)``, and its slopes by the emulator's labels, ``(n, n_emulated)``."""
-        x = labels[:, :-3].detach().requires_grad_(not self.error_known)
+        """Rms error of the emulator ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
+        x = labels[:, :-1].detach().requires_grad_(not self.error_known)
         slopes = torch.zeros_like(x)
         with torch.enable_grad():
-            error = self.model.emulator.error(x).double()
+            error = self.model.error(x).double()
             if error.requires_grad:
                 (slopes,) = torch.autograd.grad(error.sum(), x)
         return error.detach(), slopes
 
     def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
         """Variance of single pixels, the correlated part left out."""
-        error = self.model.emulator.error(labels[:, :-3]).double()[:, None] * self.error_shape
+        error = self.model.error(labels[:, :-1]).double()[:, None] * self.error_shape
         total = variance + (labels[:, -1:] * m).square() + error.square()
         if self.learned is None:
             return total
-        at = self.wavelength * np.exp(-np.arctanh(labels[:, -3:-2].detach().cpu().numpy() / C_KMS))
+        v_rad = labels[:, self.model.label_names.index("v_rad"), None].detach().cpu().numpy()
+        at = self.wavelength * np.exp(-np.arctanh(v_rad / C_KMS))
         return total + _at(self.learned, self.model, at).to(total).square()
 
     def _log_prob(self, labels: Tensor, m: Tensor | None = None) -> Tensor:
@@ -318,7 +320,7 @@ class Likelihood:
         error, steps = self._error(labels)
         columns = torch.zeros(len(labels), 2, labels.shape[1]).to(m)
         columns[:, 0, -1] = 1.0
-        columns[:, 1, : steps.shape[1]] = steps
+        columns[:, 1, :-1] = steps
         by_pixel = torch.stack(
             [2 * jitter * m.square(), 2 * error[:, None] * self.error_shape.square()], dim=1
         )
@@ -389,7 +391,7 @@ class Likelihood:
         )
 
 
-def usable_pixels(spectrum: Spectrum, model: ForwardModel, labels: LabelSet) -> NDArray[np.bool_]:
+def usable_pixels(spectrum: Spectrum, model: ForwardModel | Pair, labels: LabelSet) -> NDArray[np.bool_]:
     """Pixels on a chip and inside the model's range for every label in the prior's support, shape ``(n_pixels,)``."""
     inside = model.usable(spectrum.grid.wavelength, labels)
     on_chip = np.zeros_like(inside)
@@ -398,7 +400,7 @@ def usable_pixels(spectrum: Spectrum, model: ForwardModel, labels: LabelSet) -> 
     return inside & on_chip
 
 
-def _at(values: Tensor, model: ForwardModel, wavelength: Array) -> Tensor:
+def _at(values: Tensor, model: ForwardModel | Pair, wavelength: Array) -> Tensor:
     """Values on the model's grid, at the nearest pixels."""
     grid = model.emulator.grid
     nearest = np.round((np.log10(wavelength) - grid.start) / grid.step).astype(np.int64)

@@ -113,6 +113,10 @@ class ForwardModel(nn.Module):
         out = torch.fft.irfft(stack, n=self.emulator.grid.n_pixels)
         return out[:, 0], out[:, 1:]
 
+    def error(self, labels: Tensor) -> Tensor:
+        """Rms error of the emulator, shape ``(n,)``, at labels ``(n, n_labels)``."""
+        return self.emulator.error(labels[:, :-2])
+
     def _velocities(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         if labels.ndim != 2 or labels.shape[1] != self.n_labels:
             raise LabelError(

@@ -69,8 +69,8 @@ class Target(Generic[L_co]):
         """As `newton`, from the likelihood's curvature at ``u``."""
         theta = self.labels.from_normal(u)
         fisher = curvature.fisher
-        if "v_sini" in self.labels.names:
-            i = self.labels.index("v_sini")
+        for name in set(self.labels.names) & {"v_sini", "v_sini_2"}:
+            i = self.labels.index(name)
             # The spectrum depends on v_sini squared: near 0 its slope vanishes, and the curvature is the slope over v_sini.
             fisher[:, i, i] += (-curvature.gradient[:, i] / theta[:, i].clamp_min(1e-3)).clamp_min(0)
         scale = self.labels.scale(u)

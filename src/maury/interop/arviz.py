@@ -73,7 +73,7 @@ def groups(posterior: Posterior, draws: Draws, seed: int) -> dict[str, xr.Datase
         "sample_stats": _chain(stats, {}),
         "prior": _chain({name: prior[:, i] for i, name in enumerate(labels.names)}, _units(posterior)),
         "flow": _chain(
-            {name: posterior.flow_draws[:, i] for i, name in enumerate(posterior.stellar.names)},
+            dict(zip(posterior.stellar.names, posterior.flow_draws.T, strict=False)),
             _units(posterior),
         ),
         **_data(posterior),

@@ -234,7 +234,9 @@ def chip_velocities(target: Target[Single], theta: torch.Tensor, fit: Fit) -> tu
     likelihood, full = whole(target, theta)
     step = 0.5
     ends = full.repeat(2, 1)
-    ends[:, -3] += torch.tensor([-step, step], dtype=torch.float64)
+    for i, name in enumerate(likelihood.model.label_names):
+        if name in ("v_rad", "v_rad_2"):
+            ends[:, i] += torch.tensor([-step, step], dtype=torch.float64)
     low, high = likelihood.spectra(ends).cpu().numpy()
     slope = (high - low) / (2 * step) * fit.continuum / fit.sigma
     z = fit.residual / fit.sigma

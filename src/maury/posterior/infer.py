@@ -15,6 +15,7 @@ from maury.errors import Failure, InferenceError, failure_of
 from maury.forward.likelihood import usable_pixels
 from maury.labels import Prior
 from maury.models import DEFAULT, Model, load_model, shipped
+from maury.posterior.companion import Companion, with_companion
 from maury.posterior.flags import disagreement
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
@@ -36,6 +37,7 @@ def infer(
     seed: int = 0,
     priors: Mapping[str, Prior] | None = None,
     noise: Noise = "auto",
+    companion: Companion = "no",
     false_alarm: float = 0.01,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
@@ -57,6 +59,9 @@ def infer(
     noise
         ``"independent"`` pixels; ``"correlated"`` residuals, an Ornstein-Uhlenbeck process whose amplitude and length are fitted; or
         ``"auto"``: correlated where that gains more than 5 nats, as on real spectra it does.
+    companion
+        ``"auto"`` looks for a second star in the spectrum where a flag says that one does not explain it, and adds its labels where that
+        gains more than 5 nats of evidence; ``"yes"`` adds them in any case. See `maury.posterior.companion`.
     false_alarm
         Share of good spectra that may be flagged ``misfit``, and ``novel``.
     progress
@@ -73,7 +78,8 @@ def infer(
     LabelError
         If a prior is of no label of the model or reaches beyond its range.
     InferenceError
-        If the spectrum cannot be inferred: no usable pixels, none inside the model's wavelengths, or no line-spread function.
+        If the spectrum cannot be inferred: no usable pixels, none inside the model's wavelengths, or no line-spread function; or if a
+        companion is asked of a model that holds labels.
 
     Examples
     --------
@@ -85,9 +91,12 @@ def infer(
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
     settings = Settings(draws, seed, priors or {}, noise, false_alarm)
-    if not isinstance(model, Model):
-        return _choose(spectrum, settings, progress)
-    return _infer(spectrum, model, settings, progress)
+    if isinstance(model, Model):
+        single = _infer(spectrum, model, settings, progress)
+    else:
+        single = _choose(spectrum, settings, progress)
+        model = load_model(single.model)
+    return with_companion(single, model, settings, companion, progress)
 
 
 def infer_batch(
@@ -147,6 +156,7 @@ def infer_files(
     seed: int = 0,
     priors: Mapping[str, Prior] | None = None,
     noise: Noise = "auto",
+    companion: Companion = "no",
     false_alarm: float = 0.01,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Posterior | Failure]:
@@ -156,7 +166,7 @@ def infer_files(
     ----------
     files
         Files of any format, each with one spectrum or many.
-    model, draws, seed, priors, noise, false_alarm, progress
+    model, draws, seed, priors, noise, companion, false_alarm, progress
         As for `infer`.
 
     Yields
@@ -175,7 +185,7 @@ def infer_files(
         try:
             yield infer(
                 spectrum, model, draws=draws, seed=seed, priors=priors, noise=noise,
-                false_alarm=false_alarm, progress=stage,
+                companion=companion, false_alarm=false_alarm, progress=stage,
             )  # fmt: skip
         except Exception as error:
             yield failure_of(file, index, error)

@@ -19,6 +19,8 @@ _FLOW_SHARE = 0.12
 # Weights are even where a proposal is somewhat wider than the posterior, with heavier tails; and an uneven tail is mostly not seen at
 # all: what few draws miss, they do not weigh.
 _INFLATED, _DOF = 1.1, 5
+# A Student-t's tails grow with the dimension: many labels need one nearer to the Gaussian.
+_FEW_LABELS, _DOF_MANY = 8, 24
 _MODE_FLOOR = 0.02
 # A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
 # prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
@@ -69,29 +71,32 @@ def along_jitter(target: Target[Single], modes: Modes) -> Steps[Ridge]:
     return Ridge(along, laplace_factor(precision), along.evaluations + len(modes.u))
 
 
-def about_modes(modes: Modes, ridge: Ridge | None, flow: Flow, labels: LabelSet) -> Mixture:
+def about_modes(modes: Modes, ridge: Ridge | None, flow: Flow | None, labels: LabelSet) -> Mixture:
     """Student-t distributions about the modes and a share of the flow; of labels with jitter also along the ridge, and wide ones."""
     mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
     mass /= mass.sum()
+    parts, shares = _about(modes.u, modes.factor), mass
+    jitter = None
+    if ridge is not None:
+        wide = ridge.broad.clone()
+        wide[:, -1] *= _WIDE
+        free = ridge.broad.clone()
+        free[:, -1] = torch.eye(len(labels)).to(free)[-1]
+        anywhere = modes.u.clone()
+        anywhere[:, -1] = 0.0
+        parts += [*_about(ridge.along.u, ridge.along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
+        narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
+        shares = torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
+        jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
+    if flow is None:
+        return Mixture(parts, shares)
     of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
-    parts = _about(modes.u, modes.factor)
-    if ridge is None:
-        return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * mass, of_flow]), FlowAndJitter(flow, None))
-    wide = ridge.broad.clone()
-    wide[:, -1] *= _WIDE
-    free = ridge.broad.clone()
-    free[:, -1] = torch.eye(len(labels)).to(free)[-1]
-    anywhere = modes.u.clone()
-    anywhere[:, -1] = 0.0
-    parts += [*_about(ridge.along.u, ridge.along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
-    narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
-    shares = torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
-    jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
     return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * shares, of_flow]), FlowAndJitter(flow, jitter))
 
 
 def _about(u: Tensor, factor: Tensor) -> list[StudentT]:
-    return [StudentT(place, _INFLATED * f, _DOF) for place, f in zip(u, factor, strict=True)]
+    dof = _DOF if u.shape[1] <= _FEW_LABELS else _DOF_MANY
+    return [StudentT(place, _INFLATED * f, dof) for place, f in zip(u, factor, strict=True)]
 
 
 def adapted(

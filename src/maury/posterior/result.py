@@ -250,9 +250,7 @@ class Posterior:
         )
         stats.attrs.update(khat=self.khat, ess=self.ess, log_evidence=self.log_evidence, method=self.method)
         flow_coords = {"chain": [0], "draw": np.arange(len(self.flow_draws))}
-        flow = dataset(
-            {name: self.flow_draws[:, i] for i, name in enumerate(self.stellar.names)}, flow_coords
-        )
+        flow = dataset(dict(zip(self.stellar.names, self.flow_draws.T, strict=False)), flow_coords)
         tree = xr.DataTree.from_dict({"/posterior": posterior, "/sample_stats": stats, "/flow": flow})
         tree.attrs.update(
             id=self.spectrum.id,

@@ -187,13 +187,13 @@ def _steps(
         progress=progress,
     )
     p_novelty = None if novelty is None else float(novelty[row])
-    posterior = _posterior(
+    posterior = posterior_of(
         verified, spectrum, model, problem.inferred, network_input, p_novelty, settings.false_alarm
     )
     return replace(posterior, provenance=provenance(model, settings.seed))
 
 
-def _posterior(
+def posterior_of(
     verified: Verified,
     spectrum: Spectrum,
     model: Model,
@@ -202,6 +202,7 @@ def _posterior(
     p_novelty: float | None,
     false_alarm: float,
 ) -> Posterior:
+    """Return what was verified as a posterior, with its fit and flags; ``network_input`` as of `to_model_grid`."""
     theta = labels.from_normal(verified.draws.u)
     best = theta[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
     fit = verified.target.likelihood.fit(best)

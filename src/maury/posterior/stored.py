@@ -224,7 +224,7 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
         raise ValueError("the fit's pixels leave the spectrum")
     fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: fitted[k].values for k in _FIT})
     draws, flow = tree["posterior"].to_dataset(), tree["flow"].to_dataset()
-    stellar = [name for name in labels.names if name != "jitter"]
+    stellar = [name for name in labels.names if name in flow]
     weight, likelihood, prior, proposal = (stats[name].values[0] for name in _STATS)
     return Posterior(
         labels=labels,

@@ -209,11 +209,30 @@ def verify(
     """
     flow_draws = yield Draws(flow, max(draws, _FEWEST), generator)
     target, starts = yield from _start(likelihood, labels, flow_draws)
+    found = yield from verify_from(
+        target, starts, flow, draws=draws, generator=generator, nested=nested, noise=noise, progress=progress
+    )
+    return replace(found, flow=flow_draws, evaluations=found.evaluations + _RANKED)
+
+
+def verify_from(
+    target: Target[Single],
+    starts: Tensor,
+    flow: Flow | None = None,
+    *,
+    draws: int,
+    generator: torch.Generator,
+    nested: bool = True,
+    noise: Noise = "independent",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Steps[Verified]:
+    """Find the modes from some starts ``(k, n_labels)``, propose about them, and weigh; arguments and errors as of `verify`."""
+    labels = target.labels
     progress("refine")
     first = yield from climb(target, starts)
     target = Target(target.likelihood.refer(labels.from_normal(first.u[0])), labels)
     modes = yield from climb(target, first.u)
-    evaluations = _RANKED + first.evaluations + modes.evaluations
+    evaluations = first.evaluations + modes.evaluations
     residuals = None
     if noise != "independent" and labels.names[-1] == "jitter":
         target, modes, residuals, spent = yield from _correlate(target, modes, noise)
@@ -227,8 +246,9 @@ def verify(
     weighed = yield from weigh(target, proposal, draws, generator, partial(progress, "weigh"))
     weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
     evaluations += len(weighted.u)
+    no_flow = torch.empty(0, len(labels), dtype=torch.float64)
     result = Verified(
-        weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations,
+        weighted, log_weights, khat, weighted.log_evidence, "refined", modes, no_flow, target, evaluations,
         residuals,
     )  # fmt: skip
     if khat <= KHAT_LIMIT or not nested:

@@ -71,8 +71,10 @@ def _ranges(
 def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Figure:
     """Corner plot: the verified posterior (blue) over the flow's (orange); 39 % and 86 % regions, the truth (red) if known."""
     labels = posterior.stellar
+    # The flow of a single star says nothing of a companion's labels.
+    flow = {"flow": posterior.flow_draws} if posterior.flow_draws.shape[1] == len(labels) else {}
     samples = {
-        "flow": posterior.flow_draws,
+        **flow,
         f"verified ({posterior.method})": posterior.resample(_CORNER_DRAWS)[:, : len(labels)],
     }
     title = f"{posterior.spectrum.id}\n{posterior.model}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"

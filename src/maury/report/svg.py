@@ -23,6 +23,12 @@ NAMES = {
     "v_bary": ("v bary", "Barycentric velocity"),
     "v_sini": ("v sin i", "Projected rotation"),
     "jitter": ("jitter", "Model error, of the continuum"),
+    "flux_ratio": ("F₂/F₁", "Flux of the companion over the first star's"),
+}
+NAMES |= {
+    f"{name}_2": (f"{short} (2)", f"{long} of the companion")
+    for name, (short, long) in NAMES.items()
+    if name not in ("jitter", "flux_ratio")
 }
 
 

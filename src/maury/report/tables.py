@@ -30,7 +30,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     if posterior.v_bary is not None:
         rows = rows | {"v_bary": posterior.v_bary | {"unit": "km/s"}}
     for name, entry in rows.items():
-        digits = _DIGITS.get(name, 2 if name == "v_bary" else 3)
+        digits = _DIGITS.get(name.removesuffix("_2"), 2 if name == "v_bary" else 3)
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
         if truth is not None and name in truth:
             cells.append(truth[name])
@@ -46,6 +46,9 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.caption += (
             f"\n{tried['model']}: ln Z {tried['log_evidence']:.1f}, probability {tried['probability']:.3g}"
         )
+    if tried := posterior.extra.get("companion"):
+        used = "" if tried["used"] else ", not used"
+        table.caption += f"\na second star gains {tried['gain']:.1f} nats{used}"
     table.caption_justify = "left"
     return table
 

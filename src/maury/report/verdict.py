@@ -26,6 +26,10 @@ WARNINGS = {
         "A second solution explains the spectrum almost as well: look at the corner plot for two islands. "
         "A companion, or a spectrum that two kinds of star explain."
     ),
+    "companion": (
+        "A second star was found in the spectrum: labels named (2) are the companion's, and the first star's are those "
+        "beside it."
+    ),
     "high_jitter": "The model explains the spectrum to no better than 5 % of the continuum.",
     "poor_fit": "The residuals are larger than all errors together, even with the model error that was fitted.",
     "correlated": (
