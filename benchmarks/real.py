@@ -1,4 +1,4 @@
-"""The real visit and the real combined spectrum: labels with independent pixels and with correlated residuals, and pictures of the fits.
+"""The real visit and the real combined spectrum: labels with independent pixels, with correlated residuals, and with a companion beside.
 
 Usage: python benchmarks/real.py OUTPUT
 """
@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,11 @@ from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum, apstar_grid
 
 SHARED = Path(os.environ.get("MAURY_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "data" / "real"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "independent": {"noise": "independent"},
+    "auto": {"noise": "auto"},
+    "companion": {"noise": "auto", "companion": "auto"},
+}
 # Pixels of the chips in data releases 11 and 12, of which the combined spectrum is.
 DR12 = ((322, 3242), (3648, 6048), (6412, 8306))
 
@@ -45,23 +51,28 @@ def main(output: Path) -> None:
         "combined": combined(),
     }
     for name, spectrum in spectra.items():
-        for noise in ("independent", "auto"):
-            posterior = maury.infer(spectrum, noise=noise, seed=1)
+        for options, chosen in OPTIONS.items():
+            posterior = maury.infer(spectrum, seed=1, **chosen)
+            if options == "companion" and not posterior.extra["companion"]["used"]:
+                found[f"{name}, {options}"] = posterior.extra["companion"]
+                continue
             line = posterior.to_json()
             fit, v_rad = posterior.fit, posterior.quantile("v_rad", 0.5)
             checks = [*by_chip(fit, spectrum.grid), *by_line(fit, spectrum.grid, v_rad)]
             line["checks"] = {
                 c.name: {"chi2": round(c.chi2, 2), "correlation": round(c.correlation, 2)} for c in checks
             }
-            found[f"{name}, {noise}"] = {
+            found[f"{name}, {options}"] = {
                 k: line[k]
                 for k in (
                     "labels", "v_bary", "v_sini_ul95", "jitter", "rchi2", "rchi2_jitter", "khat", "ess", "log_evidence", "method",
-                    "flag_warn", "flag_bad", "residuals", "checks",
+                    "flag_warn", "flag_bad", "residuals", "companion", "checks",
                 )
                 if k in line
             }  # fmt: skip
-            save_figure(posterior.plot_fit(), output / f"{name}_{noise}.png")
+            if options == "companion":
+                save_figure(posterior.plot_corner(), output / f"{name}_{options}_corner.png")
+            save_figure(posterior.plot_fit(), output / f"{name}_{options}.png")
     (output / "real.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -18,6 +18,8 @@ from maury.forward.model import ForwardModel
 from maury.forward.problem import Problem
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator, read_card, read_model
+from maury.libraries.systematic import FILE as SYSTEMATIC
+from maury.libraries.systematic import Systematic
 from maury.names import meant, shipped
 from maury.networks.estimator import Estimator
 from maury.networks.novelty import Novelty
@@ -53,6 +55,8 @@ class Model:
         Out-of-distribution score of the estimator, if there is one.
     folder
         Where its files are; None for one that was made in memory.
+    systematic
+        How far its labels move with the choice of the library, if that was measured.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Model:
     estimator: Estimator
     novelty: Novelty | None = None
     folder: Path | None = None
+    systematic: Systematic | None = None
 
     @property
     def forward(self) -> ForwardModel:
@@ -115,7 +120,8 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     """Load a model by name or folder, its forward model on ``device``.
 
     A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors`` and ``learned.safetensors``
-    with their JSON cards; without the first, the emulator is that of the model which the estimator's card names.
+    with their JSON cards, and perhaps ``systematic.json``; without the first, the emulator is that of the model which the estimator's
+    card names.
 
     Raises
     ------
@@ -139,7 +145,11 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     estimator = Estimator.load(path / "estimator.safetensors", problem)
     known = path / "novelty.safetensors"
     novelty = Novelty.load(known) if known.exists() else None
-    return Model(path.name, replace(problem, forward=forward.to(device)), estimator, novelty, path)
+    between = path / SYSTEMATIC
+    systematic = Systematic.load(between) if between.exists() else None
+    return Model(
+        path.name, replace(problem, forward=forward.to(device)), estimator, novelty, path, systematic
+    )
 
 
 def read_learned(path: Path, emulator: Emulator) -> Tensor:

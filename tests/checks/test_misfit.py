@@ -14,11 +14,11 @@ from maury.errors import ModelError
 from maury.models import folder, load_model
 
 
-def result(fault, strength, noise, offset, p=0.5, flags=()):
+def result(fault, strength, options, offset, p=0.5, flags=()):
     return Result(
         fault,
         strength,
-        noise,
+        options,
         {"teff": offset},
         {"teff": 10.0},
         {"teff": abs(offset) < 10},
@@ -39,7 +39,7 @@ RESULTS = [
 
 
 def test_detection_counts_both_kinds_of_evidence():
-    found = detection([r for r in RESULTS if r.noise == "auto"], 0.01)
+    found = detection([r for r in RESULTS if r.options == "auto"], 0.01)
     assert found["none"]["0"]["either"] == 0
     assert found["fringes"]["0.01"] == {"misfit": 1.0, "novel": 0.0, "either": 1.0, "number": 2}
     assert needed(0.01) == 1000
@@ -58,8 +58,8 @@ def test_a_run_is_written(tmp_path):
     faults, store = [(NONE, 0.0), (FAULTS["sky"], 0.1)], tmp_path / "results.jsonl"
     results = list(spoil(model, faults, 1, draws=200, store=store))
     assert list(spoil(model, faults, 1, draws=200, store=store)) == results
-    assert [(r.fault, r.noise) for r in results] == [
-        ("none", "independent"), ("none", "auto"), ("sky", "independent"), ("sky", "auto"),
+    assert [(r.fault, r.options) for r in results] == [
+        (fault, options) for fault in ("none", "sky") for options in ("independent", "auto", "robust")
     ]  # fmt: skip
     figures = {
         "detection": detection(results, 0.01),

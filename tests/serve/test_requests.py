@@ -226,6 +226,7 @@ def test_an_internal_error_is_for_the_log(busy, caplog):
         ({"seed": -1}, "seed", "greater"),
         ({"index": 7}, "", "no spectrum 7"),
         ({"noise": "loud"}, "noise", "'auto'"),
+        ({"companion": "perhaps"}, "companion", "'auto'"),
         ({"model": "../../etc"}, "model", "is none of"),
         ({"surprise": 1}, "surprise", "not permitted"),
         ({"priors": {"logg": {"kind": "normal", "mean": 2.5, "sigma": 0}}}, "priors.logg.sigma", "at least"),

@@ -24,9 +24,11 @@ from maury.errors import ConfigError
 from maury.forward.model import ForwardModel
 from maury.libraries.emulator import Emulator
 from maury.models import Model, folder
+from maury.posterior.companion import with_companion
 from maury.posterior.infer import infer
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
+from maury.posterior.steps import Settings
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.linespread import FWHM
 from maury.spectra.spectrum import Spectrum
@@ -40,7 +42,7 @@ _FRINGE_PERIOD = (15.0, 60.0)
 # km/s within which a companion moves, and the range of its rotation.
 _COMPANION_VELOCITY, _COMPANION_ROTATION = 100.0, 10.0
 # The libraries' ranges end 100 K apart: they are compared here, and the difference is that of all stars below the second.
-_OVERLAP, _COOL = 3500.0, 4200.0
+_OVERLAP, COOL = 3500.0, 4200.0
 _OTHER = {"kurucz-apogee": "btsettl-apogee", "btsettl-apogee": "kurucz-apogee"}
 
 
@@ -86,7 +88,7 @@ class Bed:
         if fault.name == "library":
             known = self.problem.labels
             theirs = self.other.emulator.labels
-            ends = {"teff": (known["teff"].prior.low, min(_COOL, known["teff"].prior.high))}
+            ends = {"teff": (known["teff"].prior.low, min(COOL, known["teff"].prior.high))}
             for name in set(known.names) & set(theirs.names) - {"teff"}:
                 mine, other = known[name].prior, theirs[name].prior
                 ends[name] = max(mine.low, other.low), min(mine.high, other.high)
@@ -234,6 +236,12 @@ FAULTS: dict[str, Fault] = {
 }  # fmt: skip
 
 
+# Independent pixels; correlated residuals where there are any; and beside these a companion where there is one, and the error between
+# libraries where it is known.
+Options = Literal["independent", "auto", "robust"]
+OPTIONS: tuple[Options, ...] = ("independent", "auto", "robust")
+
+
 @dataclass(frozen=True)
 class Result:
     """What inference said of one faulty spectrum.
@@ -244,7 +252,7 @@ class Result:
 
     fault: str
     strength: float
-    noise: str
+    options: str
     offset: dict[str, float]
     error: dict[str, float]
     inside: dict[str, bool]
@@ -262,15 +270,17 @@ class Result:
         *,
         fault: Fault,
         strength: float,
-        noise: str,
+        options: Options,
     ) -> Result:
         """Compare a posterior with all true labels ``(n_all,)``, named ``names``."""
         summary, misfit = posterior.summary(), posterior.extra["misfit"]
-        true = {name: float(truth[names.index(name)]) for name in posterior.stellar.names}
+        if options == "robust":
+            summary |= posterior.extra.get("systematic", {})
+        true = {name: float(truth[names.index(name)]) for name in posterior.stellar.names if name in names}
         return cls(
             fault.name,
             strength,
-            noise,
+            options,
             {k: summary[k]["p50"] - v for k, v in true.items()},
             {k: summary[k]["std"] for k in true},
             {k: summary[k]["p16"] <= v <= summary[k]["p84"] for k, v in true.items()},
@@ -286,14 +296,14 @@ def spoil(
     faults: Sequence[tuple[Fault, float]],
     number: int,
     *,
-    noises: Sequence[Noise] = ("independent", "auto"),
+    options: Sequence[Options] = OPTIONS,
     draws: int = 1000,
     seed: int = 0,
     snr: tuple[float, float] = (30.0, 200.0),
     jobs: int = 1,
     store: Path | None = None,
 ) -> Iterator[Result]:
-    """Infer ``number`` spectra of each fault and strength, with each noise model.
+    """Infer ``number`` spectra of each fault and strength, with some sets of options.
 
     Parameters
     ----------
@@ -303,8 +313,8 @@ def spoil(
         Faults, each with a strength.
     number
         Spectra of each.
-    noises
-        Noise models.
+    options
+        Which sets: see `OPTIONS`.
     draws, seed
         Importance draws a round, and the seed of everything.
     snr
@@ -319,25 +329,35 @@ def spoil(
     ConfigError
         If ``store`` is of other settings, or a fault cannot be made for this model.
     """
-    settings = {"model": model.name, "noises": list(noises), "draws": draws, "seed": seed, "snr": list(snr)}
+    settings = {"model": model.name, "options": list(options), "draws": draws, "seed": seed, "snr": list(snr)}
     keys = [[fault.name, strength, i] for fault, strength in faults for i in range(number)]
-    task = partial(_spoil, noises=noises, draws=draws, seed=seed, snr=snr)
+    task = partial(_spoil, options=options, draws=draws, seed=seed, snr=snr)
     for found in run(model, task, keys, jobs=jobs, store=store, settings=settings):
         for plain in found:
             yield Result(**(plain | {"flags": tuple(plain["flags"])}))
 
 
 def _spoil(
-    model: Model, key: Key, *, noises: Sequence[Noise], draws: int, seed: int, snr: tuple[float, float]
+    model: Model, key: Key, *, options: Sequence[Options], draws: int, seed: int, snr: tuple[float, float]
 ) -> list[dict[str, Any]]:
     """Infer the spectrum of a fault, a strength and a number."""
     name, strength, number = key
     fault = NONE if name == NONE.name else FAULTS[name]
     spectrum, truth = Bed(model, snr).spectrum(fault, strength, number, seed)
     names, found = model.problem.labels.names, []
-    for noise in noises:
-        posterior = infer(spectrum, model, draws=draws, seed=seed + number, noise=noise)
-        found.append(asdict(Result.of(posterior, truth, names, fault=fault, strength=strength, noise=noise)))
+    single: dict[Noise, Posterior] = {}
+    for chosen in options:
+        kind: Noise = "independent" if chosen == "independent" else "auto"
+        if kind not in single:
+            single[kind] = infer(spectrum, model, draws=draws, seed=seed + number, noise=kind)
+        posterior = single[kind]
+        if chosen == "robust":
+            posterior = with_companion(
+                posterior, model, Settings(draws, seed + number, {}, kind, 0.01), "auto"
+            )
+        found.append(
+            asdict(Result.of(posterior, truth, names, fault=fault, strength=strength, options=chosen))
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from maury.checks.gap import FAULTS, IMPOSTORS, NONE, Result, impostor
+from maury.checks.gap import FAULTS, IMPOSTORS, NONE, OPTIONS, Result, impostor
 from maury.errors import ConfigError, InferenceError
 from maury.files import writing
 from maury.models import Model
@@ -70,23 +70,23 @@ def check_impostors(model: Model, false_alarm: float) -> dict[str, list[str]]:
 
 
 def labels_under(results: Sequence[Result]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Bias, error and coverage of each label, by fault (with its strength) and noise model.
+    """Bias, error and coverage of each label, by fault (with its strength) and options.
 
     Returns
     -------
     dict
-        By ``fault strength``, by noise model: ``bias`` (median offset), ``bias_sigma`` (over the median error), ``scatter`` (half of the
+        By ``fault strength``, by options: ``bias`` (median offset), ``bias_sigma`` (over the median error), ``scatter`` (half of the
         central 68 % of offsets), ``error`` (median) and ``coverage_68`` by label, ``coverage_68_mean`` over all labels, and ``number``.
     """
     out: dict[str, dict[str, dict[str, Any]]] = {}
-    for fault, strength, noise in sorted({(r.fault, r.strength, r.noise) for r in results}):
-        found = [r for r in results if (r.fault, r.strength, r.noise) == (fault, strength, noise)]
+    for fault, strength, options in sorted({(r.fault, r.strength, r.options) for r in results}):
+        found = [r for r in results if (r.fault, r.strength, r.options) == (fault, strength, options)]
         names = list(found[0].offset)
         offset = {k: np.array([r.offset[k] for r in found]) for k in names}
         error = {k: float(np.median([r.error[k] for r in found])) for k in names}
         coverage = {k: float(np.mean([r.inside[k] for r in found])) for k in names}
         bias = {k: float(np.median(v)) for k, v in offset.items()}
-        out.setdefault(f"{fault} {strength:g}", {})[noise] = {
+        out.setdefault(f"{fault} {strength:g}", {})[options] = {
             "bias": bias,
             "bias_sigma": {k: bias[k] / error[k] for k in names},
             "scatter": {k: float(np.diff(np.quantile(v, [0.159, 0.841]))[0] / 2) for k, v in offset.items()},
@@ -135,17 +135,18 @@ def detection_figure(found: dict[str, dict[str, dict[str, float]]], false_alarm:
 
 
 def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
-    """Draw the coverage of 68 % intervals by label, fault and noise model."""
+    """Draw the coverage of 68 % intervals by label, fault and options."""
     figure = new_figure(1.2 + 1.5 * len(found), 4.0)
     axis = figure.subplots()
-    colours = {"independent": ORANGE, "auto": BLUE, "correlated": BLUE}
-    for i, (_, by_noise) in enumerate(found.items()):
-        for noise, entry in by_noise.items():
-            values = list(entry["coverage_68"].values())
-            place = i + (-0.12 if noise == "independent" else 0.12) + np.linspace(-0.05, 0.05, len(values))
-            axis.plot(
-                place, values, "o", color=colours.get(noise, GREY), ms=5, label=noise if i == 0 else None
-            )
+    colours = dict(zip(OPTIONS, (ORANGE, GREY, BLUE), strict=True))
+    for k, (options, colour) in enumerate(colours.items()):
+        label: str | None = options
+        for i, by_options in enumerate(found.values()):
+            if options in by_options:
+                values = list(by_options[options]["coverage_68"].values())
+                place = i + 0.22 * (k - 1) + np.linspace(-0.05, 0.05, len(values))
+                axis.plot(place, values, "o", color=colour, ms=5, label=label)
+                label = None
     axis.axhline(0.683, color=GREY, lw=0.8)
     axis.set_xticks(range(len(found)), list(found), rotation=20, ha="right")
     axis.set_ylim(0, 1)
@@ -178,10 +179,10 @@ def _sections(folder: Path, figures: dict[str, Any], curves: Path | None) -> lis
         for strength, entry in by.items()
     ]
     labels = [
-        [fault, noise, Cell(f"{e['coverage_68_mean']:.2f}", e["coverage_68_mean"] >= _ENOUGH)]
+        [fault, options, Cell(f"{e['coverage_68_mean']:.2f}", e["coverage_68_mean"] >= _ENOUGH)]
         + [f"{e['bias'][k]:+.3g} ({e['bias_sigma'][k]:+.1f})" for k in e["bias"]]
         for fault, by in figures["labels"].items()
-        for noise, e in by.items()
+        for options, e in by.items()
     ]
     names = list(next(iter(next(iter(figures["labels"].values())).values()))["bias"])
     return [
@@ -205,11 +206,13 @@ def _sections(folder: Path, figures: dict[str, Any], curves: Path | None) -> lis
         Section(
             "Labels",
             [
-                "Median offset from the truth (in units of the stated error), and the share of truths within central 68 % intervals."
+                "Median offset from the truth (in units of the stated error), and the share of truths within central 68 % intervals.",
+                "Options: independent pixels; auto, correlated residuals where there are any; robust, beside these a companion where there "
+                "is one, and the error between libraries where it is known.",
             ],
-            ["fault", "noise", "within 68 %", *names],
+            ["fault", "options", "within 68 %", *names],
             labels,
             folder / "coverage.png",
-            "coverage of 68 % intervals by label, fault and noise model",
+            "coverage of 68 % intervals by label, fault and options",
         ),
     ]

@@ -140,7 +140,7 @@ def check_misfit(
 
     Example: maury check misfit --fault fringes --fault companion --number 10
     """
-    from maury.checks.gap import FAULTS, NONE, spoil
+    from maury.checks.gap import FAULTS, NONE, OPTIONS, spoil
     from maury.checks.misfit import check_impostors, detection, labels_under, needed, write
     from maury.models import load_model
     from maury.names import meant
@@ -162,15 +162,15 @@ def check_misfit(
         make_folder(output)
         clean_store, spoilt_store = output / "clean.jsonl", output / "results.jsonl"
     everything = itertools.chain(
-        spoil(loaded, [(NONE, 0.0)], n_clean, noises=["auto"], seed=seed, jobs=jobs, store=clean_store),
+        spoil(loaded, [(NONE, 0.0)], n_clean, options=["auto"], seed=seed, jobs=jobs, store=clean_store),
         spoil(loaded, tried, number, seed=seed + 1, jobs=jobs, store=spoilt_store),
     )
-    results = list(bar(everything, "inferring", 2 * number * len(tried) + n_clean))
-    robust = [r for r in results if r.noise == "auto"]
+    results = list(bar(everything, "inferring", len(OPTIONS) * number * len(tried) + n_clean))
+    single = [r for r in results if r.options == "auto"]
     figures = {
         "model": model,
         "false_alarm": false_alarm,
-        "detection": detection(robust, false_alarm),
+        "detection": detection(single, false_alarm),
         "labels": labels_under(results),
         "impostors": check_impostors(loaded, false_alarm),
         "meaning": {f.name: f.meaning for f in chosen},
@@ -178,3 +178,47 @@ def check_misfit(
     if output:
         write(output, figures)
     out.print_json(data=finite(figures))
+
+
+@app.command("libraries")
+def check_libraries(
+    output: Annotated[Path, typer.Option(help="Folder for systematic.json; copy it into the model's.")],
+    model: ModelOption = "kurucz-apogee",
+    number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 100,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    seed: Annotated[int, typer.Option()] = 100,
+) -> None:
+    """Measure how far labels move with the choice of the library, on spectra that differ as another one's do.
+
+    Example: maury check libraries --model kurucz-apogee --jobs 2 --output libraries
+    """
+    import numpy as np
+
+    import maury
+    from maury.checks.gap import COOL, FAULTS, spoil
+    from maury.libraries.systematic import Systematic
+    from maury.models import load_model
+
+    loaded, fault = load_model(model), FAULTS["library"]
+    make_folder(output)
+    found = list(
+        bar(
+            spoil(
+                loaded, [(fault, fault.default)], number, options=["auto"], seed=seed, jobs=jobs,
+                store=output / "results.jsonl",
+            ),
+            "inferring",
+            number,
+        )
+    )  # fmt: skip
+    prior = loaded.labels["teff"].prior
+    names = list(found[0].offset)
+    card = {"model": model, "maury": maury.__version__, "spectra": number, "seed": seed, "of": fault.meaning}
+    systematic = Systematic.of(
+        names,
+        np.array([[r.offset[k] for k in names] for r in found]),
+        (prior.low, min(COOL, prior.high)),
+        card,
+    )
+    systematic.save(output)
+    out.print_json(data=asdict(systematic))

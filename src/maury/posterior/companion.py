@@ -23,8 +23,8 @@ from maury.posterior.together import LogLikelihoods, Steps, alone
 from maury.posterior.verify import verify_from
 
 Companion = Literal["no", "auto", "yes"]
-# Nats of evidence that a second star must gain: odds of 150 to 1, as for correlated residuals.
-ENOUGH_GAIN = 5.0
+# Nats of evidence that a second star must gain: spectra of another library gain up to ten by one.
+ENOUGH_GAIN = 20.0
 # km/s, and errors, by which its velocity must differ: two stars at one velocity make up for many a fault of a library.
 _APART, _APART_SIGMA = 5.0, 3.0
 # Flags under which "auto" looks for one: what one star and independent pixels do not explain.
@@ -53,7 +53,7 @@ def with_companion(
     settings
         As of the single star's.
     companion
-        ``"auto"`` looks where a flag says that one star is not enough and keeps a companion that gains 5 nats of evidence and moves at
+        ``"auto"`` looks where a flag says that one star is not enough and keeps a companion that gains 20 nats of evidence and moves at
         another velocity, by 5 km/s and 3 errors or more; ``"yes"`` returns two stars in any case.
     progress
         Told what stage begins.
@@ -70,7 +70,7 @@ def with_companion(
     began = time.perf_counter()
     progress("companion")
     labels = pair_labels(single.labels)
-    found = alone(_pair(single, model, labels, settings, progress))
+    found = alone(_pair(single, model, labels, settings, lambda _: progress("companion")))
     gain = found.log_evidence - single.log_evidence
     believed = gain > ENOUGH_GAIN and _moves_apart(found)
     used = believed or companion == "yes"

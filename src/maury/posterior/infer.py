@@ -61,7 +61,7 @@ def infer(
         ``"auto"``: correlated where that gains more than 5 nats, as on real spectra it does.
     companion
         ``"auto"`` looks for a second star in the spectrum where a flag says that one does not explain it, and adds its labels where that
-        gains more than 5 nats of evidence; ``"yes"`` adds them in any case. See `maury.posterior.companion`.
+        gains more than 20 nats of evidence; ``"yes"`` adds them in any case. See `maury.posterior.companion`.
     false_alarm
         Share of good spectra that may be flagged ``misfit``, and ``novel``.
     progress

@@ -89,7 +89,8 @@ class Posterior:
     target
         The exact posterior, for `log_prob`; not saved.
     extra
-        Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried.
+        Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried; ``systematic``:
+        quantiles of labels with the error between libraries added, and that error as ``sigma``.
     provenance
         Seed, versions and the model's card (`maury.posterior.stored.provenance`).
     """
@@ -211,6 +212,7 @@ class Posterior:
         }
         for name, entry in self.summary().items():
             out |= {f"{name}_{key}": entry[key] for key in QUANTILES}
+        out |= {f"{name}_library": entry["sigma"] for name, entry in self.extra.get("systematic", {}).items()}
         v_bary = self.v_bary or {}
         return out | {
             "v_bary_p50": v_bary.get("p50", np.nan),

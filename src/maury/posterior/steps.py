@@ -21,7 +21,7 @@ from maury.networks.context import Context
 from maury.posterior.flags import check_misfit, faults, warnings
 from maury.posterior.proposal import Flow
 from maury.posterior.residuals import Noise
-from maury.posterior.result import Posterior
+from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
 from maury.posterior.stored import provenance
 from maury.posterior.together import Steps, together
 from maury.posterior.verify import Verified, verify
@@ -214,6 +214,10 @@ def posterior_of(
     extra: dict[str, Any] = {"misfit": misfit.to_json()}
     if verified.residuals is not None:
         extra["residuals"] = verified.residuals.to_json()
+    weights = torch.softmax(verified.log_weights, 0).numpy()
+    between = _between_libraries(model, labels, theta.numpy(), weights)
+    if between:
+        extra["systematic"] = between
     return Posterior(
         labels=labels,
         draws=theta.numpy(),
@@ -236,3 +240,22 @@ def posterior_of(
         target=verified.target,
         extra=extra,
     )
+
+
+def _between_libraries(
+    model: Model, labels: LabelSet, draws: NDArray[np.float64], weights: NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
+    """Labels with the error between libraries added, and that error; nothing where it is not known."""
+    systematic = model.systematic
+    if systematic is None or "teff" not in labels.names:
+        return {}
+    teff = weighted_quantile(draws[:, labels.index("teff")], weights, 0.5)
+    if not systematic.applies(teff):
+        return {}
+    wide = systematic.scattered(labels.names, draws, labels.low.numpy(), labels.high.numpy())
+    summary = summarise(labels, wide, weights)
+    return {
+        name: {key: summary[name][key] for key in (*QUANTILES, "std")} | {"sigma": sigma}
+        for name, sigma in zip(systematic.names, systematic.sigma, strict=True)
+        if name in labels.names
+    }

@@ -113,7 +113,7 @@ def _entry(name: str, entry: dict[str, Any], unit: str, note: str = "") -> dict[
 
 
 def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
-    rows = []
+    rows, between = [], posterior.extra.get("systematic", {})
     for name, entry in posterior.summary().items():
         note = ""
         if name == "v_sini":
@@ -126,6 +126,10 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
             }.get(posterior.spectrum.frame, "")
         elif name == "jitter":
             note = "a nuisance: what the model cannot explain, as a fraction of the continuum"
+        if name in between:
+            sigma = between[name]["sigma"]
+            moves = f"moves by {number(sigma, digits_for(sigma))} with the choice of the library"
+            note = f"{note}; {moves}" if note else moves
         rows.append(_entry(name, entry, entry["unit"], note))
         if name == "v_rad" and posterior.v_bary is not None:
             rows.append(_entry("v_bary", posterior.v_bary, "km/s", "v rad with the barycentric correction"))

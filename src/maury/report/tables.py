@@ -24,6 +24,9 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     table = Table(title=f"{spectrum.id}  (S/N {spectrum.snr:.0f}, {posterior.model})", title_justify="left")
     for column in ("label", "unit", "median", "-", "+"):
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
+    between = posterior.extra.get("systematic", {})
+    if between:
+        table.add_column("library", justify="right")
     if truth is not None:
         table.add_column("truth", justify="right")
     rows = posterior.summary()
@@ -32,9 +35,12 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     for name, entry in rows.items():
         digits = _DIGITS.get(name.removesuffix("_2"), 2 if name == "v_bary" else 3)
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
+        written = [f"{value:.{digits}f}" for value in cells]
+        if between:
+            written.append(f"{between[name]['sigma']:.{digits}f}" if name in between else "")
         if truth is not None and name in truth:
-            cells.append(truth[name])
-        table.add_row(name, entry["unit"], *(f"{value:.{digits}f}" for value in cells))
+            written.append(f"{truth[name]:.{digits}f}")
+        table.add_row(name, entry["unit"], *written)
     flags = ", ".join((*posterior.flag_bad, *posterior.flag_warn)) or "no flags"
     table.caption = (
         f"v_sini < {posterior.quantile('v_sini', 0.95):.1f} km/s (95 %); chi2/n {posterior.fit.rchi2:.2f}, "
@@ -45,6 +51,10 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     for tried in posterior.extra.get("models", ()):
         table.caption += (
             f"\n{tried['model']}: ln Z {tried['log_evidence']:.1f}, probability {tried['probability']:.3g}"
+        )
+    if between:
+        table.caption += (
+            "\nlibrary: how far the label moves with the choice of the library, to be added to - and +"
         )
     if tried := posterior.extra.get("companion"):
         used = "" if tried["used"] else ", not used"

@@ -13,6 +13,7 @@ from maury.errors import SpectrumError
 from maury.labels import Label, LabelSet, LogUniform, Prior, TruncatedNormal, Uniform
 from maury.libraries.emulator import read_card
 from maury.models import folder, shipped
+from maury.posterior.companion import Companion
 from maury.posterior.infer import AUTO
 from maury.posterior.residuals import Noise
 from maury.serve.settings import Refused
@@ -114,7 +115,7 @@ class WantedPrior(_Strict):
 
 
 class Wanted(_Strict):
-    """A run: which spectrum, with which model, priors, noise, draws and seed, and without which wavelengths (Angstrom)."""
+    """A run: which spectrum, with which model, priors, noise, companion, draws and seed, and without which wavelengths (Angstrom)."""
 
     upload: Annotated[str, Field(max_length=64)]
     index: Annotated[int, Field(ge=0, le=100_000)] = 0
@@ -122,6 +123,7 @@ class Wanted(_Strict):
     draws: Annotated[int, Field(ge=100, le=20_000)] = 1000
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     noise: Noise = "auto"
+    companion: Companion = "no"
     priors: Annotated[dict[str, WantedPrior], Field(max_length=20)] = {}
     regions: Annotated[list[tuple[_Number, _Number]], Field(max_length=100)] = []
 

@@ -35,6 +35,7 @@ def worker(models: Mapping[str, Choice]) -> Callable[[Run, Progress], Mapping[st
             seed=wanted.seed,
             priors=run.priors,
             noise=wanted.noise,
+            companion=wanted.companion,
             progress=progress,
         )
         progress("report")
@@ -62,7 +63,7 @@ def _write(run: Run, posterior: Posterior) -> Mapping[str, Any]:
 
 
 def wanted_json(run: Run) -> dict[str, Any]:
-    """Return what was asked for: model, draws, seed, noise, priors and regions left out."""
+    """Return what was asked for: model, draws, seed, noise, companion, priors and regions left out."""
     out = run.wanted.model_dump(exclude={"upload", "index", "priors"})
     return out | {"priors": {name: prior.model_dump() for name, prior in run.priors.items()}}
 

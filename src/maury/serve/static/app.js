@@ -16,6 +16,7 @@ const el = (tag, properties = {}, ...children) => {
 
 const NAMES = {
   teff: "Teff", logg: "log g", m_h: "[M/H]", alpha_m: "[α/M]", v_rad: "v rad", v_sini: "v sin i", jitter: "jitter", v_bary: "v bary",
+  teff_2: "Teff (2)", logg_2: "log g (2)", v_rad_2: "v rad (2)", v_sini_2: "v sin i (2)", flux_ratio: "F₂/F₁",
 };
 const STEPS = ["reading", "flow", "refine", "weigh", "report"];
 const SHOWN = 6;
@@ -274,7 +275,7 @@ const wanted = () => {
   for (const field of ["draws", "seed"]) if (number($(field).value) === null) wrong[field] = "a number is wanted";
   const body = {
     upload: state.file.id, index: state.index, model: $("model").value, noise: $("noise").value,
-    draws: number($("draws").value), seed: number($("seed").value), priors, regions: regions(),
+    companion: $("companion").value, draws: number($("draws").value), seed: number($("seed").value), priors, regions: regions(),
   };
   return { body, wrong };
 };
@@ -307,6 +308,7 @@ const describe = (made) => {
   }
   if (w.regions.length) parts.push(`without ${w.regions.map(([a, b]) => `${a.toFixed(1)}–${b.toFixed(1)} Å`).join(", ")}`);
   if (w.noise !== "auto") parts.push(`${w.noise} noise`);
+  if (w.companion !== "no") parts.push(w.companion === "yes" ? "two stars" : "second star if needed");
   if (w.draws !== 1000) parts.push(`${w.draws} draws`);
   if (w.seed) parts.push(`seed ${w.seed}`);
   if (state.file.spectra.length > 1) parts.unshift(`spectrum ${made.index + 1}`);
@@ -317,8 +319,9 @@ const active = (made) => made.state === "queued" || made.state === "running";
 
 const steps = (made) => {
   const seen = made.stages.map((s) => s.name);
-  const list = seen.every((name) => STEPS.includes(name) || name === "nested sampling")
-    ? STEPS.flatMap((name) => (name === "report" && seen.includes("nested sampling") ? ["nested sampling", name] : [name])) : seen;
+  const rare = ["nested sampling", "companion"].filter((name) => seen.includes(name));
+  const list = seen.every((name) => STEPS.includes(name) || rare.includes(name))
+    ? STEPS.flatMap((name) => (name === "report" ? [...rare, name] : [name])) : seen;
   return el("ol", { className: "steps", "aria-label": "Stages" }, ...list.map((name) => el("li", {
     textContent: name, className: name === made.stage ? "now" : seen.includes(name) ? "past" : "", ...(name === made.stage ? { "aria-current": "step" } : {}),
   })));
