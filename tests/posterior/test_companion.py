@@ -17,6 +17,7 @@ from maury.errors import InferenceError
 from maury.models import Model, load_model
 from maury.posterior.companion import with_companion
 from maury.posterior.infer import infer
+from maury.posterior.nested import nested_sampling
 from maury.posterior.result import Posterior
 from maury.posterior.steps import Settings
 from maury.posterior.stored import load
@@ -112,3 +113,17 @@ def test_labels_of_a_single_star_come_first(pair: Posterior, star: tuple[Posteri
     n = len(star[0].stellar)
     assert pair.labels.names[:n] == star[0].stellar.names
     assert torch.equal(pair.labels.low[:n], star[0].labels.low[:n])
+
+
+@pytest.mark.slow
+def test_nested_sampling_agrees(pair: Posterior) -> None:
+    assert pair.target is not None
+    nested = nested_sampling(pair.target, torch.Generator().manual_seed(0), live=500, ess=2000)
+    assert nested.log_evidence == pytest.approx(pair.log_evidence, abs=0.3)
+    theta = pair.labels.from_normal(nested.draws.u)
+    mean = nested.log_weights.exp() @ theta
+    std = (nested.log_weights.exp() @ (theta - mean).square()).sqrt()
+    summary = pair.summary()
+    for i, name in enumerate(pair.labels.names):
+        assert abs(summary[name]["mean"] - float(mean[i])) < 0.2 * float(std[i]), name
+        assert summary[name]["std"] == pytest.approx(float(std[i]), rel=0.2), name
