@@ -15,6 +15,7 @@ from maury.checks.gap import FAULTS, Bed
 from maury.demo import write_demo
 from maury.errors import InferenceError
 from maury.models import Model, load_model
+from maury.posterior import companion
 from maury.posterior.companion import with_companion
 from maury.posterior.infer import infer
 from maury.posterior.nested import nested_sampling
@@ -86,8 +87,6 @@ def test_a_good_star_is_not_looked_at(model: Model, tmp_path: Path) -> None:
 def test_one_at_the_same_velocity_is_not_believed(
     model: Model, star: tuple[Posterior, Tensor], pair: Posterior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maury.posterior import companion
-
     draws = pair.draws.copy()
     draws[:, pair.labels.index("v_rad_2")] = draws[:, pair.labels.index("v_rad")] + 1.0
 
@@ -107,6 +106,23 @@ def test_models_that_hold_labels_are_refused(model: Model, star: tuple[Posterior
     held = replace(star[0], held={"m_h": 0.0})
     with pytest.raises(InferenceError, match="holds labels"):
         with_companion(held, model, SETTINGS, "yes")
+    with pytest.raises(InferenceError, match="companion: no 'maybe'"):
+        infer(star[0].spectrum, model, companion="maybe")  # type: ignore[arg-type]
+
+
+def test_nested_sampling_takes_over_where_weights_fail(
+    model: Model, star: tuple[Posterior, Tensor], pair: Posterior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def found(*arguments: Any) -> Any:
+        yield from ()
+        asked.append(arguments[-2])
+        return replace(pair, khat=0.9)
+
+    monkeypatch.setattr(companion, "_pair", found)
+    with_companion(star[0], model, SETTINGS, "auto")
+    assert asked == [False, True]
 
 
 def test_labels_of_a_single_star_come_first(pair: Posterior, star: tuple[Posterior, Tensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from maury.forward.pair import RATIO, Pair, pair_labels
 from maury.forward.target import Target
 from maury.labels import LabelSet
 from maury.models import Model
+from maury.names import meant
 from maury.posterior.result import Posterior
 from maury.posterior.steps import Settings, posterior_of, to_model_grid
 from maury.posterior.together import LogLikelihoods, Steps, alone
-from maury.posterior.verify import verify_from
+from maury.posterior.verify import KHAT_LIMIT, verify_from
 
 Companion = Literal["no", "auto", "yes"]
 # Nats of evidence that a second star must gain: spectra of another library gain up to ten by one.
@@ -61,8 +62,10 @@ def with_companion(
     Raises
     ------
     InferenceError
-        If the model holds a label, or a posterior of two stars is asked for and cannot be had.
+        If ``companion`` is none of these, or the model holds a label.
     """
+    if companion not in get_args(Companion):
+        raise InferenceError(f"companion: no {companion!r}; {meant(companion, get_args(Companion))}")
     if companion == "no" or (companion == "auto" and not _CAUSES & {*single.flag_warn, *single.flag_bad}):
         return single
     if single.held or single.target is None or single.labels.names[-1] != "jitter":
@@ -70,10 +73,12 @@ def with_companion(
     began = time.perf_counter()
     progress("companion")
     labels = pair_labels(single.labels)
-    found = alone(_pair(single, model, labels, settings, lambda _: progress("companion")))
+    found = alone(_pair(single, model, labels, settings, False, lambda _: progress("companion")))
     gain = found.log_evidence - single.log_evidence
     believed = gain > ENOUGH_GAIN and _moves_apart(found)
     used = believed or companion == "yes"
+    if used and found.khat > KHAT_LIMIT:
+        found = alone(_pair(single, model, labels, settings, True, lambda _: progress("companion")))
     told: dict[str, Any] = {"companion": {"gain": gain, "used": used, "khat": found.khat}}
     told |= {key: single.extra[key] for key in ("models",) if key in single.extra}
     chosen = found if used else single
@@ -94,7 +99,12 @@ def _moves_apart(pair: Posterior) -> bool:
 
 
 def _pair(
-    single: Posterior, model: Model, labels: LabelSet, settings: Settings, progress: Callable[[str], None]
+    single: Posterior,
+    model: Model,
+    labels: LabelSet,
+    settings: Settings,
+    nested: bool,
+    progress: Callable[[str], None],
 ) -> Steps[Posterior]:
     spectrum, problem = single.spectrum, model.problem
     inside = np.zeros(spectrum.grid.n_pixels, dtype=bool)
@@ -113,7 +123,7 @@ def _pair(
         draws=settings.draws,
         generator=torch.Generator().manual_seed(settings.seed),
         noise=settings.noise,
-        nested=False,
+        nested=nested,
         progress=progress,
     )
     alone_flow = single.labels.select(model.estimator.labels.names)
