@@ -13,6 +13,8 @@ Array = NDArray[np.float64]
 # One and two sigma of a two-dimensional Gaussian.
 LEVELS = (0.865, 0.393)
 _BINS = 36
+# Labels up to which a corner plot has room for their units.
+_ROOMY = 8
 _SMOOTH = 1.3
 NAMES = {
     "teff": ("Teff", "Effective temperature"),
@@ -160,7 +162,8 @@ def corner(samples: Sequence[Sample], names: Sequence[str], units: Sequence[str]
                 inner += _axis_ticks(box[row], side, horizontal=False, label=column == 0)
             parts.append(f'<g transform="translate({x:g} {y:g})">{"".join(inner)}</g>')
     for k in range(n):
-        unit = f'<tspan class="unit"> [{escape(units[k])}]</tspan>' if units[k] else ""
+        roomy = units[k] and len(names) <= _ROOMY
+        unit = f'<tspan class="unit"> [{escape(units[k])}]</tspan>' if roomy else ""
         text = f"{escape(short(names[k]))}{unit}"
         middle = left + k * (side + gap) + side / 2
         parts.append(
