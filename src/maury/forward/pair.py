@@ -23,7 +23,7 @@ class Pair(nn.Module):
 
     The ratio is taken to be the same all over the spectrum, which holds where the two differ little in temperature or the band is short.
     Labels are the first star's, then the companion's own, named with ``_2``, and ``flux_ratio``; they have the same composition.
-    Everything else is as of `ForwardModel`.
+    Everything else is as of `ForwardModel`. El-Badry et al. 2018 (MNRAS 476, 528) fit APOGEE spectra so.
 
     Parameters
     ----------
