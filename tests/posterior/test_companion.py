@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from maury.posterior.result import Posterior
 from maury.posterior.steps import Settings
 from maury.posterior.stored import load
 from maury.report.star import star_page
+from maury.spectra import write_table
 
 SETTINGS = Settings(1000, 3, {}, "auto", 0.01)
 
@@ -123,6 +126,16 @@ def test_nested_sampling_takes_over_where_weights_fail(
     monkeypatch.setattr(companion, "_pair", found)
     with_companion(star[0], model, SETTINGS, "auto")
     assert asked == [False, True]
+
+
+def test_command_line(pair: Posterior, run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    write_table(tmp_path / "pair.ecsv", replace(pair.spectrum, meta={}))
+    status, out, error = run("infer", tmp_path / "pair.ecsv", "--companion", "yes", "--draws", 300, "--json")
+    assert status == 0, error
+    assert {"teff_2", "flux_ratio"} <= set(json.loads(out)["labels"])
+    status, _, error = run("infer", "a.fits", "b.fits", "--joint", "--companion", "auto")
+    assert status == 2
+    assert "--joint knows one star" in error
 
 
 def test_labels_of_a_single_star_come_first(pair: Posterior, star: tuple[Posterior, Tensor]) -> None:
