@@ -20,6 +20,8 @@ from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
 
 # Coverage of the 68 % regions that a robust result keeps.
 _ENOUGH = 0.6
+# Faults beside each other that a picture of coverages has room for.
+_FEW = 8
 
 
 def detection(results: Sequence[Result], false_alarm: float) -> dict[str, dict[str, dict[str, float]]]:
@@ -136,7 +138,8 @@ def detection_figure(found: dict[str, dict[str, dict[str, float]]], false_alarm:
 
 def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
     """Draw the coverage of 68 % intervals by label, fault and options."""
-    figure = new_figure(1.2 + 1.5 * len(found), 4.0)
+    # With all strengths there are too many to be given as much room.
+    figure = new_figure(1.2 + (1.5 if len(found) <= _FEW else 0.6) * len(found), 4.0)
     axis = figure.subplots()
     colours = dict(zip(OPTIONS, (ORANGE, GREY, BLUE), strict=True))
     for k, (options, colour) in enumerate(colours.items()):
@@ -145,10 +148,10 @@ def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
             if options in by_options:
                 values = list(by_options[options]["coverage_68"].values())
                 place = i + 0.22 * (k - 1) + np.linspace(-0.05, 0.05, len(values))
-                axis.plot(place, values, "o", color=colour, ms=5, label=label)
+                axis.plot(place, values, "o", color=colour, ms=5 if len(found) <= _FEW else 3, label=label)
                 label = None
     axis.axhline(0.683, color=GREY, lw=0.8)
-    axis.set_xticks(range(len(found)), list(found), rotation=20, ha="right")
+    axis.set_xticks(range(len(found)), list(found), rotation=20 if len(found) <= _FEW else 50, ha="right")
     axis.set_ylim(0, 1)
     axis.set_ylabel("truths within 68 % (a point a label)")
     axis.legend(fontsize=9)
