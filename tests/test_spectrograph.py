@@ -153,7 +153,7 @@ def test_checks_are_of_the_instrument(small: Path) -> None:
     for pixels in ("native", "network"):
         (outcome,) = calibrate(model, 1, draws=200, pixels=pixels, seed=3)
         assert outcome.khat < 0.7
-    (result,) = gap.run(model, [(gap.FAULTS["lsf"], 0.1)], 1, noises=["auto"], draws=200)
+    (result,) = gap.spoil(model, [(gap.FAULTS["lsf"], 0.1)], 1, options=["auto"], draws=200)
     assert result.fault == "lsf"
     assert gap.impostor("flat", instrument=model.instrument).grid.n_pixels == 1400
     (first,) = amortised([next(simulated_spectra(model, 1, "native", seed=6))[0]], model)
