@@ -117,18 +117,18 @@ def _pair(
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])
     target = Target(likelihood, labels)
     target, starts, spent = yield from _search(target, best)
+    of_flow = single.labels.select(model.estimator.labels.names)
     verified = yield from verify_from(
         target,
         starts,
+        of_flow.to_normal(torch.from_numpy(single.flow_draws)),
         draws=settings.draws,
         generator=torch.Generator().manual_seed(settings.seed),
         noise=settings.noise,
         nested=nested,
         progress=progress,
     )
-    alone_flow = single.labels.select(model.estimator.labels.names)
-    flow = alone_flow.to_normal(torch.from_numpy(single.flow_draws))
-    verified = replace(verified, flow=flow, evaluations=verified.evaluations + spent)
+    verified = replace(verified, evaluations=verified.evaluations + spent)
     found = posterior_of(
         verified, spectrum, model, labels, to_model_grid(spectrum, model), single.extra["misfit"]["p_novelty"],
         settings.false_alarm,

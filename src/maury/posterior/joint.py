@@ -28,6 +28,7 @@ from maury.labels import Label, LabelSet, Prior, Uniform, label
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.infer import infer
 from maury.posterior.proposal import Mixture, StudentT
+from maury.posterior.propose import DOF_MANY, FEW_LABELS
 from maury.posterior.refine import find_modes
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior, summarise
@@ -38,8 +39,7 @@ from maury.spectra.spectrum import Spectrum
 OWN = ("v_rad", "jitter")
 # Nats of evidence beyond which a velocity is called variable: odds of 150 to 1.
 VARIABLE = 5.0
-# A Student-t's tails grow with the dimension: many labels need one nearer to the Gaussian.
-_FEW_LABELS, _DOF, _DOF_MANY = 8, 8, 24
+_DOF = 8
 _WIDE, _WIDE_SHARE = 2.0, 0.1
 
 
@@ -224,7 +224,7 @@ def _sample(
 ) -> tuple[Weighed, Tensor, int]:
     """Climb from one start, and weigh Student-t draws about the modes."""
     modes = find_modes(target, start[None])
-    dof = _DOF if len(target.labels) <= _FEW_LABELS else _DOF_MANY
+    dof = _DOF if len(target.labels) <= FEW_LABELS else DOF_MANY
     mass = torch.softmax(modes.log_mass, 0)
     parts = [
         StudentT(u, f * s, dof) for u, f in zip(modes.u, modes.factor, strict=True) for s in (1.0, _WIDE)

@@ -20,7 +20,7 @@ _FLOW_SHARE = 0.12
 # all: what few draws miss, they do not weigh.
 _INFLATED, _DOF = 1.1, 5
 # A Student-t's tails grow with the dimension: many labels need one nearer to the Gaussian.
-_FEW_LABELS, _DOF_MANY = 8, 24
+FEW_LABELS, DOF_MANY = 8, 24
 _MODE_FLOOR = 0.02
 # A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
 # prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
@@ -95,7 +95,7 @@ def about_modes(modes: Modes, ridge: Ridge | None, flow: Flow | None, labels: La
 
 
 def _about(u: Tensor, factor: Tensor) -> list[StudentT]:
-    dof = _DOF if u.shape[1] <= _FEW_LABELS else _DOF_MANY
+    dof = _DOF if u.shape[1] <= FEW_LABELS else DOF_MANY
     return [StudentT(place, _INFLATED * f, dof) for place, f in zip(u, factor, strict=True)]
 
 

@@ -210,14 +210,15 @@ def verify(
     flow_draws = yield Draws(flow, max(draws, _FEWEST), generator)
     target, starts = yield from _start(likelihood, labels, flow_draws)
     found = yield from verify_from(
-        target, starts, flow, draws=draws, generator=generator, nested=nested, noise=noise, progress=progress
-    )
-    return replace(found, flow=flow_draws, evaluations=found.evaluations + _RANKED)
+        target, starts, flow_draws, flow, draws=draws, generator=generator, nested=nested, noise=noise, progress=progress
+    )  # fmt: skip
+    return replace(found, evaluations=found.evaluations + _RANKED)
 
 
 def verify_from(
     target: Target[Single],
     starts: Tensor,
+    flow_draws: Tensor,
     flow: Flow | None = None,
     *,
     draws: int,
@@ -226,7 +227,10 @@ def verify_from(
     noise: Noise = "independent",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Steps[Verified]:
-    """Find the modes from some starts ``(k, n_labels)``, propose about them, and weigh; arguments and errors as of `verify`."""
+    """Find the modes from some starts ``(k, n_labels)``, propose about them, and weigh; other arguments and errors as of `verify`.
+
+    The proposal has a share of the ``flow`` if it is given; its draws are handed on as they are.
+    """
     labels = target.labels
     progress("refine")
     first = yield from climb(target, starts)
@@ -246,9 +250,8 @@ def verify_from(
     weighed = yield from weigh(target, proposal, draws, generator, partial(progress, "weigh"))
     weighted, log_weights, khat = weighed.draws, weighed.log_weights, weighed.khat
     evaluations += len(weighted.u)
-    no_flow = torch.empty(0, len(labels), dtype=torch.float64)
     result = Verified(
-        weighted, log_weights, khat, weighted.log_evidence, "refined", modes, no_flow, target, evaluations,
+        weighted, log_weights, khat, weighted.log_evidence, "refined", modes, flow_draws, target, evaluations,
         residuals,
     )  # fmt: skip
     if khat <= KHAT_LIMIT or not nested:
