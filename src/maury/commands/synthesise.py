@@ -1,0 +1,56 @@
+"""``maury models synthesise``: a grid of synthetic spectra by an existing engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maury.console import err
+
+
+def models_synthesise(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="See docs/libraries.md.")],
+    output: Annotated[Path, typer.Option(help="Folder of the grid's files; what is there is kept.")],
+    jobs: Annotated[int, typer.Option(help="Spectra computed at the same time.", min=1, max=256)] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin nothing new after so many minutes.", min=0)
+    ] = None,
+) -> None:
+    """Compute a grid of synthetic spectra with an engine of radiative transfer; run it again to go on.
+
+    Example: maury models synthesise marcs-maury.toml --jobs 2 --output grids/marcs-maury
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from maury.libraries.synthesis.grid import SynthesisConfig, synthesise
+    from maury.toml import read_config
+
+    settings = read_config(config, SynthesisConfig)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as shown:
+        task = shown.add_task("spectra", total=settings.number)
+        holes = synthesise(
+            settings,
+            output,
+            jobs,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+            stop_after=None if minutes is None else 60 * minutes,
+        )
+    err.print(
+        f"grid in {output}; {holes} of the spectra computed now are holes", highlight=False, soft_wrap=True
+    )

