@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from maury.forward.beside import log_likelihoods, newtons
-from maury.forward.target import Target
-from maury.posterior.proposal import Flow, flow_densities, flow_draws
+from maury.inference.flow import Flow, flow_densities, flow_draws
+from maury.likelihood.batch import log_likelihoods, newtons
+from maury.likelihood.target import Target
 
 T = TypeVar("T")
 

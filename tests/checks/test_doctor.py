@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from maury import cli, doctor
+from maury import cli
+from maury.checks import doctor
 from maury.names import shipped
 
 

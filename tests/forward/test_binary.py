@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maury.forward.likelihood import Likelihood
+from maury.forward.binary import Pair, pair_labels
 from maury.forward.model import ForwardModel
-from maury.forward.pair import Pair, pair_labels
 from maury.labels import LabelSet
+from maury.likelihood.pixels import Likelihood
 from maury.spectra.spectrum import Spectrum
 
 NAMES = (

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from maury.forward.sampling import HALF_TAPS, Banded, interpolation, line_spread
+from maury.forward.detector import HALF_TAPS, Banded, interpolation, line_spread
 from maury.libraries.emulator import LogGrid
 from maury.spectra.linespread import Gaussian
 from maury.spectra.spectrum import PixelGrid, apstar_grid

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from maury.batching import Densities, LogLikelihoods, alone, together
 from maury.checks.calibration import simulated_spectra
 from maury.errors import InferenceError
-from maury.forward.beside import log_likelihoods, newtons
-from maury.forward.target import Target
+from maury.inference.infer import infer, infer_batch
+from maury.likelihood.batch import log_likelihoods, newtons
+from maury.likelihood.target import Target
 from maury.models import load_model
-from maury.posterior.infer import infer, infer_batch
-from maury.posterior.refine import find_modes
-from maury.posterior.together import Densities, LogLikelihoods, alone, together
+from maury.sampling.modes import find_modes
 
 # Of a posterior: about a thousand effective ones.
 DRAWS = 2000

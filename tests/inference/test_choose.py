@@ -9,15 +9,16 @@ import torch
 
 import maury
 from maury.checks.calibration import simulated_spectra
-from maury.demo import TRUTH, simulate_visit
 from maury.errors import Failure, LabelError
-from maury.labels import TruncatedNormal, Uniform
-from maury.models import load_model, shipped
-from maury.posterior.infer import infer_files
-from maury.posterior.proposal import Flow, StudentT
-from maury.posterior.steps import labels_for, to_model_grid
-from maury.spectra.synthetic import write_apvisit
-from maury.spectra.synthetic_star import write_apstar
+from maury.inference.batch import labels_for
+from maury.inference.flow import Flow
+from maury.inference.infer import infer_files
+from maury.models import load_model, shipped, to_model_grid
+from maury.priors import TruncatedNormal, Uniform
+from maury.sampling.proposal import StudentT
+from maury.spectra.formats.star_writers import write_apstar
+from maury.spectra.formats.writers import write_apvisit
+from maury.training.demo import TRUTH, simulate_visit
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from maury.checks.gap import FAULTS, Bed
-from maury.demo import write_demo
 from maury.errors import InferenceError
+from maury.inference import companion
+from maury.inference.batch import Settings
+from maury.inference.companion import with_companion
+from maury.inference.infer import infer
 from maury.models import Model, load_model
-from maury.posterior import companion
-from maury.posterior.companion import with_companion
-from maury.posterior.infer import infer
-from maury.posterior.nested import nested_sampling
 from maury.posterior.result import Posterior
-from maury.posterior.steps import Settings
-from maury.posterior.stored import load
+from maury.posterior.store import load
 from maury.report.star import star_page
+from maury.sampling.nested import nested_sampling
 from maury.spectra import write_table
+from maury.training.demo import write_demo
 
 SETTINGS = Settings(1000, 3, {}, "auto", 0.01)
 

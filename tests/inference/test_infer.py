@@ -7,16 +7,15 @@ import pytest
 import torch
 
 import maury
-from maury.demo import TRUTH, simulate_visit
 from maury.errors import InferenceError
-from maury.forward.likelihood import Likelihood
-from maury.forward.target import Target
-from maury.models import load_model
-from maury.posterior.nested import nested_sampling
-from maury.posterior.refine import find_modes
-from maury.posterior.steps import to_model_grid
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Target
+from maury.models import load_model, to_model_grid
+from maury.sampling.modes import find_modes
+from maury.sampling.nested import nested_sampling
 from maury.spectra import PixelGrid
 from maury.spectra.spectrum import Spectrum, apstar_grid
+from maury.training.demo import TRUTH, simulate_visit
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +116,9 @@ def test_progress_can_end_a_stage_midway(model, star, monkeypatch, limit, stage)
         if told.count(stage) == 3:
             raise Enough
 
-    monkeypatch.setattr("maury.posterior.verify.KHAT_LIMIT", limit)
+    monkeypatch.setattr("maury.sampling.verify.KHAT_LIMIT", limit)
     # No round of weights is good enough, so that more follow.
-    monkeypatch.setattr("maury.posterior.verify._ENOUGH", 2.0)
+    monkeypatch.setattr("maury.sampling.verify._ENOUGH", 2.0)
     with pytest.raises(Enough):
         maury.infer(star, model, draws=200, noise="independent", progress=progress)
     assert told[-1] == stage

@@ -10,9 +10,9 @@ import pytest
 
 from maury.checks.gap import NONE, Bed
 from maury.errors import Failure, ModelError
+from maury.inference.infer import infer
+from maury.inference.tune import FEWEST, save_tuned, tune
 from maury.models import load_model
-from maury.posterior.infer import infer
-from maury.posterior.tune import FEWEST, save_tuned, tune
 from maury.spectra.spectrum import Spectrum
 
 # A line that the library lacks, Angstrom in vacuum at rest, and its depth.

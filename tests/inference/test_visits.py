@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from maury.cli import app
 from maury.constants import C_KMS
-from maury.demo import TRUTH, simulate_visit
 from maury.errors import InferenceError
-from maury.forward.joint import Joint, Part
-from maury.forward.likelihood import Likelihood
+from maury.inference.visits import infer_visits
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.ties import Joint, Part
 from maury.models import load_model
-from maury.posterior.joint import infer_visits
-from maury.spectra.synthetic import write_apvisit
+from maury.spectra.formats.writers import write_apvisit
+from maury.training.demo import TRUTH, simulate_visit
 
 CORRECTIONS = (-20.0, 14.0)
 

@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from maury.adapters import EstimatorPosterior, LabelPrior, join, sbi_pair
 from maury.errors import InferenceError
+from maury.interop.adapters import EstimatorPosterior, LabelPrior, join, sbi_pair
 from maury.models import load_model
 from maury.spectra.spectrum import apstar_grid
 from maury.training.simulations import Observing, Simulator

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maury.forward.continuum import chebyshev_basis, chip_basis, fit_continuum, normal_matrix
+from maury.likelihood.continuum import chebyshev_basis, chip_basis, fit_continuum, normal_matrix
 
 CHIPS = ((2, 40), (50, 90), (95, 130))
 N = 140

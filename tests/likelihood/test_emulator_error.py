@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from maury.batching import alone
 from maury.checks.calibration import simulated_spectra
-from maury.forward.likelihood import Likelihood
-from maury.forward.target import Target
+from maury.inference.infer import infer
 from maury.labels import LabelSet
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Target
 from maury.models import Model, load_model
-from maury.posterior.infer import infer
-from maury.posterior.propose import along_jitter
-from maury.posterior.refine import Modes, climb_beside, find_modes
-from maury.posterior.together import alone
+from maury.sampling.modes import Modes, climb_beside, find_modes
+from maury.sampling.proposal import along_jitter
 from maury.spectra.spectrum import Spectrum
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maury.constants import C_KMS
-from maury.forward.continuum import chip_basis
-from maury.forward.likelihood import Likelihood
-from maury.forward.noise import Correlated, Correlation, Independent, innovations, sum_of_logs
+from maury.likelihood.continuum import chip_basis
+from maury.likelihood.noise import Correlated, Correlation, Independent, innovations, sum_of_logs
+from maury.likelihood.pixels import Likelihood
 
 N = 60
 CHIPS = [(0, 25), (25, 60)]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.errors import InferenceError
-from maury.forward.continuum import chebyshev_basis
-from maury.forward.likelihood import DEGREE, SPREAD, Likelihood
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
+from maury.likelihood.continuum import chebyshev_basis
+from maury.likelihood.pixels import DEGREE, SPREAD, Likelihood
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 

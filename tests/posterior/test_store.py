@@ -7,11 +7,11 @@ import pytest
 import xarray as xr
 
 import maury
-from maury.demo import TRUTH, simulate_visit
 from maury.errors import InferenceError
-from maury.labels import TruncatedNormal
 from maury.models import load_model
-from maury.posterior.stored import load
+from maury.posterior.store import load
+from maury.priors import TruncatedNormal
+from maury.training.demo import TRUTH, simulate_visit
 
 
 @pytest.fixture(scope="module")

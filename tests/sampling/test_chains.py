@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from maury.errors import ConfigError, InferenceError
-from maury.forward.held import Held
-from maury.forward.likelihood import Likelihood
-from maury.forward.target import Target
-from maury.labels import LabelSet, Uniform, label
-from maury.posterior.mcmc import ChainConfig, emcee_chains, nuts_chains, split_rhat
+from maury.labels import LabelSet, label
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Held
+from maury.priors import Uniform
+from maury.sampling.chains import ChainConfig, emcee_chains, nuts_chains, split_rhat
 
 LABELS = LabelSet((label("teff", Uniform(low=4000, high=5000)), label("logg", Uniform(low=0, high=5))))
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maury.errors import InferenceError
-from maury.posterior.psis import fit_pareto, pareto_smooth
+from maury.sampling.importance import fit_pareto, pareto_smooth
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

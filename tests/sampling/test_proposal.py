@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from maury.posterior.proposal import Mixture, StudentT, average
+from maury.sampling.proposal import Mixture, StudentT, average
 
 
 def student(location: list[float], scale: list[list[float]], dof: int = 5) -> StudentT:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from maury.errors import MauryError
+from maury.files import finite
 from maury.names import shipped
 
 T = TypeVar("T")
@@ -65,17 +66,6 @@ def check_rate(false_alarm: float) -> None:
 def print_error(message: str) -> None:
     """Print one line in red to standard error."""
     err.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
-
-
-def finite(value: Any) -> Any:
-    """Replace what JSON cannot hold by null."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
 
 
 def print_json(entry: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maury.forward.model import ForwardModel
-from maury.labels import Label, LabelSet, Uniform
+from maury.labels import Label, LabelSet
 from maury.libraries.emulator import Emulator
+from maury.priors import Uniform
 
 # What two stars that formed together share.
 SHARED = ("m_h", "alpha_m")

@@ -11,28 +11,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maury.batching import Steps, together
 from maury.errors import InferenceError, LabelError
-from maury.forward.problem import Problem
-from maury.forward.target import Single
-from maury.labels import LabelSet, Prior, Uniform
-from maury.models import Model
+from maury.inference.flow import Flow
+from maury.labels import LabelSet
+from maury.likelihood.problem import Problem
+from maury.likelihood.residuals import Noise
+from maury.likelihood.target import Single
+from maury.models import ALL_MASKED, Model, to_model_grid
 from maury.names import meant
 from maury.networks.context import Context
 from maury.posterior.flags import check_misfit, faults, warnings
-from maury.posterior.proposal import Flow
-from maury.posterior.residuals import Noise
 from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
-from maury.posterior.stored import provenance
-from maury.posterior.together import Steps, together
-from maury.posterior.verify import Verified, verify
-from maury.spectra.regrid import on_network_grid
+from maury.posterior.store import provenance
+from maury.priors import Prior, Uniform
+from maury.sampling.verify import Verified, verify
 from maury.spectra.spectrum import Spectrum
 
 # km/s around 0 in which a spectrum that its survey moved to rest is searched.
 _REST_V_RAD = 30.0
 # Fewer weights do not tell what their tail is like.
 FEWEST_DRAWS = 100
-ALL_MASKED = "every pixel is masked: nothing to infer from"
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,6 @@ class Settings:
             raise InferenceError(f"noise: no {self.noise!r}; {meant(self.noise, get_args(Noise))}")
         if not 0 < self.false_alarm < 1:
             raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm:g}")
-
-
-def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
-    spectrograph = model.problem.spectrograph
-    flux, ivar = on_network_grid(spectrum, spectrograph)
-    level = 1.0
-    # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1, unless it is known and has a meaning.
-    if model.problem.degree is not None and (ivar > 0).any():
-        level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
-    scaled = (flux / level, np.where(model.usable, ivar * level**2, 0.0))
-    a, b = (torch.from_numpy(x).float()[None] for x in scaled)
-    return a, b
 
 
 def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:

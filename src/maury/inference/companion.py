@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maury.batching import LogLikelihoods, Steps, alone
 from maury.errors import InferenceError
-from maury.forward.likelihood import Likelihood
-from maury.forward.pair import RATIO, Pair, pair_labels
-from maury.forward.target import Target
+from maury.forward.binary import RATIO, Pair, pair_labels
+from maury.inference.batch import Settings, posterior_of
 from maury.labels import LabelSet
-from maury.models import Model
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Target
+from maury.models import Model, to_model_grid
 from maury.names import meant
 from maury.posterior.result import Posterior
-from maury.posterior.steps import Settings, posterior_of, to_model_grid
-from maury.posterior.together import LogLikelihoods, Steps, alone
-from maury.posterior.verify import KHAT_LIMIT, verify_from
+from maury.sampling.verify import KHAT_LIMIT, verify_from
 
 Companion = Literal["no", "auto", "yes"]
 # Nats of evidence that a second star must gain: spectra of another library gain up to ten by one.

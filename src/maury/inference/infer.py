@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maury.errors import Failure, InferenceError, failure_of
-from maury.forward.likelihood import usable_pixels
-from maury.labels import Prior
+from maury.inference.batch import Settings, infer_together, labels_for
+from maury.inference.companion import Companion, with_companion
+from maury.likelihood.pixels import usable_pixels
+from maury.likelihood.residuals import Noise
 from maury.models import DEFAULT, Model, load_model, shipped
-from maury.posterior.companion import Companion, with_companion
 from maury.posterior.flags import disagreement
-from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
-from maury.posterior.steps import Settings, infer_together, labels_for
-from maury.posterior.verify import KHAT_LIMIT
-from maury.spectra.registry import read_all, read_spectrum
+from maury.priors import Prior
+from maury.sampling.verify import KHAT_LIMIT
+from maury.spectra.formats.registry import read_all, read_spectrum
 from maury.spectra.spectrum import Spectrum
 
 # Models whose evidences differ by more than this (nats) need no better ones to be told apart.
@@ -61,7 +61,7 @@ def infer(
         ``"auto"``: correlated where that gains more than 5 nats, as on real spectra it does.
     companion
         ``"auto"`` looks for a second star in the spectrum where a flag says that one does not explain it, and adds its labels where that
-        gains more than 20 nats of evidence; ``"yes"`` adds them in any case. See `maury.posterior.companion`.
+        gains more than 20 nats of evidence; ``"yes"`` adds them in any case. See `maury.inference.companion`.
     false_alarm
         Share of good spectra that may be flagged ``misfit``, and ``novel``.
     progress

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 import maury
 from maury.constants import C_KMS
 from maury.errors import Failure, ModelError
-from maury.libraries.emulator import write_model
+from maury.inference.infer import infer
 from maury.models import Model, folder
-from maury.posterior.infer import infer
 from maury.posterior.result import Posterior
 from maury.spectra.spectrum import Spectrum
+from maury.weights import write_model
 
 Array = NDArray[np.float64]
 FEWEST = 10

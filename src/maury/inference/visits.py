@@ -18,22 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maury.batching import alone
 from maury.constants import C_KMS
 from maury.errors import InferenceError
 from maury.forward.doppler import add_velocities
-from maury.forward.fit import Fit
-from maury.forward.joint import Joint, Part
-from maury.forward.target import Target
-from maury.labels import Label, LabelSet, Prior, Uniform, label
+from maury.inference.infer import infer
+from maury.labels import Label, LabelSet, label
+from maury.likelihood.fit import Fit
+from maury.likelihood.residuals import Noise
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Joint, Part
 from maury.models import DEFAULT, Model, load_model
-from maury.posterior.infer import infer
-from maury.posterior.proposal import Mixture, StudentT
-from maury.posterior.propose import DOF_MANY, FEW_LABELS
-from maury.posterior.refine import find_modes
-from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior, summarise
-from maury.posterior.together import alone
-from maury.posterior.verify import KHAT_LIMIT, Weighed, weigh
+from maury.priors import Prior, Uniform
+from maury.sampling.modes import find_modes
+from maury.sampling.proposal import DOF_MANY, FEW_LABELS, Mixture, StudentT
+from maury.sampling.verify import KHAT_LIMIT, Weighed, weigh
 from maury.spectra.spectrum import Spectrum
 
 OWN = ("v_rad", "jitter")

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maury.forward.held import Held
-from maury.forward.likelihood import Likelihood
-from maury.forward.target import Target, whole
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Target, whole
+from maury.likelihood.ties import Held
 
 Pair = tuple[Target[Any], Tensor]
 

@@ -18,7 +18,7 @@ from scipy.linalg import lapack, solve_banded
 from torch import Tensor
 
 from maury.constants import C_KMS
-from maury.forward.continuum import normal_matrix
+from maury.likelihood.continuum import normal_matrix
 
 Array = NDArray[np.float64]
 Bases = Sequence[tuple[slice, Tensor]]

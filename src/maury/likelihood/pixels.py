@@ -12,13 +12,13 @@ from torch import Tensor
 
 from maury.constants import C_KMS
 from maury.errors import InferenceError
-from maury.forward.continuum import chip_basis, fit_continuum
-from maury.forward.fit import Fit
+from maury.forward.binary import Pair
+from maury.forward.detector import Banded
 from maury.forward.model import ForwardModel
-from maury.forward.noise import Correlated, Correlation, Covariance, Independent, innovations
-from maury.forward.pair import Pair
-from maury.forward.sampling import Banded
 from maury.labels import LabelSet
+from maury.likelihood.continuum import chip_basis, fit_continuum
+from maury.likelihood.fit import Fit
+from maury.likelihood.noise import Correlated, Correlation, Covariance, Independent, innovations
 from maury.spectra.linespread import LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
@@ -49,7 +49,7 @@ class Likelihood:
     error at the labels (from leaving its library's spectra out), t the library's error where it was learned from observed spectra, R the
     reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The
     coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
-    residuals is added (`maury.posterior.residuals`).
+    residuals is added (`maury.likelihood.residuals`).
 
     With ``error_known`` the derivatives take e for known: what labels change of it is left out, as of weights in iterated least squares.
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.errors import LabelError
-from maury.forward.held import Held
-from maury.forward.likelihood import DEGREE, Likelihood
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
+from maury.likelihood.pixels import DEGREE, Likelihood
+from maury.likelihood.ties import Held
 from maury.names import meant
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
@@ -39,7 +39,7 @@ class Problem:
         Whether the emulator's own error is a part of the noise.
     learned
         The library's error as learned from observed spectra, relative to the continuum, on the emulator's grid at rest, shape
-        ``(n_grid,)``; see `maury.posterior.tune`.
+        ``(n_grid,)``; see `maury.inference.tune`.
     instrument
         The spectrograph that it was made for; None where spectra of any are taken as they are.
 

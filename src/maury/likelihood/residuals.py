@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.optimize import minimize
 from torch import Tensor
 
-from maury.forward.likelihood import Likelihood
-from maury.forward.noise import Correlation
-from maury.forward.target import Single, Target, put_back, whole
-from maury.posterior.predictive import ljung_box
+from maury.likelihood.noise import Correlation
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Single, Target, put_back, whole
 
 Noise = Literal["auto", "independent", "correlated"]
 # Nats that a correlated part must gain before "auto" adds it: two more numbers gain 1 by chance, 5 in one case of 150.
@@ -26,6 +26,8 @@ _IN_LINES = (1e-4, 1.0)
 _SCALE = (2.0, 500.0)
 _START = (0.005, 0.03, 12.0)
 _BY_CHANCE = 0.01
+# Pixels over which residuals are asked to be independent, and fewest pairs of pixels that tell.
+_LAGS, _FEWEST = 8, 15
 
 
 @dataclass(frozen=True)
@@ -131,3 +133,30 @@ def fit_residuals(
     moved = u.clone()
     moved[-1] = prior.to_normal(torch.tensor([math.exp(point[0])], dtype=torch.float64))[0]
     return put_back(target, likelihood), found, moved
+
+
+def ljung_box(
+    residual: NDArray[np.float64], pixels: NDArray[np.int64], lags: int = _LAGS
+) -> tuple[float, float]:
+    """Mean product of neighbours, and p-value of the correlations at lags 1 to ``lags``.
+
+    Parameters
+    ----------
+    residual
+        Over the total error, shape ``(n,)``.
+    pixels
+        Their places, rising; only pairs that are truly a lag apart count, so that gaps do not matter.
+    """
+    total, first = 0.0, 0.0
+    variance = float(np.mean(residual**2)) or 1.0
+    for lag in range(1, lags + 1):
+        place = np.searchsorted(pixels, pixels + lag)
+        inside = place < len(pixels)
+        pair = np.flatnonzero(inside)[pixels[place[inside]] == pixels[inside] + lag]
+        if len(pair) < _FEWEST:
+            return first, 1.0
+        products = residual[pair] * residual[np.searchsorted(pixels, pixels[pair] + lag)] / variance
+        total += len(pair) * float(products.mean()) ** 2
+        if lag == 1:
+            first = float(products.mean())
+    return first, float(stats.chi2.sf(total, lags))

@@ -8,9 +8,10 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from maury.forward.held import Held
-from maury.forward.likelihood import Curvature, Likelihood
-from maury.labels import LabelSet, log_standard_normal
+from maury.labels import LabelSet
+from maury.likelihood.pixels import Curvature, Likelihood
+from maury.likelihood.ties import Held
+from maury.priors import log_standard_normal
 
 
 class LogLikelihood(Protocol):

@@ -24,8 +24,8 @@ import xarray as xr
 
 from maury.errors import InferenceError, MauryError
 from maury.files import first_line, sha256
-from maury.forward.fit import Fit
 from maury.labels import LabelSet
+from maury.likelihood.fit import Fit
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _weights_version(folder: Path) -> str:
 @lru_cache(maxsize=16)
 def _card(folder: Path) -> dict[str, Any]:
     """Return what an emulator's card and an estimator's say of their origin; nothing where there are none."""
-    from maury.libraries.emulator import read_card
+    from maury.weights import read_card
 
     try:
         card = read_card(folder / "emulator.safetensors")

@@ -19,14 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from maury.errors import ConfigError, InferenceError
-from maury.forward.target import LogLikelihood, Target
 from maury.labels import LabelSet
+from maury.likelihood.target import LogLikelihood, Target
 
 MOVES = ("stretch", "de", "walk", "kde")
 
 
 class LogPosterior(Protocol):
-    """What chains need of a posterior over u; `maury.forward.target.Target` is one."""
+    """What chains need of a posterior over u; `maury.likelihood.target.Target` is one."""
 
     @property
     def labels(self) -> LabelSet:

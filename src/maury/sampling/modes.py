@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maury.forward.target import LogLikelihood, Target
-from maury.posterior.together import LogLikelihoods, Newton, Steps, alone
+from maury.batching import LogLikelihoods, Newton, Steps, alone
+from maury.likelihood.target import LogLikelihood, Target
 
 # Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
 _U_MAX = 6.0

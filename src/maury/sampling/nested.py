@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maury.forward.target import LogLikelihood, Target
-from maury.posterior.importance import Weighted
+from maury.likelihood.target import LogLikelihood, Target
+from maury.sampling.importance import Weighted
 
 
 @dataclass(frozen=True)

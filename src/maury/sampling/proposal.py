@@ -1,18 +1,27 @@
-"""Proposal densities over ``u``, in which the prior is N(0, I)."""
+"""Proposal densities over ``u``, in which the prior is N(0, I), and how they come to cover a posterior.
+
+About its modes, along its ridge in jitter, the flow, and what weighted draws have shown of it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from maury.errors import LabelError
-from maury.labels import LabelSet, log_standard_normal
-from maury.networks.context import Context
-from maury.networks.estimator import Estimator
+from maury.batching import Newton, Steps
+from maury.labels import LabelSet
+from maury.likelihood.target import Single, Target, put_back, whole
+from maury.priors import log_standard_normal
+from maury.sampling.importance import Weighted
+from maury.sampling.modes import Modes, climb_beside, laplace_factor
+
+if TYPE_CHECKING:
+    from maury.inference.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -42,114 +51,6 @@ class StudentT:
             - self.factor.diagonal().log().sum()
             - 0.5 * (nu + d) * torch.log1p(x.square().sum(0) / nu)
         )
-
-
-class Flow:
-    """A flow's density of one spectrum's labels, under priors that may be narrower than those it was trained for.
-
-    Draws outside the narrower support, a share ``outside`` of all, are replaced by draws from the prior there.
-
-    Parameters
-    ----------
-    estimator, context
-        The flow, and its context of one spectrum or of several.
-    labels
-        The estimator's labels with the priors wanted, without nuisances.
-    row
-        Of the spectrum in the context.
-
-    Raises
-    ------
-    LabelError
-        If a prior reaches beyond the one that the estimator was trained for, or there are other labels.
-    """
-
-    def __init__(self, estimator: Estimator, context: Context, labels: LabelSet, row: int = 0) -> None:
-        self.estimator, self.context, self.labels, self.row = estimator, context, labels, row
-        trained = estimator.labels
-        if labels.names != trained.names:
-            raise LabelError(
-                f"the estimator infers {', '.join(trained.names)}, not {', '.join(labels.names)}"
-            )
-        for label, wide in zip(labels, trained, strict=True):
-            if label.prior.low < wide.prior.low or label.prior.high > wide.prior.high:
-                raise LabelError(
-                    f"prior of {label.name}: [{label.prior.low:g}, {label.prior.high:g}] reaches beyond "
-                    f"[{wide.prior.low:g}, {wide.prior.high:g}], for which the model was trained"
-                )
-        self.same = labels == trained
-        self.outside = 0.0
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw ``(n, n_labels)``; the first call measures the share outside."""
-        return flow_draws([self], [n], [generator])[0]
-
-    def log_prob(self, u: Tensor) -> Tensor:
-        """Log density, shape ``(n,)``."""
-        return flow_densities([self], [u])[0]
-
-    def _brought_inside(self, u: Tensor, generator: torch.Generator) -> Tensor:
-        """Take the estimator's draws to the narrower priors."""
-        if self.same:
-            return u
-        theta = self.estimator.labels.from_normal(u)
-        inside = ((theta >= self.labels.low) & (theta <= self.labels.high)).all(1)
-        if self.outside == 0:
-            self.outside = float((~inside).double().mean().clamp(1e-3, 1))
-        prior = torch.randn(u.shape, generator=generator, dtype=torch.float64)
-        moved = self.labels.to_normal(theta.clamp(self.labels.low, self.labels.high))
-        return torch.where(inside[:, None], moved, prior)
-
-    def _there(self, u: Tensor) -> Tensor:
-        """Points of the narrower priors in the estimator's coordinates."""
-        return u if self.same else self.estimator.labels.to_normal(self.labels.from_normal(u))
-
-    def _from_there(self, u: Tensor, there: Tensor, log_prob: Tensor) -> Tensor:
-        """Log density over ``u``, from the estimator's at ``there``."""
-        if self.same:
-            return log_prob
-        moved = log_prob + self.labels.log_abs_det(u) - self.estimator.labels.log_abs_det(there)
-        # Far out in u the two maps meet the bound itself, and their ratio loses its meaning.
-        moved = torch.where(moved.isfinite(), moved, -math.inf)
-        prior = log_standard_normal(u).sum(-1) + math.log(max(self.outside, 1e-3))
-        return torch.logaddexp(moved, prior)
-
-
-def flow_draws(
-    flows: Sequence[Flow], numbers: Sequence[int], generators: Sequence[torch.Generator]
-) -> list[Tensor]:
-    """Draw ``(n_i, n_labels)`` of each flow; flows that share an estimator and a context are evaluated in one pass."""
-    found: dict[int, Tensor] = {}
-    for members in _sharing(flows):
-        first = flows[members[0]]
-        context = first.context.take(torch.tensor([flows[i].row for i in members]))
-        u = first.estimator.sample_each(
-            [numbers[i] for i in members], context, [generators[i] for i in members]
-        )
-        found |= {i: flows[i]._brought_inside(x, generators[i]) for i, x in zip(members, u, strict=True)}
-    return [found[i] for i in range(len(flows))]
-
-
-@torch.no_grad()
-def flow_densities(flows: Sequence[Flow], u: Sequence[Tensor]) -> list[Tensor]:
-    """Log density ``(n_i,)`` of each flow at its points ``u (n_i, n_labels)``; in one pass, as `flow_draws`."""
-    found: dict[int, Tensor] = {}
-    for members in _sharing(flows):
-        first = flows[members[0]]
-        there = [flows[i]._there(u[i]) for i in members]
-        lengths = torch.tensor([len(x) for x in there])
-        rows = torch.tensor([flows[i].row for i in members]).repeat_interleave(lengths)
-        log_prob = first.estimator.log_prob(torch.cat(there), first.context.take(rows))
-        parts = zip(members, there, log_prob.split(lengths.tolist()), strict=True)
-        found |= {i: flows[i]._from_there(u[i], x, part) for i, x, part in parts}
-    return [found[i] for i in range(len(flows))]
-
-
-def _sharing(flows: Sequence[Flow]) -> list[list[int]]:
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, flow in enumerate(flows):
-        groups.setdefault((id(flow.estimator), id(flow.context)), []).append(i)
-    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -245,3 +146,112 @@ def average(mixtures: Sequence[Mixture], counts: Sequence[int]) -> Mixture:
         total[:n] += count * mixture.weights[:n]
         total[len(last.parts) :] += count * mixture.weights[n:]
     return Mixture(last.parts, total / sum(counts), last.flow)
+
+
+# Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
+_FLOW_SHARE = 0.12
+# Weights are even where a proposal is somewhat wider than the posterior, with heavier tails; and an uneven tail is mostly not seen at
+# all: what few draws miss, they do not weigh.
+_INFLATED, _DOF = 1.1, 5
+# A Student-t's tails grow with the dimension: many labels need one nearer to the Gaussian.
+FEW_LABELS, DOF_MANY = 8, 24
+_MODE_FLOOR = 0.02
+# A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
+# prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
+_WIDE_SHARE = 0.1
+_WIDE = 2.5
+# Jitters, in u, at which the posterior's ridge is followed: steps of this size from the best one's, so many down and up.
+_STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, -3.0
+# Kernels that follow a posterior of another shape than a Student-t's.
+_KERNELS = 40
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Where a posterior with jitter lies beside its modes.
+
+    Attributes
+    ----------
+    along
+        The most likely labels at jitters other than the best mode's; their factors have the breadth in jitter that each stands for.
+    broad
+        Factors of the modes with the emulator's error taken for known, shape ``(k, d, d)``.
+    evaluations
+        Likelihood evaluations spent.
+    """
+
+    along: Modes
+    broad: Tensor
+    evaluations: int
+
+
+def along_jitter(target: Target[Single], modes: Modes) -> Steps[Ridge]:
+    """Follow the posterior from its best mode to other jitters.
+
+    A jitter below the noise is hardly told from none, nor from the emulator's error, which the other labels choose: the posterior is a
+    curved ridge that no ellipsoid about its mode covers.
+    """
+    u, factor = modes.u[0], modes.factor[0]
+    covariance = factor @ factor.T
+    jitter = u[-1] + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
+    jitter = jitter[(jitter > _LOWEST) | (jitter > u[-1])]
+    moved = (jitter - u[-1])[:, None] * covariance[-1] / covariance[-1, -1]
+    starts = u + moved.clamp(-1, 1)
+    starts[:, -1] = jitter
+    along = yield from climb_beside(target, starts)
+    along.factor[:, -1, -1] = _STEP
+    likelihood, _ = whole(target, u)
+    _, precision = yield Newton(put_back(target, replace(likelihood, error_known=True)), modes.u)
+    return Ridge(along, laplace_factor(precision), along.evaluations + len(modes.u))
+
+
+def about_modes(modes: Modes, ridge: Ridge | None, flow: Flow | None, labels: LabelSet) -> Mixture:
+    """Student-t distributions about the modes and a share of the flow; of labels with jitter also along the ridge, and wide ones."""
+    mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
+    mass /= mass.sum()
+    parts, shares = _about(modes.u, modes.factor), mass
+    jitter = None
+    if ridge is not None:
+        wide = ridge.broad.clone()
+        wide[:, -1] *= _WIDE
+        free = ridge.broad.clone()
+        free[:, -1] = torch.eye(len(labels)).to(free)[-1]
+        anywhere = modes.u.clone()
+        anywhere[:, -1] = 0.0
+        parts += [*_about(ridge.along.u, ridge.along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
+        narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
+        shares = torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
+        jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
+    if flow is None:
+        return Mixture(parts, shares)
+    of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
+    return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * shares, of_flow]), FlowAndJitter(flow, jitter))
+
+
+def _about(u: Tensor, factor: Tensor) -> list[StudentT]:
+    dof = _DOF if u.shape[1] <= FEW_LABELS else DOF_MANY
+    return [StudentT(place, _INFLATED * f, dof) for place, f in zip(u, factor, strict=True)]
+
+
+def adapted(
+    draws: Weighted, log_weights: Tensor, previous: Mixture, generator: torch.Generator, closely: bool
+) -> Mixture:
+    """Add a Student-t with the weighted draws' mean and covariance; half of the weight goes to it.
+
+    ``closely``: most of that half goes to narrower ones about some of the draws, a kernel estimate that follows any shape.
+    """
+    w = log_weights.exp()
+    mean = w @ draws.u
+    offset = draws.u - mean
+    covariance = (w[:, None] * offset).T @ offset
+    # Few effective draws underestimate a covariance; the Student-t and this floor keep the proposal wider than the target.
+    covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
+    factor = torch.linalg.cholesky(1.2 * covariance)
+    if not closely:
+        return previous.beside([StudentT(mean, factor)], 0.5)
+    # The bandwidth that suits a normal density of as many draws as these are worth (Silverman 1986, eq. 4.14).
+    d, ess = len(mean), 1 / float(w.square().sum())
+    bandwidth = (4 / ((d + 2) * max(ess, 2 * d))) ** (1 / (d + 4))
+    centres = draws.u[torch.multinomial(w, _KERNELS, replacement=True, generator=generator)]
+    kernels = [StudentT(centre, bandwidth * factor) for centre in centres]
+    return previous.beside([StudentT(mean, factor)], 0.1).beside(kernels, 0.5)

@@ -9,15 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from maury.forward.target import LogLikelihood, Single, Target
+from maury.batching import Densities, Draws, LogLikelihoods, Steps
+from maury.inference.flow import Flow
 from maury.labels import LabelSet
-from maury.posterior.importance import Weighted
-from maury.posterior.nested import nested_sampling
-from maury.posterior.proposal import Flow, Mixture, average
-from maury.posterior.propose import about_modes, adapted, along_jitter
-from maury.posterior.refine import Modes, climb, spread_out
-from maury.posterior.residuals import Noise, Residuals, fit_residuals, hang_together
-from maury.posterior.together import Densities, Draws, LogLikelihoods, Steps
+from maury.likelihood.residuals import Noise, Residuals, fit_residuals, hang_together
+from maury.likelihood.target import LogLikelihood, Single, Target
+from maury.sampling.importance import Weighted
+from maury.sampling.modes import Modes, climb, spread_out
+from maury.sampling.nested import nested_sampling
+from maury.sampling.proposal import Mixture, about_modes, adapted, along_jitter, average
 
 KHAT_LIMIT = 0.7
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.

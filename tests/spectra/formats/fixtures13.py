@@ -5,8 +5,8 @@ import numpy as np
 from maury.constants import C_KMS
 from maury.forward.doppler import add_velocities
 from maury.spectra import Spectrum, apstar_grid, nominal_visit_grid, write_apvisit
+from maury.spectra.formats.star_writers import write_apstar, write_aspcapstar, write_mwm
 from maury.spectra.linespread import Tabulated
-from maury.spectra.synthetic_star import write_apstar, write_aspcapstar, write_mwm
 
 V_BARY = 37.0
 # What the survey thought, and the earth's motion in the observatory's frame.

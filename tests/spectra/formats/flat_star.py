@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from maury.spectra.formats.writers import nominal_visit_grid
 from maury.spectra.spectrum import Spectrum
-from maury.spectra.synthetic import nominal_visit_grid
 
 
 def make_spectrum(n_pixels: int = 64, seed: int = 1, **changes: Any) -> Spectrum:

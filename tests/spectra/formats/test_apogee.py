@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from maury.errors import SpectrumError
 from maury.spectra import read_apvisit
-from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
-from maury.spectra.cards import unsigned
+from maury.spectra.formats.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
+from maury.spectra.formats.cards import unsigned
 
 N = 64
 Visit = Callable[..., Path]

@@ -7,8 +7,8 @@ from fixtures13 import V_BARY, V_SURVEY, at_rest, barycentric_velocity, visit, w
 
 from maury.errors import SpectrumError
 from maury.spectra import apstar_grid, read_spectra, read_spectrum
+from maury.spectra.formats.star_writers import write_apstar, write_aspcapstar, write_mwm
 from maury.spectra.linespread import Gaussian, Tabulated
-from maury.spectra.synthetic_star import write_apstar, write_aspcapstar, write_mwm
 
 SPECTRA = {
     "apVisit-dr16": 1,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from maury.spectra import apogee
-from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
+from maury.spectra.formats import apogee
+from maury.spectra.formats.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
 
 
 @pytest.mark.parametrize(

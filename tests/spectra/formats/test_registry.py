@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maury.errors import MauryError, SpectrumError
-from maury.spectra import Spectrum, files, read_apvisit, read_spectrum, write_apvisit
-from maury.spectra.bits import BAD, bits
-from maury.spectra.registry import FORMATS
+from maury.spectra import Spectrum, read_apvisit, read_spectrum, write_apvisit
+from maury.spectra.formats import fits as files
+from maury.spectra.formats.bits import BAD, bits
+from maury.spectra.formats.registry import FORMATS
 
 Visit = Callable[..., Path]
 

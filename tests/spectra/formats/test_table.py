@@ -17,8 +17,8 @@ from maury.spectra import (
     read_table,
     write_table,
 )
+from maury.spectra.formats.table import to_vacuum
 from maury.spectra.linespread import Gaussian
-from maury.spectra.table import to_vacuum
 
 W = np.concatenate([np.linspace(15_200, 15_700, 400), np.linspace(15_900, 16_400, 400)])
 

@@ -15,7 +15,7 @@ from flat_star import make_spectrum
 
 from maury.errors import SpectrumError
 from maury.spectra import Spectrum, apstar_grid, nominal_visit_grid, read_apvisit, write_apvisit
-from maury.spectra.bits import bits
+from maury.spectra.formats.bits import bits
 from maury.spectra.linespread import GaussHermite, nominal_visit_lsf
 
 
@@ -167,7 +167,7 @@ def test_nothing_half_written_is_left(
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("maury.spectra.synthetic.os.replace", fail)
+    monkeypatch.setattr("maury.spectra.formats.writers.os.replace", fail)
     with pytest.raises(SpectrumError, match=r"a\.fits: cannot be written \(disk full\)"):
         write_apvisit(path, spectrum)
     assert [p.name for p in tmp_path.iterdir()] == ["a.fits"]

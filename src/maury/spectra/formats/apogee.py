@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.spectra.barycentric import barycentric_correction
-from maury.spectra.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
-from maury.spectra.cards import (
+from maury.spectra.formats.bits import BAD, DEFAULT_REJECT, PIXMASK, bits
+from maury.spectra.formats.cards import (
     FLUX_UNIT,
     image_data,
     image_shape,
@@ -28,7 +28,7 @@ from maury.spectra.cards import (
     unsigned,
     velocity,
 )
-from maury.spectra.files import open_fits
+from maury.spectra.formats.fits import open_fits
 from maury.spectra.instrument import apogee
 from maury.spectra.linespread import GaussHermite, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum

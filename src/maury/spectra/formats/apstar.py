@@ -11,8 +11,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.spectra.bits import BAD
-from maury.spectra.cards import (
+from maury.spectra.formats.bits import BAD
+from maury.spectra.formats.cards import (
     FLUX_UNIT,
     image_data,
     image_shape,

@@ -12,7 +12,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.spectra.files import reason
+from maury.spectra.formats.fits import reason
 
 # Errors this many times the chip's median mark pixels that the pipeline gave up on.
 _ERROR_LIMIT = 1e3

@@ -15,8 +15,8 @@ from typing import Any
 from astropy.io import fits
 
 from maury.errors import MauryError, SpectrumError
-from maury.spectra.headers import BLOCK as _BLOCK
-from maury.spectra.headers import check_sizes
+from maury.spectra.formats.headers import BLOCK as _BLOCK
+from maury.spectra.formats.headers import check_sizes
 
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 # A compressed file is unpacked in memory: no spectrum needs more, and a hostile file must not take all.

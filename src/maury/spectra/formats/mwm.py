@@ -11,8 +11,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.spectra.apstar import log_grid
-from maury.spectra.cards import FLUX_UNIT, number, text, velocity
+from maury.spectra.formats.apstar import log_grid
+from maury.spectra.formats.cards import FLUX_UNIT, number, text, velocity
 from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
 

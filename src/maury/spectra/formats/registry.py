@@ -11,14 +11,14 @@ from pathlib import Path
 from astropy.io import fits
 
 from maury.errors import Failure, SpectrumError, failure_of
-from maury.spectra.apogee import apvisit_from_hdus, is_apvisit
-from maury.spectra.apstar import is_apstar, is_aspcapstar, read_apstar, read_aspcapstar
-from maury.spectra.bits import DEFAULT_REJECT
-from maury.spectra.files import open_fits
+from maury.spectra.formats.apogee import apvisit_from_hdus, is_apvisit
+from maury.spectra.formats.apstar import is_apstar, is_aspcapstar, read_apstar, read_aspcapstar
+from maury.spectra.formats.bits import DEFAULT_REJECT
+from maury.spectra.formats.fits import open_fits
+from maury.spectra.formats.mwm import is_mwm, read_mwm
+from maury.spectra.formats.table import fits_table, is_fits_table, is_table_file, read_table
 from maury.spectra.instrument import Instrument
-from maury.spectra.mwm import is_mwm, read_mwm
 from maury.spectra.spectrum import Spectrum
-from maury.spectra.table import fits_table, is_fits_table, is_table_file, read_table
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_spectra(
     path
         A FITS file, also compressed by gzip or bzip2, or a table in ECSV or Parquet (docs/formats.md).
     reject
-        Bits of the file's pixel mask that take a pixel out of use (`maury.spectra.bits`); None for the
+        Bits of the file's pixel mask that take a pixel out of use (`maury.spectra.formats.bits`); None for the
         format's usual ones, 0 for none.
     instrument
         Whose tables are read: it tells what a table leaves open, and which bits of its mask reject a pixel.

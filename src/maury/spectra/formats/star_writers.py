@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.files import writing
-from maury.spectra.bits import bits
-from maury.spectra.files import reason
+from maury.spectra.formats.bits import bits
+from maury.spectra.formats.fits import reason
 from maury.spectra.instrument import apogee
 from maury.spectra.linespread import Tabulated
 from maury.spectra.spectrum import Spectrum

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from maury.errors import SpectrumError
 from maury.files import writing
 from maury.spectra.air import to_vacuum
-from maury.spectra.files import reason
+from maury.spectra.formats.fits import reason
 from maury.spectra.instrument import Instrument
 from maury.spectra.linespread import Gaussian
 from maury.spectra.spectrum import PixelGrid, Spectrum

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from maury.errors import SpectrumError
 from maury.files import writing
 from maury.names import meant
-from maury.spectra.bits import DEFAULT_REJECT, bits
+from maury.spectra.formats.bits import DEFAULT_REJECT, bits
 from maury.spectra.instrument import apogee
 from maury.spectra.linespread import GaussHermite, nominal_visit_lsf
 from maury.spectra.spectrum import PixelGrid, Spectrum
