@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from maury.commands.console import ModelOption, bar, complete_model, err, out, print_error, read_range
+from maury.commands.synthesise import models_synthesise
 
-app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, fetch, synthesise, build and tune models.", no_args_is_help=True)
+app.command("synthesise")(models_synthesise)
 
 
 class Library(StrEnum):

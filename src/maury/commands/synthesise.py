@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
-from maury.console import err
+from maury.commands.console import err
 
 
 def models_synthesise(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="See docs/libraries.md.")],
     output: Annotated[Path, typer.Option(help="Folder of the grid's files; what is there is kept.")],
     jobs: Annotated[int, typer.Option(help="Spectra computed at the same time.", min=1, max=256)] = 1,
+    compressed: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the grid's compressed parts: what they hold is not computed, what is new is appended."
+        ),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Begin nothing new after so many minutes.", min=0)
     ] = None,
@@ -22,6 +28,7 @@ def models_synthesise(
 
     Example: maury models synthesise marcs-maury.toml --jobs 2 --output grids/marcs-maury
     """
+    import numpy as np
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -31,10 +38,13 @@ def models_synthesise(
         TimeRemainingColumn,
     )
 
+    from maury.libraries.synthesis.compress import CompressedGrid, compress
     from maury.libraries.synthesis.grid import SynthesisConfig, synthesise
     from maury.toml import read_config
 
     settings = read_config(config, SynthesisConfig)
+    parts = compressed is not None and any(compressed.glob("part-*.npz"))
+    known = CompressedGrid.read(compressed).known if compressed is not None and parts else set()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,7 +60,17 @@ def models_synthesise(
             jobs,
             progress=lambda done, total: shown.update(task, completed=done, total=total),
             stop_after=None if minutes is None else 60 * minutes,
+            known=known,
         )
+    if compressed is not None:
+        part = compress(output, compressed, (settings.low, settings.step))
+        if part is not None:
+            err.print(
+                f"{len(part.index)} spectra appended to {compressed}: {len(part.steps)} new vectors, "
+                f"rms {np.median(part.rms):.1e} of the continuum",
+                highlight=False,
+                soft_wrap=True,
+            )
     err.print(
         f"grid in {output}; {holes} of the spectra computed now are holes", highlight=False, soft_wrap=True
     )

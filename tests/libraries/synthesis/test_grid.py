@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from engine_files import write_engine
@@ -53,6 +56,39 @@ def test_it_goes_on_where_it_stopped(config, tmp_path):
     assert (tmp_path / "grid" / "spectra-000000.npz").stat().st_mtime_ns == before
     for path in (tmp_path / "whole").iterdir():
         np.testing.assert_array_equal(Chunk.read(path).flux, Chunk.read(tmp_path / "grid" / path.name).flux)
+
+
+def test_what_is_kept_elsewhere_is_not_computed_again(config, tmp_path):
+    synthesise(config, tmp_path / "grid", known=range(4, 8))
+    assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == [
+        "spectra-000000.npz",
+        "spectra-000008.npz",
+    ]
+
+
+def test_the_command_goes_on_from_the_compressed_parts(config, tmp_path, run):
+    entries = config.model_dump(mode="json")
+    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in entries.items())
+    (tmp_path / "grid.toml").write_text(text, encoding="utf-8")
+    command = (
+        "models",
+        "synthesise",
+        tmp_path / "grid.toml",
+        "--output",
+        tmp_path / "raw",
+        "--compressed",
+        tmp_path / "parts",
+    )
+    status, _, said = run(*command)
+    assert status == 0
+    assert "holes" in said
+    made = CompressedGrid.read(tmp_path / "parts")
+    assert made.known == set(range(10))
+    shutil.rmtree(tmp_path / "raw")
+    status, _, said = run(*command)
+    assert status == 0
+    assert not list((tmp_path / "raw").iterdir())
+    assert "appended" not in said
 
 
 def test_a_damaged_piece_is_told(config, tmp_path):

@@ -42,6 +42,8 @@ class Part:
         Error of each spectrum, of the continuum, ``(n,)``.
     grid
         First wavelength (air, A), step (A), number of points.
+    holes
+        Numbers of the design that have no spectrum.
     """
 
     index: NDArray[np.int64]
@@ -54,6 +56,7 @@ class Part:
     continuum: Array
     rms: Array
     grid: NDArray[np.float64]
+    holes: NDArray[np.int64]
 
     def write(self, path: Path) -> None:
         """Write under a temporary name and rename."""
@@ -121,6 +124,11 @@ class CompressedGrid:
         return np.concatenate([part.index for part in self.parts])
 
     @property
+    def known(self) -> set[int]:
+        """Numbers of the design that are done: spectra and holes."""
+        return {int(i) for part in self.parts for i in (*part.index, *part.holes)}
+
+    @property
     def mean(self) -> Array:
         """What the basis is about, ``(n_points,)``."""
         return self.parts[0].mean
@@ -178,16 +186,20 @@ def compress(
     """
     folder.mkdir(parents=True, exist_ok=True)
     have = CompressedGrid.read(folder) if any(folder.glob("part-*.npz")) else None
-    known = set() if have is None else set(have.index.tolist())
-    index, labels, flux, continuum = [], [], [], []
+    known = set() if have is None else have.known
+    index, labels, flux, continuum, holes = [], [], [], [], []
     for path in sorted(source.glob("spectra-*.npz")):
         chunk = Chunk.read(path)
-        for i in np.flatnonzero(chunk.holes == ""):
-            if int(chunk.index[i]) not in known:
-                index.append(chunk.index[i])
-                labels.append(chunk.labels[i])
-                flux.append(chunk.flux[i])
-                continuum.append(chunk.continuum[i])
+        for i, number in enumerate(chunk.index.tolist()):
+            if number in known:
+                continue
+            if chunk.holes[i]:
+                holes.append(number)
+                continue
+            index.append(number)
+            labels.append(chunk.labels[i])
+            flux.append(chunk.flux[i])
+            continuum.append(chunk.continuum[i])
     if not index:
         return None
     values = np.stack(flux).astype(np.float32) * np.float32(_STEP)
@@ -229,6 +241,7 @@ def compress(
         np.stack(continuum),
         rms,
         np.array([*grid, points]),
+        np.array(holes, np.int64),
     )
     part.write(folder / f"part-{0 if have is None else len(have.parts):03d}.npz")
     return part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,7 @@ def synthesise(
     jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop_after: float | None = None,
+    known: Collection[int] = (),
 ) -> int:
     """Compute what is missing of a grid; return how many spectra are holes.
 
@@ -135,6 +136,8 @@ def synthesise(
         Called with the spectra done and the total.
     stop_after
         Seconds after which no further file is begun.
+    known
+        Numbers of spectra that are kept elsewhere: a file of which all are known is not computed.
 
     Raises
     ------
@@ -144,12 +147,13 @@ def synthesise(
     engine, atmospheres = config.make_engine(), MarcsCollection(config.atmospheres)
     labels = config.design().labels(config.number)
     output.mkdir(parents=True, exist_ok=True)
-    starts = [i for i in range(0, config.number, _CHUNK) if not (output / _name(i)).exists()]
-    done, holes, begun = (
-        config.number - sum(min(_CHUNK, config.number - i) for i in starts),
-        0,
-        time.monotonic(),
-    )
+    kept, files = set(known), range(0, config.number, _CHUNK)
+
+    def members(start: int) -> range:
+        return range(start, min(start + _CHUNK, config.number))
+
+    starts = [i for i in files if not ((output / _name(i)).exists() or kept.issuperset(members(i)))]
+    done, holes, begun = config.number - sum(len(members(i)) for i in starts), 0, time.monotonic()
     points = round((config.high - config.low) / config.step) + 1
 
     def one(index: int) -> tuple[NDArray[np.uint16], NDArray[np.float32], str]:
@@ -167,7 +171,7 @@ def synthesise(
     with ThreadPoolExecutor(jobs) as pool:
         waiting: dict[Future[tuple[NDArray[np.uint16], NDArray[np.float32], str]], int] = {}
         pieces: dict[int, dict[int, tuple[NDArray[np.uint16], NDArray[np.float32], str]]] = {}
-        queue = [(start, i) for start in starts for i in range(start, min(start + _CHUNK, config.number))]
+        queue = [(start, i) for start in starts for i in members(start)]
         queue.reverse()
         while queue or waiting:
             over = stop_after is not None and time.monotonic() - begun > stop_after
@@ -184,7 +188,7 @@ def synthesise(
                 done += 1
                 holes += bool(future.result()[2])
                 progress(done, config.number)
-                if len(pieces[start]) == min(_CHUNK, config.number - start):
+                if len(pieces[start]) == len(members(start)):
                     index = np.array(sorted(pieces[start]))
                     flux, continuum, why = zip(*(pieces[start][j] for j in index), strict=True)
                     Chunk(index, labels[index], np.stack(flux), np.stack(continuum), np.array(why)).write(
