@@ -21,6 +21,7 @@ from maury.libraries.coefficients import LabelNetwork
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid, principal_components
 from maury.libraries.process import GridConfig, build_from_grid
+from maury.libraries.synthetic import SyntheticConfig, build_from_synthetic
 from maury.priors import Uniform
 from maury.spectra.instrument import APOGEE, apogee
 from maury.toml import read_toml, validate
@@ -81,6 +82,9 @@ def build_from_file(path: Path, instrument: str | None = None, restrict: bool = 
         given = {"instrument": instrument, "restrict": restrict or None}
         entries |= {key: value for key, value in given.items() if value is not None}
         return build_from_grid(validate(path, entries, GridConfig))
+    if entries.get("library") == "synthetic":
+        entries |= {} if instrument is None else {"instrument": instrument}
+        return build_from_synthetic(validate(path, entries, SyntheticConfig))
     if instrument is not None and instrument != APOGEE:
         raise ConfigError(
             f'{path}: library {entries.get("library")!r} is made of spectra as APOGEE sees them; for {instrument} choose library = "grid"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from maury.errors import LabelError, ModelError
 from maury.labels import LabelSet
 from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
+from maury.priors import LogUniform
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import Gaussian
 from maury.weights import read_model, write_model
@@ -98,6 +100,11 @@ class Emulator(nn.Module):
         self.register_buffer("error_shape", self._on_grid(shape.float()[None])[0])
         self.register_buffer("_low", labels.low.float())
         self.register_buffer("_range", (labels.high - labels.low).float())
+        self._logarithmic = [
+            (i, math.log(x.prior.low), math.log(x.prior.high / x.prior.low))
+            for i, x in enumerate(labels)
+            if isinstance(x.prior, LogUniform)
+        ]
 
     def _on_grid(self, values: Tensor) -> Tensor:
         """Lay values ``(n, n_covered)`` on the grid ``(n, n_pixels)``, fading to 0 outside the covered ranges."""
@@ -133,17 +140,24 @@ class Emulator(nn.Module):
         """
         return of_card(self.card.get("instrument"), f"emulator {self.card.get('name', '')}")
 
-    def _scaled(self, labels: Tensor) -> Tensor:
-        return 2 * (labels.to(self._low) - self._low) / self._range - 1
+    def scaled(self, labels: Tensor) -> Tensor:
+        """Labels as the network takes them: the range of each is [-1, 1]; of one whose prior is uniform in its logarithm, that of it."""
+        x = 2 * (labels.to(self._low) - self._low) / self._range - 1
+        if not self._logarithmic:
+            return x
+        columns = list(x.unbind(-1))
+        for i, low, range_ in self._logarithmic:
+            columns[i] = 2 * (labels[..., i].to(self._low).log() - low) / range_ - 1
+        return torch.stack(columns, -1)
 
     def coefficients(self, labels: Tensor) -> Tensor:
         """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``."""
-        return self.network(self._scaled(labels)) * self.scale
+        return self.network(self.scaled(labels)) * self.scale
 
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the flux, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""
         if isinstance(self.network, GaussianProcess):
-            return self.network.error(self._scaled(labels))
+            return self.network.error(self.scaled(labels))
         return torch.full((len(labels),), float(self.card.get("error_rms", 0.0)), device=self.mean.device)
 
     def forward(self, labels: Tensor) -> Tensor:
