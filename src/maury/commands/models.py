@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 from maury.commands.console import ModelOption, bar, complete_model, err, out, print_error, read_range
-from maury.commands.synthesise import models_synthesise
+from maury.commands.synthesise import models_calibrate, models_synthesise
 
 app = typer.Typer(help="List, show, fetch, synthesise, build and tune models.", no_args_is_help=True)
+app.command("calibrate")(models_calibrate)
 app.command("synthesise")(models_synthesise)
 
 

@@ -1,4 +1,4 @@
-"""``maury models synthesise``: a grid of synthetic spectra by an existing engine."""
+"""``maury models calibrate`` and ``synthesise``: line lists and grids of synthetic spectra, by an existing engine."""
 
 from __future__ import annotations
 
@@ -74,3 +74,24 @@ def models_synthesise(
     err.print(
         f"grid in {output}; {holes} of the spectra computed now are holes", highlight=False, soft_wrap=True
     )
+
+
+def models_calibrate(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="See docs/libraries.md.")],
+    output: Annotated[Path, typer.Option(help="Folder of the steps, the list and its card.")],
+    jobs: Annotated[int, typer.Option(help="Spectra computed at the same time.", min=1, max=256)] = 1,
+) -> None:
+    """Fit line strengths and damping to standard stars; print how well they agree then. Run it again to go on.
+
+    Example: maury models calibrate marcs-maury.toml --jobs 2 --output lines
+    """
+    import logging
+    import sys
+
+    from maury.libraries.synthesis.standards import Calibration, CalibrationConfig
+    from maury.toml import read_config
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    settings = read_config(config, CalibrationConfig)
+    Calibration(settings, output, jobs).run()
+    sys.stdout.write((output / f"{settings.name}.json").read_text(encoding="utf-8") + "\n")
