@@ -25,6 +25,7 @@ from maury.networks.estimator import Estimator
 from maury.networks.novelty import Novelty
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.spectrum import Spectrum
+from maury.text import readable
 
 DEFAULT = "kurucz-apogee"
 __all__ = [
@@ -148,7 +149,12 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
     between = path / SYSTEMATIC
     systematic = Systematic.load(between) if between.exists() else None
     return Model(
-        path.name, replace(problem, forward=forward.to(device)), estimator, novelty, path, systematic
+        readable(path.name),
+        replace(problem, forward=forward.to(device)),
+        estimator,
+        novelty,
+        path,
+        systematic,
     )
 
 

@@ -111,7 +111,7 @@ def check_exact(
     figures = summary(found)
     if output:
         with writing(output / "exact.json") as temporary:
-            temporary.write_text(json.dumps(finite(figures), indent=1) + "\n")
+            temporary.write_text(json.dumps(finite(figures), indent=1) + "\n", encoding="utf-8")
     if not as_json:
         out.print_json(data=finite(figures))
 

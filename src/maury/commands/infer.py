@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,13 +21,18 @@ from maury.console import (
     out,
     print_error,
     print_json,
+    stages,
 )
 from maury.errors import Failure, MauryError
+from maury.files import distinct, output_name
 
 if TYPE_CHECKING:
     from maury.models import Model
     from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
+    from maury.spectra.spectrum import Spectrum
+
+SUMMARY = "summary.ecsv"
 
 
 class Companion(StrEnum):
@@ -96,11 +102,13 @@ def infer(
     if output:
         make_folder(output)
     rows: list[dict[str, Any]] = []
-    names = dict(zip(files, _unique_stems(files), strict=True))
-    with err.status("reading") as status:
+    if output and any(file.resolve() == (output / SUMMARY).resolve() for file in files):
+        raise MauryError(f"{output / SUMMARY}: would be overwritten by the summary; choose another --output")
+    names = _OutputNames(files)
+    with stages("reading") as tell:
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, progress=status.update,
+            companion=companion.value, false_alarm=false_alarm, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -122,17 +130,15 @@ def infer(
                 _print_posterior(item)
             rows.append(item.row())
             if output:
-                index = item.spectrum.index
-                name = names[Path(item.spectrum.path)] + (f"-{index}" if index else "")
                 try:
-                    _write_posterior(item, output, name)
+                    _write_posterior(item, output, names.of(item.spectrum))
                 except (MauryError, OSError) as error:
                     # The table and the other stars' files are still worth having.
                     print_error(str(error))
     if output:
         from maury.report.tables import write_summary
 
-        write_summary(output / "summary.ecsv", rows)
+        write_summary(output / SUMMARY, rows)
         err.print(f"written to {output}", highlight=False, soft_wrap=True)
     if all("reason" in row for row in rows):
         raise typer.Exit(BAD_INPUT)
@@ -173,24 +179,35 @@ def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None
 def _write_posterior(
     posterior: Posterior, folder: Path, name: str, truth: dict[str, float] | None = None
 ) -> list[Path]:
-    from maury.report.plots import save_figure
+    from maury.report.plots import draw_picture
 
-    pictures = [folder / f"{name}_corner.png", folder / f"{name}_fit.png"]
     posterior.save(folder / f"{name}.nc")
-    save_figure(posterior.plot_corner(truth), pictures[0])
-    save_figure(posterior.plot_fit(), pictures[1])
-    return pictures
+    pictures = (
+        draw_picture(folder / f"{name}_corner.png", lambda: posterior.plot_corner(truth)),
+        draw_picture(folder / f"{name}_fit.png", posterior.plot_fit),
+    )
+    return [picture for picture in pictures if picture]
 
 
-def _unique_stems(files: list[Path]) -> list[str]:
-    """File stems, numbered where two files share one."""
-    seen: dict[str, int] = {}
-    names = []
-    for file in files:
-        stem = file.name.split(".fits")[0]
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}_{seen[stem]}")
-    return names
+class _OutputNames:
+    """What the outputs of a run's spectra are called: never two alike."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._of_file: dict[Path, list[str]] = {}
+        self._taken = distinct(list(map(output_name, files)))
+        for file, name in zip(files, self._taken, strict=True):
+            self._of_file.setdefault(file, []).append(name)
+        self._seen: Counter[tuple[str, int]] = Counter()
+
+    def of(self, spectrum: Spectrum) -> str:
+        """Return the name for a spectrum, the next time that it comes."""
+        place = spectrum.path, spectrum.index
+        name = self._of_file[Path(spectrum.path)][self._seen[place]]
+        self._seen[place] += 1
+        if spectrum.index:
+            (name,) = distinct([f"{name}-{spectrum.index}"], self._taken)
+            self._taken.append(name)
+        return name
 
 
 def demo(
@@ -244,8 +261,8 @@ def _infer_joint(
             print_error(_with_name(item.path, item.reason))
         else:
             spectra.append(item)
-    with err.status("reading") as status:
-        star = infer_visits(spectra, model, draws=draws, seed=seed, noise=noise.value, progress=status.update)
+    with stages("reading") as tell:
+        star = infer_visits(spectra, model, draws=draws, seed=seed, noise=noise.value, progress=tell)
     if as_json:
         print_json(star.to_json())
     else:
@@ -260,8 +277,8 @@ def _write_joint(star: JointPosterior, folder: Path) -> None:
 
     from maury.console import finite
     from maury.files import writing
-    from maury.report.plots import save_figure, visits_figure
+    from maury.report.plots import draw_picture, visits_figure
 
     with writing(folder / "joint.json") as temporary:
-        temporary.write_text(json.dumps(finite(star.to_json()), indent=1) + "\n")
-    save_figure(visits_figure(star), folder / "joint_visits.png")
+        temporary.write_text(json.dumps(finite(star.to_json()), indent=1) + "\n", encoding="utf-8")
+    draw_picture(folder / "joint_visits.png", lambda: visits_figure(star))

@@ -109,7 +109,7 @@ def models_tune(
     for failure in tuned.failures:
         print_error(f"{failure.path}: {failure.reason}")
     save_tuned(tuned, loaded, output)
-    sys.stdout.write((output / "learned.json").read_text())
+    sys.stdout.write((output / "learned.json").read_text(encoding="utf-8"))
 
 
 @app.command("fetch")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import complete_model, err
+from maury.console import complete_model, err, stages
 from maury.errors import MauryError
 
 
@@ -56,7 +56,7 @@ def simulate(
         str | None,
         typer.Option(help="Name of a shipped model, or a folder.", autocompletion=complete_model),
     ] = None,
-    prior: Annotated[Path | None, typer.Option(help="TOML file with [priors] and [fixed].")] = None,
+    prior: Annotated[Path | None, typer.Option(help=r"TOML file with \[priors] and \[fixed].")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with all of it: pixels, noise, masks, continua.")
@@ -104,9 +104,9 @@ def reproduce(
     from maury.reproduce.stars import run_stars
 
     settings = read_experiment(experiment.value, preset.value, config)
-    with err.status("reading") as status:
+    with stages("reading") as tell:
         if isinstance(settings, SineConfig):
-            run_sine(settings, output, progress=status.update)
+            run_sine(settings, output, progress=tell)
         else:
-            run_stars(experiment.value, settings, output, progress=status.update)
+            run_stars(experiment.value, settings, output, progress=tell)
     err.print(f"{output / 'report.md'}", highlight=False, soft_wrap=True)

@@ -262,7 +262,7 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     card_path = Path(path).with_suffix(".json")
     try:
-        card: dict[str, Any] = json.loads(card_path.read_text())
+        card: dict[str, Any] = json.loads(card_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{card_path}: no such file; a model is a .safetensors with a .json card") from None
     except (OSError, ValueError) as error:

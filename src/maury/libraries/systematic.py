@@ -96,7 +96,7 @@ class Systematic:
     def save(self, folder: Path) -> None:
         """Write ``systematic.json`` in a folder."""
         with writing(folder / FILE) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Systematic:
@@ -108,7 +108,7 @@ class Systematic:
             If it is damaged.
         """
         try:
-            entry = json.loads(path.read_text())
+            entry = json.loads(path.read_text(encoding="utf-8"))
             correlation = tuple(tuple(map(float, row)) for row in entry["correlation"])
             found = cls(
                 tuple(entry["names"]),

@@ -20,6 +20,7 @@ from maury.forward.fit import Fit
 from maury.forward.target import Single, Target
 from maury.labels import LabelSet
 from maury.spectra.spectrum import Spectrum
+from maury.text import readable
 
 if TYPE_CHECKING:
     from astropy.io.votable.tree import VOTableFile
@@ -256,7 +257,7 @@ class Posterior:
         tree = xr.DataTree.from_dict({"/posterior": posterior, "/sample_stats": stats, "/flow": flow})
         tree.attrs.update(
             id=self.spectrum.id,
-            file=self.spectrum.path,
+            file=readable(self.spectrum.path),
             model=self.model,
             flag_warn=",".join(self.flag_warn),
             flag_bad=",".join(self.flag_bad),

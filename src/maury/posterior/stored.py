@@ -27,6 +27,7 @@ from maury.files import first_line, sha256
 from maury.forward.fit import Fit
 from maury.labels import LabelSet
 from maury.spectra.spectrum import PixelGrid, Spectrum
+from maury.text import readable
 
 if TYPE_CHECKING:
     from maury.models import Model
@@ -109,7 +110,9 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+    if value is None or isinstance(value, int | float):
+        return value
+    return readable(str(value))
 
 
 def with_record(tree: xr.DataTree, posterior: Posterior) -> xr.DataTree:

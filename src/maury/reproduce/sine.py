@@ -26,7 +26,7 @@ from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 from maury.posterior.importance import Weighted
 from maury.posterior.mcmc import emcee_chains
-from maury.report.plots import BLUE, GREY, ORANGE, new_figure, samples_figure, save_figure, walkers_figure
+from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, new_figure, samples_figure, walkers_figure
 from maury.reproduce.config import SineConfig
 from maury.reproduce.report import agreement, chain_figures, write_report
 from maury.training.data import Batch, OnTheFly
@@ -162,7 +162,7 @@ def run_sine(
     """Train, judge against exact posteriors, and run MCMC; write reports and pictures to ``output``, and return the figures."""
     output.mkdir(parents=True, exist_ok=True)
     with writing(output / "config.json") as temporary:
-        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     labels = _labels(config)
     t = torch.linspace(0, config.duration, config.samples, dtype=torch.float64)
     draw = _draw(config, labels, t)
@@ -214,15 +214,16 @@ def run_sine(
     before = labels.from_normal(
         estimator.sample(20_000, contexts[0], torch.Generator().manual_seed(5))
     ).numpy()
-    save_figure(
-        samples_figure({"flow": before, "verified": verified.numpy()}, labels, named), output / "corner.png"
+    shown = verified.numpy()
+    draw_picture(
+        output / "corner.png", lambda: samples_figure({"flow": before, "verified": shown}, labels, named)
     )
-    save_figure(_fit_figure(target.flux, t, verified[:2000], config.sigma), output / "fit.png")
-    save_figure(
-        samples_figure({"emcee": chains.draws, "verified": verified.numpy()}, labels, named),
+    draw_picture(output / "fit.png", lambda: _fit_figure(target.flux, t, verified[:2000], config.sigma))
+    draw_picture(
         output / "mcmc_corner.png",
+        lambda: samples_figure({"emcee": chains.draws, "verified": shown}, labels, named),
     )
-    save_figure(walkers_figure(chains.theta, labels, named), output / "mcmc_walkers.png")
+    draw_picture(output / "mcmc_walkers.png", lambda: walkers_figure(chains.theta, labels, named))
     _write(config, output, figures)
     return figures
 

@@ -27,7 +27,7 @@ import maury
 from maury.errors import ModelError
 from maury.libraries.emulator import read_model
 from maury.networks.estimator import Estimator
-from maury.report.plots import loss_figure, save_figure
+from maury.report.plots import draw_picture, loss_figure
 from maury.training.checkpoint import OpenCheckpoint, latest
 from maury.training.config import FitConfig
 from maury.training.data import Batch, Batches, Source
@@ -166,7 +166,7 @@ def validation_curve(files: list[Path]) -> tuple[list[int], list[float]]:
     """Read steps and validation log density (nats) from the loggers' CSV files, in order."""
     points: dict[int, float] = {}
     for file in files:
-        with file.open(newline="") as lines:
+        with file.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 if row.get("val_loss"):
                     points[int(row["step"]) + 1] = -float(row["val_loss"])
@@ -256,7 +256,7 @@ def fit(
             estimator.save(output / "estimator.safetensors")
             parts = [*sorted(output.glob("metrics.until-*.csv")), curve]
             steps, nats = validation_curve([part for part in parts if part.exists()])
-            save_figure(loss_figure(steps, nats), output / "loss.png")
+            draw_picture(output / "loss.png", lambda: loss_figure(steps, nats))
     return estimator.eval().requires_grad_(False)
 
 

@@ -68,12 +68,12 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
     settings = output / "config.json"
     wanted = comparable(config)
     if settings.exists():
-        stored = json.loads(settings.read_text())
+        stored = json.loads(settings.read_text(encoding="utf-8"))
         if stored != wanted:
             raise ConfigError(
                 f"{output}: holds a training with another configuration ({differing(stored, wanted)}); choose a new --output"
             )
-    settings.write_text(json.dumps(wanted, indent=1))
+    settings.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
 
     lightning.seed_everything(config.seed, verbose=False)
     simulator, described, source, validation = _sources(config)
