@@ -115,9 +115,9 @@ def test_in_a_locale_that_knows_ascii_alone(demo_file, tmp_path):
     shutil.copy(demo_file, path)
     language = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     script = (
-        "import sys; from maury.cli import main, app; out = sys.argv.pop();\n"
+        "import sys; from maury.cli import app; from maury.console import speaking; out = sys.argv.pop()\n"
         "for words in (['infer', sys.argv[1], '--json', '--output', out, '--draws', '100'], ['report', out]):\n"
-        "    app(words, standalone_mode=False)"
+        "    with speaking():\n        app(words, standalone_mode=False)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(path), str(tmp_path / "out")],
