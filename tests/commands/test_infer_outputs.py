@@ -12,14 +12,14 @@ from dataclasses import replace
 import matplotlib as mpl
 import pytest
 from astropy.table import Table
+from maury.demo import write_demo
+from maury.spectra.table import write_table
 
 import maury
-from maury.demo import write_demo
 from maury.models import load_model
-from maury.posterior.stored import load
+from maury.posterior.store import load
 from maury.report.plots import draw_picture
 from maury.spectra import read_spectrum
-from maury.spectra.table import write_table
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch, posterior):
     """Inference that returns one posterior for every spectrum, with the spectrum's own name and path."""
-    import maury.posterior.infer as module
+    import maury.inference.infer as module
 
     def infer(spectrum, model, **options):
         return replace(posterior, spectrum=spectrum)
@@ -115,7 +115,7 @@ def test_in_a_locale_that_knows_ascii_alone(demo_file, tmp_path):
     shutil.copy(demo_file, path)
     language = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     script = (
-        "import sys; from maury.cli import app; from maury.console import speaking; out = sys.argv.pop()\n"
+        "import sys; from maury.cli import app; from maury.commands.console import speaking; out = sys.argv.pop()\n"
         "for words in (['infer', sys.argv[1], '--json', '--output', out, '--draws', '100'], ['report', out]):\n"
         "    with speaking():\n        app(words, standalone_mode=False)"
     )

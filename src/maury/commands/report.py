@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import out, print_error, stages
+from maury.commands.console import out, print_error, stages
 
 
 def report(
