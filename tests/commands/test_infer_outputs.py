@@ -12,14 +12,13 @@ from dataclasses import replace
 import matplotlib as mpl
 import pytest
 from astropy.table import Table
-from maury.demo import write_demo
-from maury.spectra.table import write_table
 
 import maury
 from maury.models import load_model
 from maury.posterior.store import load
 from maury.report.plots import draw_picture
-from maury.spectra import read_spectrum
+from maury.spectra import read_spectrum, write_table
+from maury.training.demo import write_demo
 
 
 @pytest.fixture(scope="module")

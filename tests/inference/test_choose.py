@@ -11,7 +11,7 @@ import maury
 from maury.checks.calibration import simulated_spectra
 from maury.errors import Failure, LabelError
 from maury.inference.batch import labels_for
-from maury.inference.flow import Flow
+from maury.inference.flow import Flow, flow_densities
 from maury.inference.infer import infer_files
 from maury.models import load_model, shipped, to_model_grid
 from maury.priors import TruncatedNormal, Uniform
@@ -58,6 +58,22 @@ def test_flow_under_narrower_priors(model, star, priors):
     mass = (flow.log_prob(there) - proposal.log_prob(there)).exp().mean()
     # Those outside are replaced by draws from the prior, of which the proposal sees some or all.
     assert 0.9 - flow.outside < float(mass) < 1.1
+
+
+def test_a_flows_density_does_not_depend_on_what_was_drawn(model, star):
+    priors = {"teff": Uniform(low=4740, high=4745)}
+    fresh, _ = flow_of(model, star, priors)
+    used, _ = flow_of(model, star, priors)
+    u = torch.randn(50, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    before = fresh.log_prob(u)
+    used.sample(100, torch.Generator().manual_seed(1))
+    used.sample(2000, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(used.log_prob(u), before, rtol=0, atol=0)
+    assert used.outside == fresh.outside > 0.5
+    # One evaluated beside another that has drawn is the same.
+    beside, _ = flow_of(model, star, priors)
+    both = flow_densities([used, beside], [u, u])
+    torch.testing.assert_close(both[1], before, rtol=0, atol=1e-6)
 
 
 def test_flow_refuses_wider_priors(model, star):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, get_args
+from warnings import warn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from maury.batching import Steps, together
-from maury.errors import InferenceError, LabelError
+from maury.errors import InferenceError, LabelError, MauryWarning
+from maury.inference.arguments import MOST_DRAWS, as_priors, as_seed, whole_number
 from maury.inference.flow import Flow
-from maury.labels import LabelSet
+from maury.labels import Label, LabelSet
 from maury.likelihood.problem import Problem
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Single
@@ -24,7 +27,7 @@ from maury.networks.context import Context
 from maury.posterior.flags import check_misfit, faults, warnings
 from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
 from maury.posterior.store import provenance
-from maury.priors import Prior, Uniform
+from maury.priors import Prior, PriorLike, Uniform
 from maury.sampling.verify import Verified, verify
 from maury.spectra.spectrum import Spectrum
 
@@ -40,41 +43,74 @@ class Settings:
 
     Raises
     ------
-    InferenceError
+    InferenceError, LabelError
         If one is impossible.
     """
 
     draws: int
     seed: int
-    priors: Mapping[str, Prior]
+    priors: Mapping[str, PriorLike]
     noise: Noise
     false_alarm: float
 
     def __post_init__(self) -> None:
-        if self.draws < FEWEST_DRAWS:
+        draws = whole_number(self.draws, "draws", 0, MOST_DRAWS)
+        if draws < FEWEST_DRAWS:
             raise InferenceError(
-                f"draws must be at least {FEWEST_DRAWS} for the weights to be judged, not {self.draws}"
+                f"draws must be at least {FEWEST_DRAWS} for the weights to be judged, not {draws}"
             )
+        object.__setattr__(self, "draws", draws)
+        object.__setattr__(self, "seed", as_seed(self.seed))
+        object.__setattr__(self, "priors", as_priors(self.priors))
         if self.noise not in get_args(Noise):
             raise InferenceError(f"noise: no {self.noise!r}; {meant(self.noise, get_args(Noise))}")
-        if not 0 < self.false_alarm < 1:
-            raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm:g}")
+        if not (isinstance(self.false_alarm, Real) and 0 < self.false_alarm < 1):
+            raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm!r}")
 
 
-def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:
+def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, PriorLike]) -> LabelSet:
     """Return the model's labels with the priors that this spectrum is inferred under.
+
+    A prior that reaches beyond the range for which the model was trained is cut to it; a `MauryWarning` says so.
 
     Raises
     ------
     LabelError
-        If a prior is of no label of the model, or of one that it holds.
+        If a prior is of no label of the model, or of one that it holds, or lies outside the model's range.
     """
-    for name in priors:
+    wanted = as_priors(priors)
+    for name in wanted:
         if name in model.problem.held:
             raise LabelError(f"prior of {name}: {model.name} holds it at {model.problem.held[name]:g}")
-    if spectrum.frame == "rest" and "v_rad" not in priors:
-        priors = {**priors, "v_rad": Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)}
-    return model.labels.with_priors(priors)
+    if spectrum.frame == "rest" and "v_rad" not in wanted:
+        wanted["v_rad"] = Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)
+    labels = model.labels.with_priors(wanted)
+    cut = {
+        name: _cut(labels[name], model.estimator.labels[name])
+        for name in model.estimator.labels.names
+        if name in wanted
+    }
+    return labels.with_priors(cut)
+
+
+def _cut(label: Label, trained: Label) -> Prior:
+    """Cut a prior to the range of training, and tell of it."""
+    prior, (low, high) = label.prior, (trained.prior.low, trained.prior.high)
+    if low <= prior.low and prior.high <= high:
+        return prior
+    if prior.low >= high or prior.high <= low:
+        raise LabelError(
+            f"prior of {label.name}: [{prior.low:g}, {prior.high:g}] lies outside "
+            f"[{low:g}, {high:g}], for which the model was trained"
+        )
+    cut = prior.within(low, high)
+    warn(
+        f"prior of {label.name}: [{prior.low:g}, {prior.high:g}] is cut to [{cut.low:g}, {cut.high:g}], "
+        f"the range for which the model was trained",
+        MauryWarning,
+        stacklevel=2,
+    )
+    return cut
 
 
 def infer_together(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.errors import InferenceError, LabelError
+from maury.inference.arguments import MOST_DRAWS, one_each, whole_number
 from maury.labels import LabelSet
 from maury.models import ALL_MASKED, Model, to_model_grid
 from maury.networks.context import Context
@@ -20,6 +21,9 @@ from maury.networks.estimator import Estimator
 from maury.posterior.result import summarise
 from maury.priors import log_standard_normal
 from maury.spectra.spectrum import Spectrum
+
+# Draws that measure how much of a flow lies outside narrower priors, and the least share that is given to the prior there.
+_PROBES, _FEWEST_OUTSIDE = 256, 1e-3
 
 
 class Flow:
@@ -56,24 +60,32 @@ class Flow:
                     f"[{wide.prior.low:g}, {wide.prior.high:g}], for which the model was trained"
                 )
         self.same = labels == trained
-        self.outside = 0.0
+        self._outside: float | None = None
+
+    @property
+    def outside(self) -> float:
+        """Share of the estimator's draws that lie outside the narrower priors; measured once, by draws of its own."""
+        _measure([self])
+        return self._outside or 0.0
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw ``(n, n_labels)``; the first call measures the share outside."""
+        """Draw ``(n, n_labels)``."""
         return flow_draws([self], [n], [generator])[0]
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density, shape ``(n,)``."""
         return flow_densities([self], [u])[0]
 
+    def _inside(self, theta: Tensor) -> Tensor:
+        """Which labels ``(n, n_labels)`` the narrower priors allow."""
+        return ((theta >= self.labels.low) & (theta <= self.labels.high)).all(1)
+
     def _brought_inside(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """Take the estimator's draws to the narrower priors."""
         if self.same:
             return u
         theta = self.estimator.labels.from_normal(u)
-        inside = ((theta >= self.labels.low) & (theta <= self.labels.high)).all(1)
-        if self.outside == 0:
-            self.outside = float((~inside).double().mean().clamp(1e-3, 1))
+        inside = self._inside(theta)
         prior = torch.randn(u.shape, generator=generator, dtype=torch.float64)
         moved = self.labels.to_normal(theta.clamp(self.labels.low, self.labels.high))
         return torch.where(inside[:, None], moved, prior)
@@ -89,8 +101,22 @@ class Flow:
         moved = log_prob + self.labels.log_abs_det(u) - self.estimator.labels.log_abs_det(there)
         # Far out in u the two maps meet the bound itself, and their ratio loses its meaning.
         moved = torch.where(moved.isfinite(), moved, -math.inf)
-        prior = log_standard_normal(u).sum(-1) + math.log(max(self.outside, 1e-3))
+        prior = log_standard_normal(u).sum(-1) + math.log(self.outside)
         return torch.logaddexp(moved, prior)
+
+
+@torch.no_grad()
+def _measure(flows: Sequence[Flow]) -> None:
+    """Measure the share outside of those flows that do not know theirs, in one pass: it is the same whatever was drawn before."""
+    todo = [flow for flow in flows if not flow.same and flow._outside is None]
+    for members in _sharing(todo):
+        first = todo[members[0]]
+        context = first.context.take(torch.tensor([todo[i].row for i in members]))
+        generators = [torch.Generator().manual_seed(0) for _ in members]
+        each = first.estimator.sample_each([_PROBES] * len(members), context, generators, even=True)
+        for i, u in zip(members, each, strict=True):
+            outside = ~todo[i]._inside(first.estimator.labels.from_normal(u))
+            todo[i]._outside = float(outside.double().mean().clamp(_FEWEST_OUTSIDE, 1))
 
 
 def flow_draws(
@@ -111,6 +137,7 @@ def flow_draws(
 @torch.no_grad()
 def flow_densities(flows: Sequence[Flow], u: Sequence[Tensor]) -> list[Tensor]:
     """Log density ``(n_i,)`` of each flow at its points ``u (n_i, n_labels)``; in one pass, as `flow_draws`."""
+    _measure(flows)
     found: dict[int, Tensor] = {}
     for members in _sharing(flows):
         first = flows[members[0]]
@@ -176,10 +203,10 @@ def amortised(
     Returns
     -------
     list
-        Of each spectrum what was found, or the `InferenceError` that says why nothing could be.
+        Of each spectrum what was found, or what went wrong.
     """
-    if isinstance(seeds, int):
-        seeds = [seeds] * len(spectra)
+    seeds = one_each(seeds, len(spectra))
+    draws = whole_number(draws, "draws", 1, MOST_DRAWS)
     estimator, labels = model.estimator, model.estimator.labels
     found: list[Amortised | Exception | None] = [None] * len(spectra)
     inputs = {}
@@ -188,7 +215,7 @@ def amortised(
             if not spectrum.good.any():
                 raise InferenceError(ALL_MASKED, "all_masked")
             inputs[i] = to_model_grid(model.observed(spectrum), model)
-        except InferenceError as error:
+        except Exception as error:
             found[i] = error
     if not inputs:
         return [f for f in found if f is not None]

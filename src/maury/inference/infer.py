@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from maury.errors import Failure, InferenceError, failure_of
+from maury.errors import Failure, InferenceError, LabelError, failure_of
+from maury.inference.arguments import one_each, one_spectrum, several_spectra
 from maury.inference.batch import Settings, infer_together, labels_for
 from maury.inference.companion import Companion, with_companion
 from maury.likelihood.pixels import usable_pixels
@@ -19,7 +20,7 @@ from maury.likelihood.residuals import Noise
 from maury.models import DEFAULT, Model, load_model, shipped
 from maury.posterior.flags import disagreement
 from maury.posterior.result import Posterior
-from maury.priors import Prior
+from maury.priors import PriorLike
 from maury.sampling.verify import KHAT_LIMIT
 from maury.spectra.formats.registry import read_all, read_spectrum
 from maury.spectra.spectrum import Spectrum
@@ -35,7 +36,7 @@ def infer(
     *,
     draws: int = 1000,
     seed: int = 0,
-    priors: Mapping[str, Prior] | None = None,
+    priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     companion: Companion = "no",
     false_alarm: float = 0.01,
@@ -54,8 +55,9 @@ def infer(
     seed
         The same seed gives the same draws on the same device.
     priors
-        Priors that replace the model's, by label; each must lie inside the model's. A spectrum at rest gets ``v_rad`` within 30 km/s of 0
-        unless this says otherwise.
+        Priors that replace the model's, by label: ``(low, high)``, or one of `maury.priors`, of which ``Normal(mean, sigma)`` needs no
+        bounds. One that reaches beyond the range of the model's is cut to it, with a `MauryWarning`. A spectrum at rest gets ``v_rad``
+        within 30 km/s of 0 unless this says otherwise.
     noise
         ``"independent"`` pixels; ``"correlated"`` residuals, an Ornstein-Uhlenbeck process whose amplitude and length are fitted; or
         ``"auto"``: correlated where that gains more than 5 nats, as on real spectra it does.
@@ -76,7 +78,7 @@ def infer(
     SpectrumError, ModelError
         If a file cannot be used.
     LabelError
-        If a prior is of no label of the model or reaches beyond its range.
+        If a prior is none, is of no label of the model, or lies outside its range.
     InferenceError
         If the spectrum cannot be inferred: no usable pixels, none inside the model's wavelengths, or no line-spread function; or if a
         companion is asked of a model that holds labels.
@@ -86,11 +88,12 @@ def infer(
     >>> posterior = maury.infer("apVisit-r13-9518-57729-104.fits")  # doctest: +SKIP
     >>> posterior.summary()["teff"]  # doctest: +SKIP
     """
-    if model != AUTO and not isinstance(model, Model):
+    spectrum = one_spectrum(spectrum)
+    settings = Settings(draws, seed, priors or {}, noise, false_alarm)
+    if not isinstance(model, Model) and model != AUTO:
         model = load_model(model)
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
-    settings = Settings(draws, seed, priors or {}, noise, false_alarm)
     if isinstance(model, Model):
         single = _infer(spectrum, model, settings, progress)
     else:
@@ -101,11 +104,11 @@ def infer(
 
 def infer_batch(
     spectra: Sequence[Spectrum],
-    model: Model,
+    model: Model | str | Path = DEFAULT,
     *,
     draws: int = 1000,
     seeds: Sequence[int] | int = 0,
-    priors: Mapping[str, Prior] | None = None,
+    priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     false_alarm: float = 0.01,
 ) -> list[Posterior | Exception]:
@@ -116,7 +119,7 @@ def infer_batch(
     spectra
         A few tens on a processor, more on a GPU; each holds its line-spread operator in memory (6 MB for a visit).
     model
-        A loaded model.
+        Name, folder, or a loaded model.
     seeds
         One for each spectrum, or one for all.
     draws, priors, noise, false_alarm
@@ -127,8 +130,9 @@ def infer_batch(
     list
         Of each spectrum the posterior, or what `infer` would have raised.
     """
-    if isinstance(seeds, int):
-        seeds = [seeds] * len(spectra)
+    spectra = several_spectra(spectra)
+    model = model if isinstance(model, Model) else load_model(model)
+    seeds = one_each(seeds, len(spectra))
     return infer_together(
         spectra, model, [Settings(draws, seed, priors or {}, noise, false_alarm) for seed in seeds]
     )
@@ -149,12 +153,12 @@ def _infer(
 
 
 def infer_files(
-    files: Iterable[str | Path],
+    files: Iterable[str | Path] | str | Path,
     model: Model | str | Path = DEFAULT,
     *,
     draws: int = 1000,
     seed: int = 0,
-    priors: Mapping[str, Prior] | None = None,
+    priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     companion: Companion = "no",
     false_alarm: float = 0.01,
@@ -174,8 +178,10 @@ def infer_files(
     Posterior or Failure
         In the order of the files and of the spectra in them.
     """
-    if model != AUTO and not isinstance(model, Model):
+    if not isinstance(model, Model) and model != AUTO:
         model = load_model(model)
+    # A path is a sequence of letters too.
+    files = [files] if isinstance(files, str | Path) else files
     for spectrum in read_all(files, model.instrument if isinstance(model, Model) else None):
         if isinstance(spectrum, Failure):
             yield spectrum
@@ -194,11 +200,20 @@ def infer_files(
 def _choose(spectrum: Spectrum, settings: Settings, progress: Callable[[str], None]) -> Posterior:
     """Infer with every shipped model that covers the spectrum, on the same pixels; return the one of the highest evidence."""
     began = time.perf_counter()
-    models = [load_model(name) for name in shipped(estimators=True)]
-    inside = {
-        m.name: usable_pixels(spectrum, m.forward, labels_for(spectrum, m, settings.priors)) for m in models
-    }
-    models = [m for m in models if inside[m.name].any()]
+    models, inside, refused = [], {}, []
+    for name in shipped(estimators=True):
+        m = load_model(name)
+        try:
+            labels = labels_for(spectrum, m, settings.priors)
+        except LabelError as error:
+            # Of another model's range, perhaps.
+            refused.append(error)
+            continue
+        inside[m.name] = usable_pixels(spectrum, m.forward, labels)
+        if inside[m.name].any():
+            models.append(m)
+    if not inside:
+        raise refused[0]
     if not models:
         return _infer(spectrum, load_model(DEFAULT), settings, progress)
     common = np.logical_and.reduce([inside[m.name] for m in models])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -20,9 +21,12 @@ from torch import Tensor
 
 from maury.batching import alone
 from maury.constants import C_KMS
-from maury.errors import InferenceError
+from maury.errors import InferenceError, MauryWarning
 from maury.forward.doppler import add_velocities
+from maury.inference.arguments import MOST_DRAWS, as_seed, several_spectra, whole_number
+from maury.inference.batch import FEWEST_DRAWS
 from maury.inference.infer import infer
+from maury.inference.light import own_light
 from maury.labels import Label, LabelSet, label
 from maury.likelihood.fit import Fit
 from maury.likelihood.residuals import Noise
@@ -30,7 +34,7 @@ from maury.likelihood.target import Target
 from maury.likelihood.ties import Joint, Part
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.result import Posterior, summarise
-from maury.priors import Prior, Uniform
+from maury.priors import PriorLike, Uniform
 from maury.sampling.modes import find_modes
 from maury.sampling.proposal import DOF_MANY, FEW_LABELS, Mixture, StudentT
 from maury.sampling.verify import KHAT_LIMIT, Weighed, weigh
@@ -65,6 +69,8 @@ class JointPosterior:
         Barycentric correction of each visit, km/s, or None.
     seconds, evaluations
         Time, and likelihood evaluations of single visits.
+    left_out
+        Spectra that hold no light of their own: file, index, and why.
     """
 
     labels: LabelSet
@@ -80,6 +86,7 @@ class JointPosterior:
     corrections: Sequence[float | None]
     seconds: float
     evaluations: int
+    left_out: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
@@ -140,6 +147,7 @@ class JointPosterior:
             "model": self.visits[0].model,
             "labels": summary,
             "visits": visits,
+            "left_out": [dict(one) for one in self.left_out],
             "velocity_variation": self.velocity_variation,
             "log_evidence": self.log_evidence,
             "log_evidence_constant": self.log_evidence_constant,
@@ -158,7 +166,7 @@ def infer_visits(
     *,
     draws: int = 2000,
     seed: int = 0,
-    priors: Mapping[str, Prior] | None = None,
+    priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     progress: Callable[[str], None] = lambda _: None,
 ) -> JointPosterior:
@@ -167,7 +175,8 @@ def infer_visits(
     Parameters
     ----------
     spectra
-        Two or more.
+        Two or more. What was observed once is counted once: spectra with the same pixels, combinations of visits where visits are given,
+        and exposures that are given twice are left out, with a `MauryWarning`.
     model, draws, seed, priors, noise, progress
         As for `infer`.
 
@@ -182,8 +191,19 @@ def infer_visits(
     >>> star.velocity_variation > 5  # doctest: +SKIP
     """
     began = time.perf_counter()
-    if len(spectra) < 2:
-        raise InferenceError(f"joint inference needs at least two spectra, not {len(spectra)}")
+    spectra = several_spectra(spectra)
+    kept, left_out = own_light(spectra)
+    told = []
+    for one in left_out:
+        spectrum = spectra[one.number]
+        place = f" [{spectrum.index}]" if spectrum.index else ""
+        told.append({"file": spectrum.path, "index": spectrum.index, "reason": one.reason})
+        warn(f"{spectrum.path or spectrum.id}{place}: left out, it {one.reason}", MauryWarning, stacklevel=2)
+    if len(kept) < 2:
+        left = f" beside {len(left_out)} that hold no light of their own" if left_out else ""
+        raise InferenceError(f"joint inference needs at least two spectra, not {len(kept)}{left}")
+    spectra = [spectra[i] for i in kept]
+    seed, draws = as_seed(seed), whole_number(draws, "draws", FEWEST_DRAWS, MOST_DRAWS)
     model = model if isinstance(model, Model) else load_model(model)
     if set(OWN) & set(model.problem.held):
         raise InferenceError(f"{model.name} holds {' and '.join(OWN)}: visits have nothing of their own")
@@ -215,6 +235,7 @@ def infer_visits(
         fits=target.likelihood.fits(target.labels.from_normal(best)),
         corrections=corrections,
         seconds=time.perf_counter() - began,
+        left_out=tuple(told),
         evaluations=spent * len(visits) + sum(visit.evaluations for visit in visits),
     )
 
