@@ -172,7 +172,7 @@ def finite(value: Any) -> Any:
     """Replace what JSON cannot hold by null."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None

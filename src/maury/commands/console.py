@@ -39,6 +39,15 @@ ModelOption = Annotated[
 ]
 
 
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Import the network that the model or configuration names: runs code of whoever wrote it.",
+    ),
+]
+
+
 class _Plain(Console):
     """A console on which text is text: brackets are no markup, and no name of a star moves the cursor."""
 
@@ -116,7 +125,7 @@ def print_error(message: str) -> None:
 
 def print_json(entry: dict[str, Any]) -> None:
     """Print one line of JSON to standard output."""
-    sys.stdout.write(json.dumps(finite(entry)) + "\n")
+    sys.stdout.write(json.dumps(finite(entry), allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

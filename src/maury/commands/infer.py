@@ -14,6 +14,7 @@ from maury.commands.console import (
     ModelOption,
     NoiseModel,
     NoiseOption,
+    TrustOption,
     check_rate,
     complete_model_or_auto,
     err,
@@ -82,6 +83,7 @@ def infer(
     joint: Annotated[
         bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
     ] = False,
+    trust_code: TrustOption = False,
 ) -> None:
     """Infer the labels of stars from their spectra; a file may hold many.
 
@@ -96,9 +98,17 @@ def infer(
     if joint and companion != Companion.no:
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint:
-        _infer_joint(files, load_model(model, device.value), max(draws, 2000), noise, output, as_json, seed)
+        _infer_joint(
+            files,
+            load_model(model, device.value, trust_code=trust_code),
+            max(draws, 2000),
+            noise,
+            output,
+            as_json,
+            seed,
+        )
         return
-    loaded = model if model == AUTO else load_model(model, device.value)
+    loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
     if output:
         make_folder(output)
     rows: list[dict[str, Any]] = []

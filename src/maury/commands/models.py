@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from maury.commands.console import ModelOption, bar, complete_model, err, out, print_error, read_range
+from maury.files import finite
 
 app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
 
@@ -58,7 +59,7 @@ def models_show(
     path = folder(name)
     parts = [part for part in ("emulator", "estimator") if (path / f"{part}.json").exists()] or ["emulator"]
     cards = {part: read_card(path / f"{part}.safetensors") for part in parts}
-    sys.stdout.write(json.dumps(cards, indent=1) + "\n")
+    sys.stdout.write(json.dumps(finite(cards), indent=1) + "\n")
 
 
 @app.command("build")
@@ -85,7 +86,7 @@ def models_build(
     emulator = build_from_file(config, instrument, restrict)
     emulator.save(output / "emulator.safetensors")
     card = emulator.card
-    sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
+    sys.stdout.write(json.dumps(finite(card.get("leave_one_out") or card["held_out"])) + "\n")
 
 
 @app.command("tune")

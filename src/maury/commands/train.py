@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import complete_model, err, stages
+from maury.commands.console import TrustOption, complete_model, err, stages
 from maury.errors import MauryError
 
 
@@ -35,6 +35,7 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    trust_code: TrustOption = False,
 ) -> None:
     """Train an estimator; run it again to go on where it was stopped.
 
@@ -45,7 +46,7 @@ def train(
     from maury.training.train import train as run
 
     file = preset(str(config)) if str(config) in PRESETS else config
-    run(read_config(file, TrainConfig), output)
+    run(read_config(file, TrainConfig), output, trust_code=trust_code)
     err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
 
 

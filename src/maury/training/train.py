@@ -44,7 +44,7 @@ def _sources(config: TrainConfig) -> tuple[Simulator, ProblemConfig, Source, lis
     return simulator, problem, source, [held.batch(i) for i in range(held.length)]
 
 
-def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estimator:
+def train(config: TrainConfig, output: Path, *, progress: bool = True, trust_code: bool = False) -> Estimator:
     """Train, or go on training if ``output`` holds a checkpoint; write the estimator, its card and its loss curve there.
 
     Parameters
@@ -55,6 +55,8 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
         Folder.
     progress
         Whether to show a bar.
+    trust_code
+        Whether a featurizer of the user's, which the configuration names, may be imported: that runs its code.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
     lightning.seed_everything(config.seed, verbose=False)
     simulator, described, source, validation = _sources(config)
     problem = simulator.problem
-    setting = Setting(problem, simulator.grid.n_pixels, seed=config.seed)
+    setting = Setting(problem, simulator.grid.n_pixels, seed=config.seed, trust_code=trust_code)
     card = {
         "emulator": described.model,
         "limb_darkening": described.limb_darkening,
