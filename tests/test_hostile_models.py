@@ -69,7 +69,6 @@ def put(*way_and_value):
         put("network", "featurizer", "blocks", 10**9),
         put("network", "featurizer", "width", 10**9),
         put("network", "featurizer", "width", 16_384),
-        put("network", "featurizer", "blocks", "4"),
         put("network", "featurizer", "components", 10**4000),
         put("network", "flow", "transforms", 10**9),
         put("network", "flow", "hidden", [10**9]),

@@ -14,6 +14,8 @@ from maury.names import config_problem
 
 # An instrument with a wavelength for every pixel has a few.
 _LARGEST = 2**24
+# Of a whole number, without its sign.
+_BITS = 63
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -32,7 +34,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
     except RecursionError:
         raise ConfigError(
             f"{path}: not a TOML file that can be read (arrays within arrays without end)"
@@ -40,6 +42,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         # Of a number with thousands of digits too.
         raise ConfigError(f"{path}: not a TOML file ({first_line(error)})") from None
+    todo: list[Any] = [found]
+    while todo:
+        value = todo.pop()
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        # Python's parser takes more than TOML allows, and what computes with it does not.
+        if isinstance(value, int) and value.bit_length() > _BITS:
+            raise ConfigError(f"{path}: holds a whole number of more than {_BITS + 1} bits, which TOML has not")
+    return found
 
 
 def validate(path: Path, entries: dict[str, Any], model: type[Model], context: Any = None) -> Model:
