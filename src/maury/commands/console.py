@@ -39,6 +39,8 @@ ModelOption = Annotated[
 ]
 
 
+# Seeds that every generator takes, with room for one a spectrum.
+SeedOption = Annotated[int, typer.Option(help="Seed of all random draws.", min=0, max=2**62)]
 TrustOption = Annotated[
     bool,
     typer.Option(

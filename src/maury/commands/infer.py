@@ -14,6 +14,7 @@ from maury.commands.console import (
     ModelOption,
     NoiseModel,
     NoiseOption,
+    SeedOption,
     TrustOption,
     check_rate,
     complete_model_or_auto,
@@ -69,7 +70,7 @@ def infer(
         bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
     ] = False,
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    seed: SeedOption = 0,
     noise: NoiseOption = NoiseModel.auto,
     companion: Annotated[
         Companion,
@@ -223,7 +224,7 @@ class _OutputNames:
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
     model: ModelOption = "kurucz-apogee",
-    seed: Annotated[int, typer.Option()] = 1,
+    seed: SeedOption = 1,
 ) -> None:
     """Simulate an APOGEE visit, infer it, and show the truth beside the posterior.
 

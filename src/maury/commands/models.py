@@ -11,7 +11,16 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import ModelOption, bar, complete_model, err, out, print_error, read_range
+from maury.commands.console import (
+    ModelOption,
+    SeedOption,
+    bar,
+    complete_model,
+    err,
+    out,
+    print_error,
+    read_range,
+)
 from maury.files import finite
 
 app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
@@ -94,7 +103,7 @@ def models_tune(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Observed spectra.")],
     output: Annotated[Path, typer.Option(help="Folder for the model with its learned error.")],
     model: ModelOption = "kurucz-apogee",
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Learn a library's error, pixel by pixel, from observed spectra; print its size.
 

@@ -58,7 +58,7 @@ def simulate(
         typer.Option(help="Name of a shipped model, or a folder.", autocompletion=complete_model),
     ] = None,
     prior: Annotated[Path | None, typer.Option(help=r"TOML file with \[priors] and \[fixed].")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**62 - 1)] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with all of it: pixels, noise, masks, continua.")
     ] = None,

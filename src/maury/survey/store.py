@@ -51,7 +51,7 @@ class Settings(BaseModel):
     noise: Literal["auto", "independent", "correlated"] = "auto"
     stage: Literal["verified", "flow"] = "verified"
     false_alarm: float = Field(0.01, gt=0, lt=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**62)
     keep: int = Field(0, ge=0, description="draws of each spectrum that are kept")
     files_per_task: int = Field(50, gt=0)
 
