@@ -18,7 +18,8 @@ from maury.files import writing
 from maury.forward.doppler import add_velocities
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
-from maury.likelihood.target import Single, Target
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Posterior:
     seconds: float = 0.0
     evaluations: int = 0
     held: Mapping[str, float] = field(default_factory=dict)
-    target: Target[Single] | None = field(default=None, repr=False, compare=False)
+    target: Target[Tied] | None = field(default=None, repr=False, compare=False)
     extra: dict[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

@@ -181,8 +181,8 @@ def fit_figure(posterior: Posterior) -> Figure:
             f"correlated over {correlated['scale']:.0f} km/s"
         )
     error[fit.pixels] = total_error(posterior)
-    foretold = np.full(grid.n_pixels, np.nan)
-    foretold[fit.pixels] = fit.foretold
+    predicted = np.full(grid.n_pixels, np.nan)
+    predicted[fit.pixels] = fit.predicted
     used = np.zeros(grid.n_pixels, dtype=bool)
     used[fit.pixels] = True
 
@@ -207,7 +207,7 @@ def fit_figure(posterior: Posterior) -> Figure:
         lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
         lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
         if correlated.get("used"):
-            lower.plot(wavelength, foretold[chip] / error[chip], color=ORANGE, lw=0.5)
+            lower.plot(wavelength, predicted[chip] / error[chip], color=ORANGE, lw=0.5)
         lower.set_ylim(-5, 5)
         for axis in (upper, lower):
             axis.set_xlim(wavelength[0], wavelength[-1])

@@ -52,6 +52,15 @@ class SineTarget:
     sigma: float
     labels: LabelSet
 
+    @property
+    def dim(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
+
+    def parameters(self, u: Tensor) -> Tensor:
+        """Return the labels at ``u``."""
+        return self.labels.from_normal(u)
+
     def log_likelihood(self, u: Tensor) -> Tensor:
         """Log likelihood, shape ``(n,)``."""
         residual = (self.flux - wave(self.labels.from_normal(u), self.time)) / self.sigma

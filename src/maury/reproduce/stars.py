@@ -72,7 +72,7 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     posterior = infer(spectrum, model, draws=max(10_000, config.draws), seed=config.seed)
     problem = model.problem
     best = torch.from_numpy(posterior.draws[posterior.log_weights.argmax()])
-    target = Target(problem.likelihood(spectrum).refer(best), problem.inferred)
+    target = Target(problem.likelihood(spectrum).with_reference_continuum(best), problem.inferred)
     start = problem.inferred.to_normal(torch.from_numpy(posterior.resample(500)))
     began = time.perf_counter()
     chains = emcee_chains(target, start, config.chain, seed=config.seed, backend=output / "chains.h5")
