@@ -14,7 +14,8 @@ from maury.models import load_model, to_model_grid
 from maury.sampling.modes import find_modes
 from maury.sampling.nested import nested_sampling
 from maury.spectra import PixelGrid
-from maury.spectra.spectrum import Spectrum, apstar_grid
+from maury.spectra.instrument import apstar_grid
+from maury.spectra.spectrum import Spectrum
 from maury.training.demo import TRUTH, simulate_visit
 
 

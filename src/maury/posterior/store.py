@@ -27,11 +27,12 @@ from maury.errors import InferenceError, MauryError
 from maury.files import first_line, sha256
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
+from maury.posterior.result import Posterior
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 if TYPE_CHECKING:
     from maury.models import Model
-    from maury.posterior.result import Posterior
+
 
 FORMAT = 1
 _FIT = ("flux", "continuum", "residual", "sigma", "whitened", "predicted")
@@ -201,7 +202,6 @@ def load(path: str | Path) -> Posterior:
 
 
 def _read(tree: xr.DataTree, text: str) -> Posterior:
-    from maury.posterior.result import Posterior
 
     record = json.loads(text)
     if record["format"] > FORMAT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,18 +37,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG by a temporary name."""
     with writing(path) as temporary:
         figure.savefig(temporary, dpi=130)
-
-
-def loss_figure(steps: Sequence[int], nats: Sequence[float]) -> Figure:
-    """Draw validation log density against training steps."""
-    figure = new_figure(7, 4)
-    axis = figure.subplots()
-    axis.plot(steps, nats, color=BLUE, marker="o", ms=3)
-    axis.set_xlabel("training step")
-    axis.set_ylabel("mean log density of the truth [nats]")
-    axis.set_title("validation spectra, density over u (prior = N(0, 1))", fontsize=11)
-    axis.grid(alpha=0.3)
-    return figure
 
 
 def _axis_names(labels: LabelSet) -> list[str]:

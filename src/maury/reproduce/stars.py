@@ -20,6 +20,7 @@ from maury.likelihood.target import Target
 from maury.models import Model, load_model, to_model_grid
 from maury.posterior.result import Posterior
 from maury.report.plots import samples_figure, save_figure, walkers_figure
+from maury.report.training import draw_loss
 from maury.reproduce.config import Experiment, StarsConfig
 from maury.reproduce.report import PAPER, agreement, chain_figures, write_report
 from maury.sampling.chains import Chains, emcee_chains
@@ -147,6 +148,7 @@ def run_stars(
     training = TrainConfig(**config.training.model_dump(), simulations=file)
     if not (output / "training" / "report.done").exists():
         train(training, output / "training", progress=False)
+        draw_loss(output / "training")
         (output / "training" / "report.done").touch()
     began = stage("train", began)
     model = load_model(output / "training")
