@@ -9,9 +9,10 @@ import torch
 import maury
 from maury.errors import InferenceError, LabelError, MauryError, MauryWarning
 from maury.inference.arguments import as_seed, one_each
-from maury.inference.batch import Settings, labels_for
+from maury.inference.batch import infer_batch, labels_for
 from maury.inference.flow import amortised
-from maury.inference.infer import infer_batch, infer_files
+from maury.inference.infer import infer_files
+from maury.inference.options import Options
 from maury.models import load_model
 from maury.priors import ANY_PRIOR, LogUniform, Normal, TruncatedNormal, Uniform, as_prior
 
@@ -22,8 +23,7 @@ def model():
 
 
 def settings(**changed):
-    usual = {"draws": 1000, "seed": 0, "priors": {}, "noise": "auto", "false_alarm": 0.01}
-    return Settings(**usual | changed)
+    return Options(**changed)
 
 
 @pytest.mark.parametrize("seed", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
@@ -64,6 +64,9 @@ def test_seeds_of_several_spectra(visit, model):
         ("false_alarm", None),
         ("false_alarm", "1"),
         ("false_alarm", float("nan")),
+        ("companion", "perhaps"),
+        ("masks", [1]),
+        ("masks", [("a", 2)]),
         ("priors", [1]),
         ("priors", {"teff": 5000}),
         ("priors", {"teff": (5000,)}),
