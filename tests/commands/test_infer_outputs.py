@@ -44,10 +44,10 @@ def quick(monkeypatch, posterior):
     """Inference that returns one posterior for every spectrum, with the spectrum's own name and path."""
     import maury.inference.infer as module
 
-    def infer(spectrum, model, **options):
+    def infer_with(spectrum, *rest):
         return replace(posterior, spectrum=spectrum)
 
-    monkeypatch.setattr(module, "infer", infer)
+    monkeypatch.setattr(module, "infer_with", infer_with)
 
 
 def test_no_output_overwrites_another(run, quick, no_pictures, demo_file, tmp_path):

@@ -11,7 +11,7 @@ import maury
 from maury.checks.calibration import simulated_spectra
 from maury.errors import Failure, LabelError
 from maury.inference.batch import labels_for
-from maury.inference.flow import Flow, flow_densities
+from maury.inference.flow import Flow
 from maury.inference.infer import infer_files
 from maury.models import load_model, shipped, to_model_grid
 from maury.priors import TruncatedNormal, Uniform
@@ -72,7 +72,7 @@ def test_a_flows_density_does_not_depend_on_what_was_drawn(model, star):
     assert used.outside == fresh.outside > 0.5
     # One evaluated beside another that has drawn is the same.
     beside, _ = flow_of(model, star, priors)
-    both = flow_densities([used, beside], [u, u])
+    both = Flow.log_probs([(used, u), (beside, u)])
     torch.testing.assert_close(both[1], before, rtol=0, atol=1e-6)
 
 
