@@ -1,9 +1,15 @@
 """Rules of the house that no single module can keep."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from rich.text import Text
+
+from maury.cli import app
 
 SOURCE = Path(__file__).parents[1] / "src" / "maury"
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -32,3 +38,46 @@ def test_assets_are_small():
     for assets in (SOURCE / "assets").iterdir():
         assert (assets / "emulator.safetensors").stat().st_size < 8e6
         assert (assets / "estimator.safetensors").stat().st_size < 40e6
+
+
+def unsaid_encodings(code: str) -> Iterator[int]:
+    """Lines that read or write text in whatever encoding the user's language has."""
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        if name in ("read_text", "write_text", "loadtxt", "savetxt") and (owner or name != "read_text"):
+            yield node.lineno
+        elif name == "open" and owner not in ("fits", "h5py", "os", "xr", "Grid", "Simulations"):
+            # The mode comes after the path, of a method first.
+            at = 0 if owner or isinstance(node.func, ast.Attribute) else 1
+            mode = [k.value for k in node.keywords if k.arg == "mode"] or node.args[at : at + 1]
+            if not mode or (isinstance(mode[0], ast.Constant) and "b" not in str(mode[0].value)):
+                yield node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_text_files_say_that_they_are_utf8(path):
+    assert not list(unsaid_encodings(path.read_text(encoding="utf-8")))
+
+
+def test_a_file_that_does_not_say_is_found():
+    code = 'open("a")\npath.open("w")\npath.read_text()\nopen("a", "rb")\npath.open("r", encoding="utf-8")'
+    assert list(unsaid_encodings(code)) == [1, 2, 3]
+
+
+def test_help_loses_nothing_to_markup():
+    """Typer reads ``[priors]`` in a help text as a colour, and leaves it out."""
+
+    def texts(command) -> Iterator[str]:
+        yield from filter(None, (command.help, command.epilog))
+        for parameter in command.params:
+            yield getattr(parameter, "help", None) or ""
+        for inner in getattr(command, "commands", {}).values():
+            yield from texts(inner)
+
+    found = list(texts(typer.main.get_command(app)))
+    assert len(found) > 100
+    for text in found:
+        assert Text.from_markup(text).plain == text.replace("\\[", "[")

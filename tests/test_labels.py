@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from scipy import integrate, stats
 
 from maury.errors import LabelError
@@ -205,7 +204,7 @@ def test_set_adds_up_its_labels(three: LabelSet) -> None:
 def test_bend_is_the_derivative_of_log_abs_det(three: LabelSet) -> None:
     u = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(three.log_abs_det(u).sum(), u)
-    torch.testing.assert_close(three.bend(u.detach()), slope, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(three.log_jacobian_slope(u.detach()), slope, atol=1e-6, rtol=1e-6)
 
 
 def test_one_label_outside_makes_the_point_impossible(three: LabelSet) -> None:
@@ -249,18 +248,18 @@ def test_number_of_columns_must_fit(three: LabelSet, method: str) -> None:
         ({"kind": "log-uniform", "low": -1, "high": 1}, "low > 0"),
         ({"kind": "truncated-normal", "low": 0, "high": 1, "mean": 99, "sigma": 0.1}, "no mass"),
         ({"kind": "truncated-normal", "low": 0, "high": 1, "mean": 0, "sigma": 0}, "greater than 0"),
-        ({"kind": "uniform", "low": 0, "high": 1, "width": 3}, "Extra inputs"),
+        ({"kind": "uniform", "low": 0, "high": 1, "width": 3}, "Extra inputs|no such key"),
         ({"kind": "uniform", "low": 0}, "Field required"),
         ({"kind": "beta", "low": 0, "high": 1}, "does not match"),
     ],
 )
 def test_impossible_priors(prior: dict[str, float], message: str) -> None:
-    with pytest.raises(LabelError, match=f"label x: .*{message}"):
+    with pytest.raises(LabelError, match=f"label x: .*({message})"):
         LabelSet.from_list([{"name": "x", "prior": prior}])
     classes = {"uniform": Uniform, "log-uniform": LogUniform, "truncated-normal": TruncatedNormal}
     kind = classes.get(str(prior["kind"]))
     if kind:
-        with pytest.raises(ValidationError, match=message):
+        with pytest.raises(LabelError, match=message):
             kind(**prior)
 
 

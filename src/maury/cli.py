@@ -11,13 +11,14 @@ from typer.core import TyperGroup
 
 from maury import __version__
 from maury.commands import check, fetch, instruments, models, survey
-from maury.commands.console import BAD_INPUT, err, out, print_error
+from maury.commands.console import BAD_INPUT, err, out, print_error, speaking
 from maury.commands.doctor import doctor
 from maury.commands.infer import demo, infer
 from maury.commands.report import report
 from maury.commands.serve import serve
 from maury.commands.train import reproduce, simulate, train
 from maury.errors import MauryError
+from maury.files import first_line
 from maury.names import nearest
 
 _QUOTED = re.compile(r"'([^']*)'")
@@ -79,7 +80,8 @@ def main() -> None:
     """Run the command line: bad input exits with 2, an internal error with 1, either with one line unless ``--debug``."""
     debug = "--debug" in sys.argv
     try:
-        app()
+        with speaking():
+            app()
     except MauryError as error:
         if debug:
             raise
@@ -88,8 +90,8 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        message = f"internal error, please report it: {type(error).__name__}: {error}"
-        err.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+        message = f"internal error, please report it: {type(error).__name__}: {first_line(error)}"
+        err.print(message, style="red", highlight=False, soft_wrap=True)
         sys.exit(INTERNAL)
 
 

@@ -20,6 +20,13 @@ class MauryError(Exception):
     flag = "failed"
 
 
+class MauryWarning(UserWarning):
+    """What did not stop maury, and should be known: a prior that was cut, a spectrum left out, a picture that could not be drawn.
+
+    The command line prints it in one line.
+    """
+
+
 class SpectrumError(MauryError):
     """A file or an array is not a usable spectrum."""
 

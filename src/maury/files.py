@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+import itertools
 import os
 import threading
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +17,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from maury.errors import MauryError
+from maury.text import readable
 
 if TYPE_CHECKING:
     from astropy.table import Table
+
+
+# Bytes of a name, such that an ending and a temporary name find room within the 255 that disks allow.
+_LONGEST = 180
 
 
 @contextmanager
@@ -37,6 +45,54 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def distinct(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """Return names of files that no two share: the first that has a name keeps it, others are numbered past every other.
+
+    Names that differ in letter case alone, or in how accents are written, are one on some disks, and count as one.
+
+    Parameters
+    ----------
+    names
+        Without their endings.
+    taken
+        Further names that none may have.
+
+    Examples
+    --------
+    >>> distinct(["star", "star", "star_2"])
+    ['star', 'star_3', 'star_2']
+    """
+
+    def key(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    used = set(map(key, taken))
+    kept = used | set(map(key, names))
+    found = []
+    for name in names:
+        if key(name) in used:
+            name = next(n for n in (f"{name}_{i}" for i in itertools.count(2)) if key(n) not in kept | used)
+        used.add(key(name))
+        found.append(name)
+    return found
+
+
+def output_name(file: Path) -> str:
+    """Return what the outputs that belong to an input file are called, without ending.
+
+    Examples
+    --------
+    >>> output_name(Path("spectra/apVisit-1.fits.gz"))
+    'apVisit-1'
+    """
+    name = file.name.split(".fits")[0] or file.name
+    # Bytes that are no text in the user's language must stay: there is no other way to write them there.
+    name = "".join(letter if "\udc80" <= letter <= "\udcff" else readable(letter) for letter in name)
+    while len(os.fsencode(name)) > _LONGEST:
+        name = name[:-1]
+    return name
 
 
 @contextmanager
@@ -73,9 +129,20 @@ def open_table(path: Path, error: type[MauryError]) -> Table:
     from astropy.table import Table
 
     try:
+        if path.suffix == ".ecsv":
+            return Table.read(path, format="ascii.ecsv", encoding="utf-8")
         return Table.read(path, **({"hdu": 1} if ".fit" in path.name else {}))
     except Exception as reason:
         raise error(f"{path}: cannot be read as a table ({first_line(reason)})") from None
+
+
+def write_ecsv(path: Path, table: Table) -> None:
+    """Write a table as ECSV, which is UTF-8 wherever it is written; it appears whole or not at all."""
+    # astropy would write in the encoding of the user's language.
+    text = io.StringIO()
+    table.write(text, format="ascii.ecsv")
+    with writing(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def first_line(error: BaseException) -> str:
@@ -105,7 +172,7 @@ def finite(value: Any) -> Any:
     """Replace what JSON cannot hold by null."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,6 +51,15 @@ class Label:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no prior"
             raise LabelError(f"label {name}: {reason}") from None
         return cls(name, prior, str(entry.get("unit", "")), str(entry.get("symbol", "")))
+
+
+def _bounded(prior: Prior, label: Label) -> Prior:
+    if math.isfinite(prior.high - prior.low):
+        return prior
+    try:
+        return prior.within(label.prior.low, label.prior.high)
+    except LabelError as error:
+        raise LabelError(f"prior of {label.name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -102,11 +112,14 @@ class LabelSet:
         return LabelSet(tuple(self[name] for name in names))
 
     def with_priors(self, priors: Mapping[str, Prior]) -> LabelSet:
-        """Return a copy in which the named labels have other priors."""
+        """Return a copy in which the named labels have other priors; one without bounds gets those that the label had."""
         for name in priors:
             self.index(name)
         return LabelSet(
-            tuple(replace(label, prior=priors.get(label.name, label.prior)) for label in self.labels)
+            tuple(
+                replace(label, prior=_bounded(priors[label.name], label)) if label.name in priors else label
+                for label in self.labels
+            )
         )
 
     def __add__(self, other: LabelSet) -> LabelSet:
@@ -149,7 +162,7 @@ class LabelSet:
         """``dx/du`` of each label, shape ``(..., n_labels)``; what turns a Jacobian in x into one in u."""
         return self._each("log_abs_det", u).exp()
 
-    def bend(self, u: Tensor, step: float = 1e-4) -> Tensor:
+    def log_jacobian_slope(self, u: Tensor, step: float = 1e-4) -> Tensor:
         """``d ln(dx/du) / du`` of each label, shape ``(..., n_labels)``, by central differences."""
         difference = self._each("log_abs_det", u + step) - self._each("log_abs_det", u - step)
         return difference / (2 * step)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from maury.errors import ModelError
+from maury.files import first_line
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator
@@ -26,9 +27,12 @@ from maury.networks.novelty import Novelty
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.regrid import on_network_grid
 from maury.spectra.spectrum import Spectrum
-from maury.weights import read_card, read_model
+from maury.text import readable
+from maury.weights import read_card, read_model, whole
 
 DEFAULT = "kurucz-apogee"
+# What a card may ask for: the order of a chip's continuum, and velocities (km/s).
+_MOST_DEGREES, _FASTEST = 50, 20_000.0
 __all__ = [
     "DEFAULT",
     "Model",
@@ -117,41 +121,78 @@ def folder(name: str | Path) -> Path:
     raise ModelError(f"no model {str(name)!r}, and no folder of that name; {hint}")
 
 
-@lru_cache(maxsize=4)
-def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
+def load_model(
+    name: str | Path = DEFAULT,
+    device: str = "cpu",
+    *,
+    trust_code: bool = False,
+    module: type[nn.Module] | None = None,
+) -> Model:
     """Load a model by name or folder, its forward model on ``device``.
 
     A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors`` and ``learned.safetensors``
     with their JSON cards, and perhaps ``systematic.json``; without the first, the emulator is that of the model which the estimator's
     card names.
 
+    Parameters
+    ----------
+    name
+        Of a shipped model, or a folder. Nothing in a folder is run: weights are numbers and cards are JSON.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    trust_code
+        Whether a featurizer of the user's, which the card names, may be imported. That runs whatever is in it, with all that you may do:
+        say so only of code that you know.
+    module
+        The class of that featurizer, in place of what would be imported.
+
     Raises
     ------
     ModelError
-        If it is unknown, incomplete or damaged, or the device is not there.
+        If it is unknown, incomplete or damaged, names code of its own, or the device is not there.
     """
+    if not isinstance(name, str | Path):
+        raise ModelError(f"a model is a name or a folder, not {type(name).__name__}")
+    return _load(name, device, trust_code, module)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def _load(name: str | Path, device: str, trust_code: bool, module: type[nn.Module] | None) -> Model:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device!r}: no CUDA device is available; use --device cpu")
     path = folder(name)
     # The estimator's card says which line-of-sight physics it was trained with.
     card = read_card(path / "estimator.safetensors")
     own = path / "emulator.safetensors"
-    emulator = Emulator.load(own if own.exists() else folder(card["emulator"]) / own.name)
-    forward = (
-        ForwardModel(emulator.requires_grad_(False), card["limb_darkening"]).requires_grad_(False).eval()
-    )
+    emulator = Emulator.load(own if own.exists() else folder(_text(card, "emulator", path)) / own.name)
+    limb_darkening = card.get("limb_darkening")
+    if not (isinstance(limb_darkening, int | float) and 0 <= limb_darkening <= 1):
+        raise ModelError(f"{path / 'estimator.json'}: limb_darkening must be a number from 0 to 1")
+    forward = ForwardModel(emulator.requires_grad_(False), limb_darkening).requires_grad_(False).eval()
     problem = problem_of(card, forward, path)
     table = path / "learned.safetensors"
     if table.exists():
         problem = replace(problem, learned=read_learned(table, emulator))
-    estimator = Estimator.load(path / "estimator.safetensors", problem)
+    estimator = Estimator.load(path / "estimator.safetensors", problem, trust_code=trust_code, module=module)
     known = path / "novelty.safetensors"
     novelty = Novelty.load(known) if known.exists() else None
     between = path / SYSTEMATIC
     systematic = Systematic.load(between) if between.exists() else None
     return Model(
-        path.name, replace(problem, forward=forward.to(device)), estimator, novelty, path, systematic
+        readable(path.name),
+        replace(problem, forward=forward.to(device)),
+        estimator,
+        novelty,
+        path,
+        systematic,
     )
+
+
+def _text(card: Mapping[str, Any], key: str, path: Path) -> str:
+    value = card.get(key)
+    if not isinstance(value, str):
+        raise ModelError(f"{path / 'estimator.json'}: {key} must be a name")
+    return value
 
 
 def read_learned(path: Path, emulator: Emulator) -> Tensor:
@@ -185,8 +226,19 @@ def problem_of(card: Mapping[str, Any], forward: ForwardModel, path: Path) -> Pr
             forward, labels, entry["fixed"], entry["continuum_degree"], entry["emulator_error"],
             instrument=instrument,
         )  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{path / 'estimator.json'}: does not tell what was inferred ({error})") from None
+        if problem.degree is not None:
+            whole(problem.degree, "continuum_degree", 0, _MOST_DEGREES)
+        if "v_rad" in labels.names:
+            prior = labels["v_rad"].prior
+            if max(abs(prior.low), abs(prior.high)) > _FASTEST:
+                raise ModelError(f"v_rad must lie within {_FASTEST:g} km/s")
+    except ModelError as error:
+        raise ModelError(f"{path / 'estimator.json'}: {error}") from None
+    except Exception as error:
+        # A card may say anything.
+        raise ModelError(
+            f"{path / 'estimator.json'}: does not tell what was inferred ({first_line(error)})"
+        ) from None
     if labels.names != (*forward.label_names, "jitter"):
         raise ModelError(
             f"{path / 'estimator.json'}: has the labels {', '.join(labels.names)}, "

@@ -8,12 +8,16 @@ does nothing returns the prior, and it keeps a finite density up to the bound it
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
+
+from maury.errors import LabelError
+from maury.names import config_problem
 
 # ndtri of the smallest normal double is -37.5: beyond it x has long been the bound itself.
 _TINY = torch.finfo(torch.float64).tiny
@@ -34,18 +38,56 @@ def _ndtri(p: Tensor) -> Tensor:
 
 
 class _Prior(BaseModel):
-    """Base of the priors: a density on ``[low, high]`` and its map to R."""
+    """Base of the priors: a density on ``[low, high]`` and its map to R.
+
+    Raises
+    ------
+    LabelError
+        If it is made of values that no such density has.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # What numbers without a name stand for.
+    _order: ClassVar[tuple[str, ...]] = ("low", "high")
 
     low: float
     high: float
 
+    def __init__(self, *values: float, **named: Any) -> None:
+        kind = type(self).__name__
+        if len(values) > len(self._order) or set(self._order[: len(values)]) & set(named):
+            raise LabelError(f"{kind} takes {', '.join(self._order)}, each once; {len(values)} have no name")
+        try:
+            super().__init__(**dict(zip(self._order, values, strict=False)), **named)
+        except ValidationError as error:
+            raise LabelError(f"{kind}: {config_problem(error, type(self)).removeprefix(': ')}") from None
+
+    # Files and cards are validated without it: what is wrong there is told with their names.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @model_validator(mode="after")
     def _ordered(self) -> _Prior:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        if not (math.isfinite(self.high - self.low) and self.low < self.high):
             raise ValueError(f"a prior needs finite bounds with low < high, not [{self.low}, {self.high}]")
         return self
+
+    def within(self, low: float, high: float) -> Self:
+        """Return the prior cut to a range.
+
+        Raises
+        ------
+        LabelError
+            If the prior has nothing there.
+        """
+        low, high = max(self.low, low), min(self.high, high)
+        return (
+            self if (low, high) == (self.low, self.high) else type(self)(**self._shape(), low=low, high=high)
+        )
+
+    def _shape(self) -> dict[str, float]:
+        """Return what a prior is beside its bounds."""
+        return {}
 
     def from_normal(self, u: Tensor) -> Tensor:
         """Map any real ``u`` to ``[low, high]``."""
@@ -133,11 +175,30 @@ class LogUniform(_Prior):
 
 
 class TruncatedNormal(_Prior):
-    """Normal density of ``mean`` and ``sigma``, cut to ``[low, high]``."""
+    """Normal density of ``mean`` and ``sigma``, cut to ``[low, high]``; without bounds, to those of the label that it is given to.
+
+    Examples
+    --------
+    >>> TruncatedNormal(2.6, 0.05).within(0.5, 5.1).high
+    5.1
+    """
+
+    _order: ClassVar[tuple[str, ...]] = ("mean", "sigma", "low", "high")
 
     kind: Literal["truncated-normal"] = "truncated-normal"
-    mean: float
-    sigma: float = Field(gt=0)
+    mean: float = Field(allow_inf_nan=False)
+    sigma: float = Field(gt=0, allow_inf_nan=False)
+    low: float = -math.inf
+    high: float = math.inf
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TruncatedNormal:
+        if not self.low < self.high:
+            raise ValueError(f"a prior needs low < high, not [{self.low}, {self.high}]")
+        return self
+
+    def _shape(self) -> dict[str, float]:
+        return {"mean": self.mean, "sigma": self.sigma}
 
     @model_validator(mode="after")
     def _has_mass(self) -> TruncatedNormal:
@@ -190,5 +251,31 @@ class TruncatedNormal(_Prior):
         return float(self.from_normal(torch.special.ndtri(p)).std())
 
 
+Normal = TruncatedNormal
 Prior = Uniform | LogUniform | TruncatedNormal
+# What a caller may write: a prior, or the two ends of a uniform one.
+PriorLike = Prior | Sequence[float]
 ANY_PRIOR: TypeAdapter[Prior] = TypeAdapter(Annotated[Prior, Field(discriminator="kind")])
+
+
+def as_prior(value: Any, name: str) -> Prior:
+    """Return what a caller wrote as a prior: a prior as it is, two numbers as the ends of a uniform one.
+
+    Raises
+    ------
+    LabelError
+        If it is neither; names the label ``name``.
+    """
+    if isinstance(value, Uniform | LogUniform | TruncatedNormal):
+        return value
+    wanted = "needs two numbers (low, high), or a prior such as Normal(mean, sigma)"
+    if isinstance(value, str | Mapping):
+        raise LabelError(f"prior of {name}: {wanted}, not {value!r}")
+    try:
+        low, high = (float(edge) for edge in value)
+    except (TypeError, ValueError):
+        raise LabelError(f"prior of {name}: {wanted}, not {value!r}") from None
+    try:
+        return Uniform(low=low, high=high)
+    except LabelError as error:
+        raise LabelError(f"prior of {name}: {error}") from None

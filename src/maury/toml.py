@@ -9,8 +9,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from maury.errors import ConfigError
+from maury.files import first_line
 from maury.names import config_problem
 
+# An instrument with a wavelength for every pixel has a few.
+_LARGEST = 2**24
+# Of a whole number, without its sign.
+_BITS = 63
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -23,11 +28,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         If the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text())
+        if Path(path).stat().st_size > _LARGEST:
+            raise ConfigError(f"{path}: is too large for settings")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not a TOML file ({error})") from None
+    try:
+        found = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(
+            f"{path}: not a TOML file that can be read (arrays within arrays without end)"
+        ) from None
+    except ValueError as error:
+        # Of a number with thousands of digits too.
+        raise ConfigError(f"{path}: not a TOML file ({first_line(error)})") from None
+    todo: list[Any] = [found]
+    while todo:
+        value = todo.pop()
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        # Python's parser takes more than TOML allows, and what computes with it does not.
+        if isinstance(value, int) and value.bit_length() > _BITS:
+            raise ConfigError(f"{path}: holds a whole number of more than {_BITS + 1} bits, which TOML has not")
+    return found
 
 
 def validate(path: Path, entries: dict[str, Any], model: type[Model], context: Any = None) -> Model:
@@ -42,6 +64,8 @@ def validate(path: Path, entries: dict[str, Any], model: type[Model], context: A
         return model.model_validate(entries, context=context)
     except ValidationError as error:
         raise ConfigError(f"{path}: {config_problem(error, model)}") from None
+    except (OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path}: holds a value that cannot be ({first_line(error)})") from None
 
 
 def read_config(path: Path, model: type[Model]) -> Model:

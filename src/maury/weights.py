@@ -13,10 +13,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from maury.errors import ModelError
-from maury.files import writing
+from maury.files import first_line, writing
 
 # Matrices of fewer numbers are not worth rounding.
 _LARGE = 10_000
+_LARGEST_CARD = 2**24
+# Of a grid or a detector that a card tells of: memory is taken for them before the weights are looked at.
+MOST_PIXELS = 2_000_000
 
 
 def write_model(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
@@ -51,16 +54,44 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        If it is missing or cannot be read.
+        If it is missing, or is no table of JSON.
     """
     card_path = Path(path).with_suffix(".json")
     try:
-        card: dict[str, Any] = json.loads(card_path.read_text())
+        if card_path.stat().st_size > _LARGEST_CARD:
+            raise ModelError(f"{card_path}: is larger than any model's card")
+        card = json.loads(card_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{card_path}: no such file; a model is a .safetensors with a .json card") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{card_path}: cannot be read as a model's card ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{card_path}: cannot be read as a model's card ({first_line(error)})") from None
+    if not isinstance(card, dict):
+        raise ModelError(
+            f"{card_path}: is no model's card: a table of JSON is wanted, not {type(card).__name__}"
+        )
     return card
+
+
+def whole(value: Any, name: str, low: int, high: int) -> int:
+    """Return a whole number that a card tells.
+
+    Raises
+    ------
+    ModelError
+        If it is none, or outside ``low`` to ``high``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ModelError(f"{name} must be a whole number from {low} to {high}, not {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    # The digits of a number may be too many to be written.
+    return f"{value:.3g}" if isinstance(value, float) else repr(value)[:40] if not _huge(value) else "more"
+
+
+def _huge(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() > 64
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,4 +109,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(f"{path}: no such file; a model is a .safetensors with a .json card") from None
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read as a model's weights ({error})") from None
+    wrong = next((k for k, v in tensors.items() if v.is_complex() or not v.isfinite().all()), None)
+    if wrong is not None:
+        raise ModelError(f"{path}: its weights {wrong!r} hold values that are no finite numbers")
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}, card

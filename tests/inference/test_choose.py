@@ -60,6 +60,22 @@ def test_flow_under_narrower_priors(model, star, priors):
     assert 0.9 - flow.outside < float(mass) < 1.1
 
 
+def test_a_flows_density_does_not_depend_on_what_was_drawn(model, star):
+    priors = {"teff": Uniform(low=4740, high=4745)}
+    fresh, _ = flow_of(model, star, priors)
+    used, _ = flow_of(model, star, priors)
+    u = torch.randn(50, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    before = fresh.log_prob(u)
+    used.sample(100, torch.Generator().manual_seed(1))
+    used.sample(2000, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(used.log_prob(u), before, rtol=0, atol=0)
+    assert used.outside == fresh.outside > 0.5
+    # One evaluated beside another that has drawn is the same.
+    beside, _ = flow_of(model, star, priors)
+    both = Flow.log_probs([(used, u), (beside, u)])
+    torch.testing.assert_close(both[1], before, rtol=0, atol=1e-6)
+
+
 def test_flow_refuses_wider_priors(model, star):
     with pytest.raises(LabelError, match=r"prior of teff: \[3000, 4800\] reaches beyond"):
         flow_of(model, star, {"teff": Uniform(low=3000, high=4800)})

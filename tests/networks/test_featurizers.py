@@ -1,5 +1,7 @@
 """Featurizers: each takes spectra with errors and masks, and gives features of the size it promises."""
 
+import json
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from maury.likelihood.problem import Problem
 from maury.networks.config import Module, NetworkConfig, PaperNetwork, Score, Setting, Transformer
 from maury.networks.estimator import Estimator
 from maury.networks.transformer import SpectrumTransformer, rotate
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.instrument import apstar_grid
 from maury.training.simulations import Observing, Simulator
 
 HELD = {"alpha_m": 0.0, "jitter": 0.0}
@@ -36,7 +38,7 @@ def simulation(problem):
 def estimator_of(problem, featurizer, flow=None):
     flow = flow or {"kind": "nsf", "transforms": 1, "hidden": [8]}
     config = NetworkConfig.model_validate({"featurizer": featurizer, "flow": flow})
-    return Estimator(problem.stellar, config, Setting(problem, apstar_grid().n_pixels))
+    return Estimator(problem.stellar, config, Setting(problem, apstar_grid().n_pixels, trust_code=True))
 
 
 def small(kind):
@@ -55,7 +57,7 @@ def test_each_featurizer_trains_saves_loads_and_infers(problem, simulation, tmp_
     assert all(p.grad is not None and p.grad.isfinite().all() for p in estimator.featurizer.parameters())
     path = tmp_path / "estimator.safetensors"
     estimator.eval().save(path)
-    again = Estimator.load(path, problem)
+    again = Estimator.load(path, problem, trust_code=kind == "module")
     for one in (estimator, again):
         one.requires_grad_(False)
     first = estimator.context(simulation.flux[:3], simulation.ivar[:3])
@@ -87,7 +89,7 @@ def test_a_module_made_by_hand(problem, simulation, tmp_path):
     estimator = Estimator(problem.stellar, config, setting, featurizer=featurizer)
     assert estimator.context(simulation.flux, simulation.ivar).features.shape == (24, 5)
     estimator.save(tmp_path / "e.safetensors")
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match=r"do not fit|tells of"):
         Estimator.load(tmp_path / "e.safetensors", problem)
     other = PlainFeaturizer(FluxOnly(normalise.n_pixels, 5), 5, "flux", normalise)
     Estimator.load(tmp_path / "e.safetensors", problem, other)
@@ -98,13 +100,42 @@ def test_a_module_made_by_hand(problem, simulation, tmp_path):
     [
         ("no_such_package.Thing", {}, "cannot be imported"),
         ("user_modules.Pooled", {"stretchs": 3}, "cannot be made"),
-        ("collections.OrderedDict", {}, "made no torch"),
+        ("collections.OrderedDict", {}, "no subclass of torch.nn.Module"),
         ("Pooled", {}, "cannot be imported"),
     ],
 )
 def test_a_module_that_cannot_be_had(problem, path, options, match):
     with pytest.raises(ConfigError, match=match):
-        Module(path=path, options=options).build(Setting(problem, apstar_grid().n_pixels))
+        Module(path=path, options=options).build(Setting(problem, apstar_grid().n_pixels, trust_code=True))
+
+
+def test_a_loaded_card_runs_nothing(problem, tmp_path, monkeypatch):
+    """What a card names is neither imported nor called, unless the caller trusts it."""
+    from user_modules import Pooled
+
+    path = tmp_path / "estimator.safetensors"
+    estimator_of(problem, small("module")).save(path)
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} was imported"))
+    with pytest.raises(ModelError, match=r"user_modules.Pooled.*--trust-code"):
+        Estimator.load(path, problem)
+    Estimator.load(path, problem, module=Pooled)
+    with pytest.raises(ModelError, match="no subclass"):
+        Estimator.load(path, problem, module=print)
+
+
+def test_what_is_no_network_is_not_called(problem, tmp_path, monkeypatch):
+    """``torch.hub.load`` runs what lies beside it: as a name it is code, and no network."""
+    called = []
+    monkeypatch.setattr("torch.hub.load", lambda **options: called.append(options))
+    path = tmp_path / "estimator.safetensors"
+    estimator_of(problem, small("module")).save(path)
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    card["network"]["featurizer"] |= {"path": "torch.hub.load", "options": {"repo_or_dir": str(tmp_path)}}
+    path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
+    for trust in (False, True):
+        with pytest.raises(ModelError):
+            Estimator.load(path, problem, trust_code=trust)
+    assert not called
 
 
 def test_a_module_of_the_wrong_size_is_told_which_is_right(problem, simulation):

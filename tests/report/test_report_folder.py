@@ -28,7 +28,7 @@ def test_a_page_a_star_and_an_index(run, folder):
     assert "broken.nc: cannot be read" in error
     index = (folder / "index.html").read_text()
     # A file called index.nc does not overwrite the index.
-    for name in ("one.html", "index-star.html"):
+    for name in ("one.html", "index_2.html"):
         assert (folder / name).exists()
         assert f'href="{name}"' in index
     assert "<script>document" not in index

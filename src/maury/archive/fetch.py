@@ -34,7 +34,7 @@ class _Manifest:
         self.path, self._lock = folder / MANIFEST, threading.Lock()
         self.known: dict[str, dict[str, Any]] = {}
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
                     self.known[entry["path"]] = entry
@@ -55,7 +55,7 @@ class _Manifest:
     def add(self, path: PurePosixPath, url: str, file: Path) -> None:
         """Note a finished file."""
         entry = {"path": str(path), "url": url, "size": file.stat().st_size, "sha256": sha256(file)}
-        with self._lock, self.path.open("a") as lines:
+        with self._lock, self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(entry) + "\n")
 
 

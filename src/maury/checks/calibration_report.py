@@ -15,12 +15,12 @@ from scipy import stats
 from maury.checks.calibration import Outcome
 from maury.checks.coverage import Coverage, bins, central_credibility, coverage, needed
 from maury.errors import ConfigError
-from maury.files import writing
+from maury.files import write_ecsv, writing
 from maury.labels import LabelSet
 from maury.models import Model
 from maury.report.page import Cell, Section, write_page
-from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
-from maury.sampling.verify import KHAT_LIMIT
+from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, new_figure
+from maury.sampling.verification import KHAT_LIMIT
 
 Array = NDArray[np.float64]
 # A bin with fewer spectra says nothing.
@@ -145,22 +145,26 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
         "evaluations",
     ):
         table[key] = [getattr(o, key) for o in outcomes]
-    with writing(folder / "calibration.ecsv") as temporary:
-        table.write(temporary, format="ascii.ecsv")
+    write_ecsv(folder / "calibration.ecsv", table)
     with writing(folder / "calibration.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    save_figure(rank_figure(np.array([o.ranks for o in outcomes]), inferred), folder / "ranks.png")
+        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    ranks = draw_picture(
+        folder / "ranks.png", lambda: rank_figure(np.array([o.ranks for o in outcomes]), inferred)
+    )
+    covered = None
     if len(outcomes) >= _FEWEST:
-        save_figure(coverage_figure(credibilities(outcomes, model)), folder / "coverage.png")
+        covered = draw_picture(
+            folder / "coverage.png", lambda: coverage_figure(credibilities(outcomes, model))
+        )
     write_page(
         folder / "calibration.html",
         f"Calibration of {model.name}",
         f"{len(outcomes)} spectra drawn from the prior, each inferred and compared with its truth",
-        _sections(folder, figures),
+        _sections(figures, ranks, covered),
     )
 
 
-def _sections(folder: Path, figures: Mapping[str, Any]) -> list[Section]:
+def _sections(figures: Mapping[str, Any], ranks: Path | None, covered: Path | None) -> list[Section]:
     """Return what the page shows, in the order in which it is asked."""
     ks = figures["rank_ks_p"]
     keys = (
@@ -182,7 +186,7 @@ def _sections(folder: Path, figures: Mapping[str, Any]) -> list[Section]:
             ],
             ["label", *ks],
             [["Kolmogorov-Smirnov p", *(Cell(f"{p:.3g}", p > _SMALL_P) for p in ks.values())]],
-            folder / "ranks.png",
+            ranks,
             "empirical distribution of ranks minus the uniform one, by label",
         ),
         Section("Figures", (), ["quantity", ""], [[text, figures[key]] for key, text in keys]),
@@ -196,7 +200,7 @@ def _sections(folder: Path, figures: Mapping[str, Any]) -> list[Section]:
             "Shares of truths within regions of each credibility: joint (highest density), TARP (balls around random points) and "
             f"central intervals by label. An error of 0.03 is told from none by {needed(0.03)} spectra; there are {number}.",
         ]
-        picture = folder / "coverage.png" if stage == "verified" else None
+        picture = covered if stage == "verified" else None
         found.append(Section(f"Coverage, {stage} posterior", text, header, rows, picture))
     for stage in ("verified", "flow"):
         rows = [

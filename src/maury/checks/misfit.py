@@ -16,7 +16,7 @@ from maury.files import writing
 from maury.inference.infer import infer
 from maury.models import Model
 from maury.report.page import Cell, Section, write_page
-from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
+from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, new_figure
 
 # Coverage of the 68 % regions that a robust result keeps.
 _ENOUGH = 0.6
@@ -161,20 +161,23 @@ def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
 def write(folder: Path, figures: dict[str, Any]) -> None:
     """Write ``misfit.html``, ``misfit.json``, and the pictures as far as there is something to show."""
     with writing(folder / "misfit.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    curves = folder / "detection.png" if set(figures["detection"]) - {NONE.name} else None
-    if curves:
-        save_figure(detection_figure(figures["detection"], figures["false_alarm"]), curves)
-    save_figure(coverage_figure(figures["labels"]), folder / "coverage.png")
+        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    curves = None
+    if set(figures["detection"]) - {NONE.name}:
+        curves = draw_picture(
+            folder / "detection.png",
+            lambda: detection_figure(figures["detection"], figures["false_alarm"]),
+        )
+    covered = draw_picture(folder / "coverage.png", lambda: coverage_figure(figures["labels"]))
     write_page(
         folder / "misfit.html",
         f"Wrong models, and {figures['model']}",
         "simulated spectra, spoilt in known ways: whether it is noticed, and what becomes of the labels",
-        _sections(folder, figures, curves),
+        _sections(figures, curves, covered),
     )
 
 
-def _sections(folder: Path, figures: dict[str, Any], curves: Path | None) -> list[Section]:
+def _sections(figures: dict[str, Any], curves: Path | None, covered: Path | None) -> list[Section]:
     rate = figures["false_alarm"]
     detected = [
         [f"{fault} {strength}", *(entry[k] for k in ("misfit", "novel", "either")), str(entry["number"])]
@@ -215,7 +218,7 @@ def _sections(folder: Path, figures: dict[str, Any], curves: Path | None) -> lis
             ],
             ["fault", "options", "within 68 %", *names],
             labels,
-            folder / "coverage.png",
+            covered,
             "coverage of 68 % intervals by label, fault and options",
         ),
     ]

@@ -62,7 +62,7 @@ def run(
             continue
         result = next(fresh)
         if store:
-            with store.open("a") as file:
+            with store.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "result": result}) + "\n")
         yield result
 
@@ -71,12 +71,12 @@ def _read(store: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Read results by their keys; begin the file if there is none."""
     if not store.exists():
         with writing(store) as temporary:
-            temporary.write_text(json.dumps(settings) + "\n")
+            temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
         return {}
-    whole, _, cut = store.read_text().rpartition("\n")
+    whole, _, cut = store.read_text(encoding="utf-8").rpartition("\n")
     if cut:
         # Killed while it was written: that piece is done again.
-        store.write_text(whole + "\n")
+        store.write_text(whole + "\n", encoding="utf-8")
     head, *lines = whole.splitlines()
     if json.loads(head) != json.loads(json.dumps(settings)):
         raise ConfigError(f"{store}: holds results of other settings ({head}); choose another --output")

@@ -11,7 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
-from maury.commands.console import ModelOption, bar, check_rate, err, make_folder, out, print_json, read_range
+from maury.commands.console import (
+    ModelOption,
+    SeedOption,
+    bar,
+    check_rate,
+    err,
+    make_folder,
+    out,
+    print_json,
+    read_range,
+)
 from maury.errors import MauryError
 from maury.files import finite
 
@@ -39,7 +49,7 @@ def check_calibration(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit.
 
@@ -85,7 +95,7 @@ def check_exact(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a comparison.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Compare verified posteriors with nested sampling, emcee or NUTS on the same likelihood.
 
@@ -112,7 +122,7 @@ def check_exact(
     figures = summary(found)
     if output:
         with writing(output / "exact.json") as temporary:
-            temporary.write_text(json.dumps(finite(figures), indent=1) + "\n")
+            temporary.write_text(json.dumps(finite(figures), indent=1) + "\n", encoding="utf-8")
     if not as_json:
         out.print_json(data=finite(figures))
 
@@ -135,7 +145,7 @@ def check_misfit(
         Path | None, typer.Option(help="Folder for misfit.json and pictures; an interrupted run goes on.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Spoil simulated spectra in known ways; tell whether it is noticed, and what becomes of the labels.
 
@@ -187,7 +197,7 @@ def check_libraries(
     model: ModelOption = "kurucz-apogee",
     number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 100,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    seed: Annotated[int, typer.Option()] = 100,
+    seed: SeedOption = 100,
 ) -> None:
     """Measure how far labels move with the choice of the library, on spectra that differ as another one's do.
 

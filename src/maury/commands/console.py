@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from maury.errors import MauryError
+from maury.errors import MauryError, MauryWarning
 from maury.files import finite
 from maury.names import shipped
+from maury.text import readable
 
 T = TypeVar("T")
 
@@ -33,7 +37,31 @@ ModelOption = Annotated[
     str,
     typer.Option("--model", help="Name of a shipped model, or a folder.", autocompletion=complete_model),
 ]
-out, err = Console(), Console(stderr=True)
+
+
+# Seeds that every generator takes, with room for one a spectrum.
+SeedOption = Annotated[int, typer.Option(help="Seed of all random draws.", min=0, max=2**62)]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Import the network that the model or configuration names: runs code of whoever wrote it.",
+    ),
+]
+
+
+class _Plain(Console):
+    """A console on which text is text: brackets are no markup, and no name of a star moves the cursor."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text as rich prints it, line by line without what cannot be shown."""
+        return super().render_str("\n".join(map(readable, text.split("\n"))), **options)
+
+
+out, err = _Plain(), _Plain(stderr=True)
 BAD_INPUT = 2
 
 
@@ -57,6 +85,35 @@ def bar(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
     return track(items, text, total, console=err, disable=not err.is_terminal)
 
 
+@contextmanager
+def stages(first: str) -> Iterator[Callable[[str], None]]:
+    """Show which stage runs, if anyone is watching; yield the function that tells of the next."""
+    with err.status(Text(first)) as status:
+        yield lambda stage: status.update(Text(readable(stage)))
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Print warnings of maury's in one line, and characters that the user's locale has not escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, MauryWarning):
+                err.print(
+                    f"warning: {readable(str(message))}", style="yellow", highlight=False, soft_wrap=True
+                )
+            else:
+                usual(message, category, *place, **more)
+
+        warnings.simplefilter("always", MauryWarning)
+        warnings.showwarning = show
+        yield
+
+
 def check_rate(false_alarm: float) -> None:
     """Raise a `MauryError` unless a rate of false alarms is one."""
     if not 0 < false_alarm < 1:
@@ -65,12 +122,12 @@ def check_rate(false_alarm: float) -> None:
 
 def print_error(message: str) -> None:
     """Print one line in red to standard error."""
-    err.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
+    err.print(f"error: {readable(message)}", style="red", highlight=False, soft_wrap=True)
 
 
 def print_json(entry: dict[str, Any]) -> None:
     """Print one line of JSON to standard output."""
-    sys.stdout.write(json.dumps(finite(entry)) + "\n")
+    sys.stdout.write(json.dumps(finite(entry), allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

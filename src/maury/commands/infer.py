@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,8 @@ from maury.commands.console import (
     ModelOption,
     NoiseModel,
     NoiseOption,
+    SeedOption,
+    TrustOption,
     check_rate,
     complete_model_or_auto,
     err,
@@ -20,13 +23,18 @@ from maury.commands.console import (
     out,
     print_error,
     print_json,
+    stages,
 )
 from maury.errors import Failure, MauryError
+from maury.files import distinct, output_name
 
 if TYPE_CHECKING:
     from maury.inference.visits import JointPosterior
     from maury.models import Model
     from maury.posterior.result import Posterior
+    from maury.spectra.spectrum import Spectrum
+
+SUMMARY = "summary.ecsv"
 
 
 class Companion(StrEnum):
@@ -62,7 +70,7 @@ def infer(
         bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
     ] = False,
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    seed: SeedOption = 0,
     noise: NoiseOption = NoiseModel.auto,
     companion: Annotated[
         Companion,
@@ -76,6 +84,7 @@ def infer(
     joint: Annotated[
         bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
     ] = False,
+    trust_code: TrustOption = False,
 ) -> None:
     """Infer the labels of stars from their spectra; a file may hold many.
 
@@ -90,17 +99,27 @@ def infer(
     if joint and companion != Companion.no:
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint:
-        _infer_joint(files, load_model(model, device.value), max(draws, 2000), noise, output, as_json, seed)
+        _infer_joint(
+            files,
+            load_model(model, device.value, trust_code=trust_code),
+            max(draws, 2000),
+            noise,
+            output,
+            as_json,
+            seed,
+        )
         return
-    loaded = model if model == AUTO else load_model(model, device.value)
+    loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
     if output:
         make_folder(output)
     rows: list[dict[str, Any]] = []
-    names = dict(zip(files, _unique_stems(files), strict=True))
-    with err.status("reading") as status:
+    if output and any(file.resolve() == (output / SUMMARY).resolve() for file in files):
+        raise MauryError(f"{output / SUMMARY}: would be overwritten by the summary; choose another --output")
+    names = _OutputNames(files)
+    with stages("reading") as tell:
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, progress=status.update,
+            companion=companion.value, false_alarm=false_alarm, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -122,17 +141,15 @@ def infer(
                 _print_posterior(item)
             rows.append(item.row())
             if output:
-                index = item.spectrum.index
-                name = names[Path(item.spectrum.path)] + (f"-{index}" if index else "")
                 try:
-                    _write_posterior(item, output, name)
+                    _write_posterior(item, output, names.of(item.spectrum))
                 except (MauryError, OSError) as error:
                     # The table and the other stars' files are still worth having.
                     print_error(str(error))
     if output:
         from maury.report.tables import write_summary
 
-        write_summary(output / "summary.ecsv", rows)
+        write_summary(output / SUMMARY, rows)
         err.print(f"written to {output}", highlight=False, soft_wrap=True)
     if all("reason" in row for row in rows):
         raise typer.Exit(BAD_INPUT)
@@ -173,30 +190,41 @@ def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None
 def _write_posterior(
     posterior: Posterior, folder: Path, name: str, truth: dict[str, float] | None = None
 ) -> list[Path]:
-    from maury.report.plots import save_figure
+    from maury.report.plots import draw_picture
 
-    pictures = [folder / f"{name}_corner.png", folder / f"{name}_fit.png"]
     posterior.save(folder / f"{name}.nc")
-    save_figure(posterior.plot_corner(truth), pictures[0])
-    save_figure(posterior.plot_fit(), pictures[1])
-    return pictures
+    pictures = (
+        draw_picture(folder / f"{name}_corner.png", lambda: posterior.plot_corner(truth)),
+        draw_picture(folder / f"{name}_fit.png", posterior.plot_fit),
+    )
+    return [picture for picture in pictures if picture]
 
 
-def _unique_stems(files: list[Path]) -> list[str]:
-    """File stems, numbered where two files share one."""
-    seen: dict[str, int] = {}
-    names = []
-    for file in files:
-        stem = file.name.split(".fits")[0]
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}_{seen[stem]}")
-    return names
+class _OutputNames:
+    """What the outputs of a run's spectra are called: never two alike."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._of_file: dict[Path, list[str]] = {}
+        self._taken = distinct(list(map(output_name, files)))
+        for file, name in zip(files, self._taken, strict=True):
+            self._of_file.setdefault(file, []).append(name)
+        self._seen: Counter[tuple[str, int]] = Counter()
+
+    def of(self, spectrum: Spectrum) -> str:
+        """Return the name for a spectrum, the next time that it comes."""
+        place = spectrum.path, spectrum.index
+        name = self._of_file[Path(spectrum.path)][self._seen[place]]
+        self._seen[place] += 1
+        if spectrum.index:
+            (name,) = distinct([f"{name}-{spectrum.index}"], self._taken)
+            self._taken.append(name)
+        return name
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
     model: ModelOption = "kurucz-apogee",
-    seed: Annotated[int, typer.Option()] = 1,
+    seed: SeedOption = 1,
 ) -> None:
     """Simulate an APOGEE visit, infer it, and show the truth beside the posterior.
 
@@ -244,8 +272,8 @@ def _infer_joint(
             print_error(_with_name(item.path, item.reason))
         else:
             spectra.append(item)
-    with err.status("reading") as status:
-        star = infer_visits(spectra, model, draws=draws, seed=seed, noise=noise.value, progress=status.update)
+    with stages("reading") as tell:
+        star = infer_visits(spectra, model, draws=draws, seed=seed, noise=noise.value, progress=tell)
     if as_json:
         print_json(star.to_json())
     else:
@@ -259,8 +287,8 @@ def _write_joint(star: JointPosterior, folder: Path) -> None:
     import json
 
     from maury.files import finite, writing
-    from maury.report.plots import save_figure, visits_figure
+    from maury.report.plots import draw_picture, visits_figure
 
     with writing(folder / "joint.json") as temporary:
-        temporary.write_text(json.dumps(finite(star.to_json()), indent=1) + "\n")
-    save_figure(visits_figure(star), folder / "joint_visits.png")
+        temporary.write_text(json.dumps(finite(star.to_json()), indent=1) + "\n", encoding="utf-8")
+    draw_picture(folder / "joint_visits.png", lambda: visits_figure(star))

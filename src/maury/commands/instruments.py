@@ -52,7 +52,7 @@ def instruments_show(
 
     one = read_instrument(name)
     if toml:
-        sys.stdout.write(shipped_instruments().get(name, Path(name)).read_text())
+        sys.stdout.write(shipped_instruments().get(name, Path(name)).read_text(encoding="utf-8"))
         return
     table = Table("chip", "Angstrom in vacuum", "pixels", "R, pixel included", title=one.description or None)
     for i, ((a, b), (start, stop)) in enumerate(zip(one.ranges, one.pixels.chips, strict=True)):

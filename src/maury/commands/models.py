@@ -11,8 +11,18 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import ModelOption, bar, complete_model, err, out, print_error, read_range
+from maury.commands.console import (
+    ModelOption,
+    SeedOption,
+    bar,
+    complete_model,
+    err,
+    out,
+    print_error,
+    read_range,
+)
 from maury.commands.synthesise import models_calibrate, models_synthesise
+from maury.files import finite
 
 app = typer.Typer(help="List, show, fetch, synthesise, build and tune models.", no_args_is_help=True)
 app.command("calibrate")(models_calibrate)
@@ -61,7 +71,7 @@ def models_show(
     path = folder(name)
     parts = [part for part in ("emulator", "estimator") if (path / f"{part}.json").exists()] or ["emulator"]
     cards = {part: read_card(path / f"{part}.safetensors") for part in parts}
-    sys.stdout.write(json.dumps(cards, indent=1) + "\n")
+    sys.stdout.write(json.dumps(finite(cards), indent=1) + "\n")
 
 
 @app.command("build")
@@ -88,7 +98,7 @@ def models_build(
     emulator = build_from_file(config, instrument, restrict)
     emulator.save(output / "emulator.safetensors")
     card = emulator.card
-    sys.stdout.write(json.dumps(card.get("leave_one_out") or card["held_out"]) + "\n")
+    sys.stdout.write(json.dumps(finite(card.get("leave_one_out") or card["held_out"])) + "\n")
 
 
 @app.command("tune")
@@ -96,7 +106,7 @@ def models_tune(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Observed spectra.")],
     output: Annotated[Path, typer.Option(help="Folder for the model with its learned error.")],
     model: ModelOption = "kurucz-apogee",
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Learn a library's error, pixel by pixel, from observed spectra; print its size.
 
@@ -112,7 +122,7 @@ def models_tune(
     for failure in tuned.failures:
         print_error(f"{failure.path}: {failure.reason}")
     save_tuned(tuned, loaded, output)
-    sys.stdout.write((output / "learned.json").read_text())
+    sys.stdout.write((output / "learned.json").read_text(encoding="utf-8"))
 
 
 @app.command("fetch")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import err, out, print_error
+from maury.commands.console import out, print_error, stages
 
 
 def report(
@@ -28,8 +28,8 @@ def report(
     """
     from maury.report.folder import report as write_report
 
-    with err.status("reading") as status:
-        pages = write_report(folder, output, stars, status.update, print_error)
+    with stages("reading") as tell:
+        pages = write_report(folder, output, stars, tell, print_error)
     for page in pages[:10]:
         out.print(f"page: {page}", highlight=False, soft_wrap=True)
     if len(pages) > 10:

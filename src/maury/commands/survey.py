@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from maury.commands.console import BAD_INPUT, ModelOption, NoiseModel, NoiseOption, err, out, print_error
+from maury.commands.console import (
+    BAD_INPUT,
+    ModelOption,
+    NoiseModel,
+    NoiseOption,
+    SeedOption,
+    err,
+    out,
+    print_error,
+)
 from maury.errors import MauryError
 
 if TYPE_CHECKING:
@@ -96,14 +105,14 @@ def survey_run(
         int, typer.Option(help="Files that are done and committed together.", min=1)
     ] = 50,
     device: DeviceOption = Device.auto,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Infer every spectrum of many files into a catalogue (Parquet); run it again with --resume to go on.
 
     Example: maury survey 'visits/**/*.fits' --output my-survey
     """
     import maury
-    from maury.inference.batch import FEWEST_DRAWS
+    from maury.inference.options import FEWEST_DRAWS
     from maury.models import folder as model_folder
     from maury.survey.inputs import expand
     from maury.survey.run import prepare

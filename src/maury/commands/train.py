@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import complete_model, err
+from maury.commands.console import TrustOption, complete_model, err, stages
 from maury.errors import MauryError
 
 
@@ -35,17 +35,24 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    trust_code: TrustOption = False,
 ) -> None:
     """Train an estimator; run it again to go on where it was stopped.
 
     Example: maury train train.toml --output models/mine
     """
+    from maury.report.training import draw_loss
     from maury.toml import read_config
     from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
 
     file = preset(str(config)) if str(config) in PRESETS else config
-    run(read_config(file, TrainConfig), output)
+    try:
+        run(read_config(file, TrainConfig), output, trust_code=trust_code)
+    finally:
+        # Of a run that was stopped as well.
+        if (output / "estimator.safetensors").exists():
+            draw_loss(output)
     err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
 
 
@@ -56,8 +63,8 @@ def simulate(
         str | None,
         typer.Option(help="Name of a shipped model, or a folder.", autocompletion=complete_model),
     ] = None,
-    prior: Annotated[Path | None, typer.Option(help="TOML file with [priors] and [fixed].")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    prior: Annotated[Path | None, typer.Option(help=r"TOML file with \[priors] and \[fixed].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**62 - 1)] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with all of it: pixels, noise, masks, continua.")
     ] = None,
@@ -104,9 +111,9 @@ def reproduce(
     from maury.reproduce.stars import run_stars
 
     settings = read_experiment(experiment.value, preset.value, config)
-    with err.status("reading") as status:
+    with stages("reading") as tell:
         if isinstance(settings, SineConfig):
-            run_sine(settings, output, progress=status.update)
+            run_sine(settings, output, progress=tell)
         else:
-            run_stars(experiment.value, settings, output, progress=status.update)
+            run_stars(experiment.value, settings, output, progress=tell)
     err.print(f"{output / 'report.md'}", highlight=False, soft_wrap=True)

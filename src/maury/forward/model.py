@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import torch
@@ -21,6 +22,11 @@ from maury.spectra.spectrum import PixelGrid
 
 # Light of a line farther than this from its pixel, km/s, is in the far wings: there a smooth spectrum serves as well.
 _REACH = 42.0
+
+
+# Levels of forward-mode differentiation are counted for the whole process: two threads must not be inside at once. What is inside is a
+# thousandth of a likelihood.
+_forward_mode = threading.Lock()
 
 
 class ForwardModel(nn.Module):
@@ -103,7 +109,8 @@ class ForwardModel(nn.Module):
         phase = self._phase(v_rad)
         kernel = phase * rotation_transform(s, self.limb_darkening)
         stellar = labels[:, :-2].to(self.basis)
-        slopes = torch.func.vmap(torch.func.jacfwd(lambda x: self._coefficients(x[None])[0]))(stellar)
+        with _forward_mode:
+            slopes = torch.func.vmap(torch.func.jacfwd(lambda x: self._coefficients(x[None])[0]))(stellar)
         rest = self._combine(self._coefficients(stellar))
         flux = rest * kernel
         by_v_rad = flux * (-1j * f * log_shift_derivative(v_rad).float()[:, None])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -20,20 +21,23 @@ from torch import Tensor
 
 from maury.batching import alone
 from maury.constants import C_KMS
-from maury.errors import InferenceError
+from maury.errors import InferenceError, MauryWarning
 from maury.forward.doppler import add_velocities
+from maury.inference.arguments import MOST_DRAWS, as_seed, several_spectra, whole_number
 from maury.inference.infer import infer
+from maury.inference.light import own_light
+from maury.inference.options import FEWEST_DRAWS
 from maury.labels import Label, LabelSet, label
 from maury.likelihood.fit import Fit
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
-from maury.likelihood.ties import Joint, Part
+from maury.likelihood.ties import Product, Tied
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.result import Posterior, summarise
-from maury.priors import Prior, Uniform
+from maury.priors import PriorLike, Uniform
 from maury.sampling.modes import find_modes
-from maury.sampling.proposal import DOF_MANY, FEW_LABELS, Mixture, StudentT
-from maury.sampling.verify import KHAT_LIMIT, Weighed, weigh
+from maury.sampling.proposal import DOF_MANY, FEW_DIMENSIONS, Mixture, StudentT
+from maury.sampling.verification import KHAT_LIMIT, Weighed, weigh
 from maury.spectra.spectrum import Spectrum
 
 OWN = ("v_rad", "jitter")
@@ -65,6 +69,8 @@ class JointPosterior:
         Barycentric correction of each visit, km/s, or None.
     seconds, evaluations
         Time, and likelihood evaluations of single visits.
+    left_out
+        Spectra that hold no light of their own: file, index, and why.
     """
 
     labels: LabelSet
@@ -80,6 +86,7 @@ class JointPosterior:
     corrections: Sequence[float | None]
     seconds: float
     evaluations: int
+    left_out: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
@@ -140,6 +147,7 @@ class JointPosterior:
             "model": self.visits[0].model,
             "labels": summary,
             "visits": visits,
+            "left_out": [dict(one) for one in self.left_out],
             "velocity_variation": self.velocity_variation,
             "log_evidence": self.log_evidence,
             "log_evidence_constant": self.log_evidence_constant,
@@ -158,7 +166,7 @@ def infer_visits(
     *,
     draws: int = 2000,
     seed: int = 0,
-    priors: Mapping[str, Prior] | None = None,
+    priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     progress: Callable[[str], None] = lambda _: None,
 ) -> JointPosterior:
@@ -167,7 +175,8 @@ def infer_visits(
     Parameters
     ----------
     spectra
-        Two or more.
+        Two or more. What was observed once is counted once: spectra with the same pixels, combinations of visits where visits are given,
+        and exposures that are given twice are left out, with a `MauryWarning`.
     model, draws, seed, priors, noise, progress
         As for `infer`.
 
@@ -182,8 +191,19 @@ def infer_visits(
     >>> star.velocity_variation > 5  # doctest: +SKIP
     """
     began = time.perf_counter()
-    if len(spectra) < 2:
-        raise InferenceError(f"joint inference needs at least two spectra, not {len(spectra)}")
+    spectra = several_spectra(spectra)
+    kept, left_out = own_light(spectra)
+    told = []
+    for one in left_out:
+        spectrum = spectra[one.number]
+        place = f" [{spectrum.index}]" if spectrum.index else ""
+        told.append({"file": spectrum.path, "index": spectrum.index, "reason": one.reason})
+        warn(f"{spectrum.path or spectrum.id}{place}: left out, it {one.reason}", MauryWarning, stacklevel=2)
+    if len(kept) < 2:
+        left = f" beside {len(left_out)} that hold no light of their own" if left_out else ""
+        raise InferenceError(f"joint inference needs at least two spectra, not {len(kept)}{left}")
+    spectra = [spectra[i] for i in kept]
+    seed, draws = as_seed(seed), whole_number(draws, "draws", FEWEST_DRAWS, MOST_DRAWS)
     model = model if isinstance(model, Model) else load_model(model)
     if set(OWN) & set(model.problem.held):
         raise InferenceError(f"{model.name} holds {' and '.join(OWN)}: visits have nothing of their own")
@@ -215,16 +235,17 @@ def infer_visits(
         fits=target.likelihood.fits(target.labels.from_normal(best)),
         corrections=corrections,
         seconds=time.perf_counter() - began,
+        left_out=tuple(told),
         evaluations=spent * len(visits) + sum(visit.evaluations for visit in visits),
     )
 
 
 def _sample(
-    target: Target[Joint], start: Tensor, draws: int, generator: torch.Generator
+    target: Target[Product], start: Tensor, draws: int, generator: torch.Generator
 ) -> tuple[Weighed, Tensor, int]:
     """Climb from one start, and weigh Student-t draws about the modes."""
     modes = find_modes(target, start[None])
-    dof = _DOF if len(target.labels) <= FEW_LABELS else DOF_MANY
+    dof = _DOF if len(target.labels) <= FEW_DIMENSIONS else DOF_MANY
     mass = torch.softmax(modes.log_mass, 0)
     parts = [
         StudentT(u, f * s, dof) for u, f in zip(modes.u, modes.factor, strict=True) for s in (1.0, _WIDE)
@@ -247,7 +268,7 @@ def _moments(posterior: Posterior) -> tuple[Tensor, Tensor]:
 Velocity = Callable[[int], tuple[str, float, float]]
 
 
-def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity) -> list[Part]:
+def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity) -> list[Tied]:
     """Tie each visit's labels to the joint ones; ``velocity`` names its column, scale and offset."""
     parts = []
     for i, visit in enumerate(visits):
@@ -263,8 +284,7 @@ def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity
             offset.append(b)
         assert visit.target is not None
         parts.append(
-            Part(
-                visit.target.likelihood,
+            visit.target.likelihood.tied(
                 torch.tensor(places),
                 torch.tensor(scale, dtype=torch.float64),
                 torch.tensor(offset, dtype=torch.float64),
@@ -291,16 +311,16 @@ def _own(visits: Sequence[Posterior], name: str) -> tuple[list[Label], Tensor]:
     return labels, torch.stack([_moments(v)[0][v.labels.index(name)] for v in visits])
 
 
-def _varying(visits: Sequence[Posterior]) -> tuple[Target[Joint], Tensor]:
+def _varying(visits: Sequence[Posterior]) -> tuple[Target[Product], Tensor]:
     shared, u = _shared(visits)
     velocities, u_v = _own(visits, "v_rad")
     jitters, u_j = _own(visits, "jitter")
     labels = LabelSet((*shared.labels, *velocities, *jitters))
     parts = _parts(visits, labels.names, lambda i: (f"v_rad_{i + 1}", 1.0, 0.0))
-    return Target(Joint(parts), labels), torch.cat([u, u_v, u_j])
+    return Target(Product(parts), labels), torch.cat([u, u_v, u_j])
 
 
-def _constant(visits: Sequence[Posterior], corrections: Sequence[float]) -> tuple[Target[Joint], Tensor]:
+def _constant(visits: Sequence[Posterior], corrections: Sequence[float]) -> tuple[Target[Product], Tensor]:
     shared, u = _shared(visits)
     jitters, u_j = _own(visits, "jitter")
     priors = [visit.labels["v_rad"].prior for visit in visits]
@@ -321,4 +341,4 @@ def _constant(visits: Sequence[Posterior], corrections: Sequence[float]) -> tupl
         return "v_bary", factor, -corrections[i] * factor
 
     start = torch.cat([u, velocity.prior.to_normal(mean), u_j])
-    return Target(Joint(_parts(visits, labels.names, observed)), labels), start
+    return Target(Product(_parts(visits, labels.names, observed)), labels), start

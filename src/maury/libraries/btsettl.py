@@ -56,7 +56,7 @@ def read_text(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], NDArra
     """
     path = Path(path)
     try:
-        columns = np.loadtxt(path, dtype=np.float64, ndmin=2)
+        columns = np.loadtxt(path, dtype=np.float64, ndmin=2, encoding="utf-8")
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

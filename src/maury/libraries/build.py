@@ -57,7 +57,7 @@ class EmulatorConfig(BaseModel):
     steps: int = Field(12_000, gt=0)
     batch: int = Field(1024, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**62)
 
 
 def build_from_file(path: Path, instrument: str | None = None, restrict: bool = False) -> Emulator:

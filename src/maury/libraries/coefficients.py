@@ -7,6 +7,9 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+# Sizes that a card may tell.
+_MOST_UNITS, _MOST_LAYERS, _MOST_NODES = 8_192, 64, 20_000
+
 
 class LabelNetwork(nn.Module):
     """Multilayer perceptron from labels scaled to [-1, 1] to component coefficients in units of their spread."""
@@ -189,7 +192,19 @@ def from_settings(
     """
     kind = settings.get("kind", "network")
     if kind == "network":
-        return LabelNetwork(n_labels, n_components, int(settings["width"]), int(settings["depth"]))
+        return LabelNetwork(
+            n_labels,
+            n_components,
+            _size(settings["width"], _MOST_UNITS),
+            _size(settings["depth"], _MOST_LAYERS),
+        )
     if kind == "gaussian-process":
-        return GaussianProcess(n_labels, n_components, int(settings["nodes"]))
+        return GaussianProcess(n_labels, n_components, _size(settings["nodes"], _MOST_NODES))
     raise ValueError(f"unknown kind of coefficients {kind!r}")
+
+
+def _size(value: int | str, most: int) -> int:
+    """Check a size that a card tells, before memory is taken for it."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"a size must be a whole number up to {most}")
+    return value

@@ -12,16 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maury.errors import LabelError, ModelError
+from maury.errors import ModelError
+from maury.files import first_line
 from maury.labels import LabelSet
 from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
 from maury.priors import LogUniform
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import Gaussian
-from maury.weights import read_model, write_model
+from maury.weights import MOST_PIXELS, read_model, whole, write_model
 
 # Pixels over which a component fades to the continuum beyond the covered range.
 _FADE = 24
+# Numbers that the components of an emulator hold at most, and log10 of the longest wavelength, Angstrom.
+_MOST_NUMBERS, _LONGEST = 500_000_000, 10.0
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,21 @@ class Emulator(nn.Module):
         tensors, card = read_model(path)
         try:
             labels = LabelSet.from_list(card["labels"])
-            grid = LogGrid(card["grid"]["log10_start"], card["grid"]["log10_step"], card["grid"]["n_pixels"])
+            grid = _grid(card["grid"])
+            if len(tensors["components"]) * grid.n_pixels > _MOST_NUMBERS:
+                raise ModelError(
+                    f"{path}: {len(tensors['components'])} components of {grid.n_pixels} pixels are too many"
+                )
+            for start, stop in card["covered"]:
+                if (
+                    not 0
+                    <= whole(start, "covered", 0, grid.n_pixels)
+                    < whole(stop, "covered", 1, grid.n_pixels)
+                ):
+                    raise ModelError(f"{path}: covers the pixels {start} to {stop}, which are none")
+            error = card.get("error_rms", 0.0)
+            if not (isinstance(error, int | float) and 0 <= error < math.inf):
+                raise ModelError(f"{path}: error_rms must be a number of 0 or more")
             network = from_settings(card["network"], len(labels), len(tensors["scale"]))
             network.load_state_dict(
                 {
@@ -223,8 +240,22 @@ class Emulator(nn.Module):
             arrays = (tensors["mean"], tensors["components"], tensors["scale"])
             shape = tensors.get("error_shape")
             return cls(labels, grid, card["covered"], *arrays, network, card, shape).eval()
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LabelError) as error:
-            raise ModelError(f"{path}: its card and its weights do not fit together ({error})") from None
+        except ModelError:
+            raise
+        except Exception as error:
+            # A card may say anything.
+            raise ModelError(
+                f"{path}: its card and its weights do not fit together ({first_line(error)})"
+            ) from None
+
+
+def _grid(entry: Mapping[str, Any]) -> LogGrid:
+    """Read a card's grid; every wavelength of it is a number that light may have."""
+    start, step = float(entry["log10_start"]), float(entry["log10_step"])
+    n_pixels = whole(entry["n_pixels"], "grid.n_pixels", 2, MOST_PIXELS)
+    if not (0 < start < start + step * n_pixels < _LONGEST):
+        raise ModelError(f"grid: log10 of wavelengths from {start:g} by {step:g} are none in Angstrom")
+    return LogGrid(start, step, n_pixels)
 
 
 def principal_components(deviations: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:

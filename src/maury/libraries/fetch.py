@@ -60,13 +60,14 @@ class Parts:
         """
         note = self.folder / "request.json"
         if note.exists():
-            if json.loads(note.read_text()) != request:
+            held = note.read_text(encoding="utf-8")
+            if json.loads(held) != request:
                 raise MauryError(
-                    f"{self.folder}: holds parts of another request ({note.read_text()}); remove it or choose another {where}"
+                    f"{self.folder}: holds parts of another request ({held}); remove it or choose another {where}"
                 )
             return
         with writing(note) as temporary:
-            temporary.write_text(json.dumps(request))
+            temporary.write_text(json.dumps(request), encoding="utf-8")
 
 
 def fetch(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maury.errors import ModelError
-from maury.files import writing
+from maury.files import first_line, writing
 
 Array = NDArray[np.float64]
 FILE = "systematic.json"
@@ -96,7 +96,7 @@ class Systematic:
     def save(self, folder: Path) -> None:
         """Write ``systematic.json`` in a folder."""
         with writing(folder / FILE) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Systematic:
@@ -108,7 +108,7 @@ class Systematic:
             If it is damaged.
         """
         try:
-            entry = json.loads(path.read_text())
+            entry = json.loads(path.read_text(encoding="utf-8"))
             correlation = tuple(tuple(map(float, row)) for row in entry["correlation"])
             found = cls(
                 tuple(entry["names"]),
@@ -118,8 +118,18 @@ class Systematic:
                 entry["card"],
             )
             np.linalg.cholesky(np.array(found.correlation) + 1e-9 * np.eye(len(found.names)))
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            d = len(found.names)
+            numbers = np.array([*found.sigma, *found.teff])
+            if (
+                not all(isinstance(name, str) for name in found.names)
+                or "teff" not in found.names
+                or len(found.sigma) != d
+                or np.shape(found.correlation) != (d, d)
+                or not np.isfinite(numbers).all()
+            ):
+                raise ValueError("its names and numbers do not fit together")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise ModelError(
-                f"{path}: cannot be read ({error}); run maury check libraries again, or remove it"
+                f"{path}: cannot be read ({first_line(error)}); run maury check libraries again, or remove it"
             ) from None
         return found

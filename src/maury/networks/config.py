@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from maury.errors import ConfigError, ModelError
 from maury.likelihood.problem import Problem
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context
-from maury.networks.flows import NSF, OF_LAPLACE, FlowConfig
+from maury.networks.flows import MOST_LAYERS, MOST_UNITS, NSF, OF_LAPLACE, FlowConfig
 from maury.networks.plain import Inputs, Normalise, PlainFeaturizer
 from maury.networks.prepare import DEGREE, Preparation, build_preparation, network_ranges
 from maury.networks.resnet_gru import ResNetGRU
@@ -50,12 +51,18 @@ class Setting:
         Weights of an estimator that is being loaded; None if it is new.
     seed
         Of what is computed from simulations.
+    trust_code
+        Whether a module of the user's may be imported by its dotted name, which runs its code.
+    module
+        A module of the user's, in place of what would be imported.
     """
 
     problem: Problem | None
     n_pixels: int
     tensors: Mapping[str, Tensor] | None = None
     seed: int = 0
+    trust_code: bool = False
+    module: type[nn.Module] | None = None
 
     def spectra(self, kind: str) -> Problem:
         """Return the problem.
@@ -85,13 +92,18 @@ class Aligned(_Config):
     """Spectra cross-correlated, taken to rest, and read by a residual network."""
 
     kind: Literal["aligned"] = "aligned"
-    components: int = Field(40, gt=0)
-    width: int = Field(512, gt=0)
-    blocks: int = Field(4, ge=0)
-    features: int = Field(128, gt=0)
+    components: int = Field(40, gt=0, le=MOST_UNITS)
+    width: int = Field(512, gt=0, le=MOST_UNITS)
+    blocks: int = Field(4, ge=0, le=MOST_LAYERS)
+    features: int = Field(128, gt=0, le=MOST_UNITS)
     velocity_width: float = Field(
         1.0, gt=0, description="km/s below which the flow's velocity coordinate is linear"
     )
+
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights of the square layers."""
+        return self.blocks * self.width**2
 
     def build(self, setting: Setting, prefix: str = "featurizer.") -> AlignedFeaturizer:
         """Return the featurizer; its preparation is computed, or taken from the weights that are loaded."""
@@ -135,7 +147,14 @@ class Score(_Config):
 
     kind: Literal["score"] = "score"
     aligned: Aligned = Aligned()
-    steps: int = Field(4, gt=0, description="most steps; a spectrum whose step was short takes no other")
+    steps: int = Field(
+        4, gt=0, le=MOST_LAYERS, description="most steps; a spectrum whose step was short takes no other"
+    )
+
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights of the square layers."""
+        return self.aligned.fewest_weights
 
     def build(self, setting: Setting) -> ScoreFeaturizer:
         """Return the featurizer."""
@@ -144,22 +163,27 @@ class Score(_Config):
 
 
 class _Plain(_Config):
-    features: int = Field(256, gt=0)
+    features: int = Field(256, gt=0, le=MOST_UNITS)
     inputs: Inputs = "flux+ivar+mask"
+
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights of the square layers."""
+        return 0
 
     @property
     def n_channels(self) -> int:
         """Number of channels."""
         return 1 if self.inputs == "flux" else 3
 
-    def _network(self, n_pixels: int) -> nn.Module:
+    def _network(self, n_pixels: int, setting: Setting | None = None) -> nn.Module:
         raise NotImplementedError
 
     def build(self, setting: Setting) -> PlainFeaturizer:
         """Return the featurizer."""
         normalise = setting.normalise()
         n_pixels = setting.n_pixels if normalise is None else normalise.n_pixels
-        return PlainFeaturizer(self._network(n_pixels), self.features, self.inputs, normalise)
+        return PlainFeaturizer(self._network(n_pixels, setting), self.features, self.inputs, normalise)
 
 
 class PaperNetwork(_Plain):
@@ -167,13 +191,19 @@ class PaperNetwork(_Plain):
 
     kind: Literal["resnet-gru"] = "resnet-gru"
     inputs: Inputs = "flux"
-    depth: int = Field(8, ge=0)
-    width: int = Field(32, gt=0)
-    most: int = Field(512, gt=0)
-    stride: int = Field(2, gt=0)
-    layers: int = Field(2, gt=0)
+    depth: int = Field(8, ge=0, le=MOST_LAYERS)
+    width: int = Field(32, gt=0, le=MOST_UNITS)
+    most: int = Field(512, gt=0, le=MOST_UNITS)
+    stride: int = Field(2, gt=0, le=MOST_UNITS)
+    layers: int = Field(2, gt=0, le=MOST_LAYERS)
 
-    def _network(self, n_pixels: int) -> nn.Module:
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights of the square layers."""
+        sizes = [min(self.width * 2**i, self.most) for i in range(self.depth)]
+        return sum(size**2 for size in sizes) + self.layers * self.features**2
+
+    def _network(self, n_pixels: int, setting: Setting | None = None) -> nn.Module:
         return ResNetGRU(
             self.n_channels, self.features, self.depth, self.width, self.most, self.stride, self.layers
         )
@@ -183,13 +213,18 @@ class Transformer(_Plain):
     """Attention over patches."""
 
     kind: Literal["transformer"] = "transformer"
-    patch: int = Field(32, gt=0)
-    width: int = Field(128, gt=0)
-    layers: int = Field(4, gt=0)
-    heads: int = Field(4, gt=0)
+    patch: int = Field(32, gt=0, le=MOST_UNITS)
+    width: int = Field(128, gt=0, le=MOST_UNITS)
+    layers: int = Field(4, gt=0, le=MOST_LAYERS)
+    heads: int = Field(4, gt=0, le=MOST_UNITS)
     positions: Literal["rotary", "learned"] = "rotary"
 
-    def _network(self, n_pixels: int) -> nn.Module:
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights of the square layers."""
+        return 12 * self.layers * self.width**2
+
+    def _network(self, n_pixels: int, setting: Setting | None = None) -> nn.Module:
         if self.width % (2 * self.heads):
             raise ConfigError(f"width / heads must be even, not {self.width} / {self.heads}")
         return SpectrumTransformer(
@@ -205,25 +240,37 @@ class Transformer(_Plain):
 
 
 class Module(_Plain):
-    """A module of the user's, by dotted name; called as ``name(n_pixels=, n_features=, **options)``."""
+    """A module of the user's, by dotted name; called as ``name(n_pixels=, n_features=, **options)``.
+
+    Importing runs code. No file that was loaded can ask for that: the name is imported where the caller trusts it, or the class is given.
+    """
 
     kind: Literal["module"] = "module"
     path: str = Field(description="such as my_package.networks.MyNetwork")
     options: dict[str, Any] = {}
 
-    def _network(self, n_pixels: int) -> nn.Module:
+    def _network(self, n_pixels: int, setting: Setting | None = None) -> nn.Module:
+        made: Any = None if setting is None else setting.module
+        if made is None:
+            if setting is None or not setting.trust_code:
+                raise ModelError(
+                    f"featurizer.path: {self.path!r} is code of its own, which is not run unasked; if you know and trust it, "
+                    "add --trust-code, or pass the class: load_model(..., module=MyNetwork)"
+                )
+            made = self._imported()
+        if not (isinstance(made, type) and issubclass(made, nn.Module)):
+            raise ConfigError(f"featurizer.path: {self.path} is no subclass of torch.nn.Module")
+        try:
+            return made(n_pixels=n_pixels, n_features=self.features, **self.options)
+        except Exception as error:
+            raise ConfigError(f"featurizer.path: {self.path} cannot be made ({error})") from None
+
+    def _imported(self) -> Any:
         where, _, name = self.path.rpartition(".")
         try:
-            made = getattr(importlib.import_module(where), name)
-        except (ImportError, AttributeError, ValueError) as error:
+            return getattr(importlib.import_module(where), name)
+        except Exception as error:
             raise ConfigError(f"featurizer.path: {self.path!r} cannot be imported ({error})") from None
-        try:
-            network = made(n_pixels=n_pixels, n_features=self.features, **self.options)
-        except TypeError as error:
-            raise ConfigError(f"featurizer.path: {self.path} cannot be made ({error})") from None
-        if not isinstance(network, nn.Module):
-            raise ConfigError(f"featurizer.path: {self.path} made no torch.nn.Module")
-        return network
 
 
 FeaturizerConfig = Annotated[
@@ -239,6 +286,12 @@ class NetworkConfig(_Config):
     defensive: float = Field(
         1e-3, gt=0, lt=1, description="weight of the reference density mixed into the flow"
     )
+
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights that the network has at least: what its square layers hold."""
+        flow = sum(a * b for a, b in itertools.pairwise(getattr(self.flow, "hidden", ())))
+        return self.featurizer.fewest_weights + flow * getattr(self.flow, "transforms", 1)
 
     @classmethod
     def of_kind(cls, featurizer: str) -> NetworkConfig:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from maury.errors import ConfigError, ModelError
+from maury.errors import ModelError
+from maury.files import first_line
 from maury.labels import LabelSet
 from maury.likelihood.problem import Problem
 from maury.networks.config import Featurizer, NetworkConfig, Setting
 from maury.networks.context import Context
 from maury.priors import log_standard_normal
-from maury.weights import halved, read_model, write_model
+from maury.weights import MOST_PIXELS, halved, read_model, whole, write_model
 
 # Of the card and the names of the weights; files of another number are refused.
 FORMAT = 2
@@ -149,7 +149,15 @@ class Estimator(nn.Module):
         }
 
     @classmethod
-    def load(cls, path: Path, problem: Problem | None, featurizer: Featurizer | None = None) -> Estimator:
+    def load(
+        cls,
+        path: Path,
+        problem: Problem | None,
+        featurizer: Featurizer | None = None,
+        *,
+        trust_code: bool = False,
+        module: type[nn.Module] | None = None,
+    ) -> Estimator:
         """Read what `save` wrote.
 
         Parameters
@@ -160,6 +168,10 @@ class Estimator(nn.Module):
             What it was trained for; None for data that are no spectra.
         featurizer
             Needed where the estimator was made with a featurizer made by hand.
+        trust_code
+            Whether a module that the card names may be imported, which runs its code. Without it nothing that a card says is run.
+        module
+            The class of that module, in place of what would be imported.
 
         Raises
         ------
@@ -175,9 +187,24 @@ class Estimator(nn.Module):
             labels = LabelSet.from_list(card["labels"])
             if problem is not None and labels.names != problem.stellar.names:
                 raise ModelError(f"{path}: infers {labels.names}, the model {problem.stellar.names}")
-            setting = Setting(problem, card["n_pixels"], tensors)
-            estimator = cls(labels, NetworkConfig(**card["network"]), setting, card, featurizer)
+            config = NetworkConfig.model_validate(card["network"])
+            held = sum(tensor.numel() for tensor in tensors.values())
+            if featurizer is None and config.fewest_weights > held:
+                raise ModelError(
+                    f"{path}: its card tells of {config.fewest_weights} weights or more; {held} are there"
+                )
+            known = None if problem is None else problem.spectrograph.grid.n_pixels
+            n_pixels = whole(card["n_pixels"], "n_pixels", 1, MOST_PIXELS)
+            if known is not None and n_pixels != known:
+                raise ModelError(f"{path}: its card tells of {n_pixels} pixels; its instrument has {known}")
+            setting = Setting(problem, n_pixels, tensors, trust_code=trust_code, module=module)
+            estimator = cls(labels, config, setting, card, featurizer)
             estimator.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError, ValidationError, ConfigError) as error:
-            raise ModelError(f"{path}: its card and its weights do not fit together ({error})") from None
+        except ModelError:
+            raise
+        except Exception as error:
+            # A card may say anything.
+            raise ModelError(
+                f"{path}: its card and its weights do not fit together ({first_line(error)})"
+            ) from None
         return estimator.eval().requires_grad_(False)

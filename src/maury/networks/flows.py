@@ -33,6 +33,10 @@ class Scale(BaseModel):
         return self
 
 
+# Bounds of what a file may ask for: memory is taken for it before its weights are looked at.
+MOST_UNITS, MOST_LAYERS = 16_384, 256
+Hidden = Annotated[tuple[Annotated[int, Field(gt=0, le=MOST_UNITS)], ...], Field(max_length=MOST_LAYERS)]
+
 # In units of a Gaussian approximation of the posterior, which may be far too narrow.
 OF_LAPLACE = Scale(low=0.1, high=3000, start=1)
 
@@ -168,9 +172,9 @@ class MAF(_FlowConfig):
     """Masked autoregressive flow of affine transforms over a mixture of Gaussians; the paper's by default."""
 
     kind: Literal["maf"] = "maf"
-    transforms: int = Field(15, gt=0)
-    hidden: tuple[int, ...] = (256,)
-    components: int = Field(4, gt=0, description="Gaussians of the base")
+    transforms: int = Field(15, gt=0, le=MOST_LAYERS)
+    hidden: Hidden = (256,)
+    components: int = Field(4, gt=0, le=MOST_UNITS, description="Gaussians of the base")
 
     def build(self, n_labels: int, n_context: int) -> ConditionalFlow:
         """Return the flow."""
@@ -186,9 +190,9 @@ class NSF(_FlowConfig):
     """Neural spline flow: autoregressive, or by coupling (one pass each way, faster draws)."""
 
     kind: Literal["nsf", "coupling"] = "nsf"
-    transforms: int = Field(4, gt=0)
-    bins: int = Field(8, gt=1)
-    hidden: tuple[int, ...] = (192, 192)
+    transforms: int = Field(4, gt=0, le=MOST_LAYERS)
+    bins: int = Field(8, gt=1, le=1024)
+    hidden: Hidden = (192, 192)
     located: Located = Scale()
 
     def build(self, n_labels: int, n_context: int) -> ConditionalFlow:
@@ -210,8 +214,8 @@ class Matching(_FlowConfig):
     """Flow matching."""
 
     kind: Literal["flow-matching"] = "flow-matching"
-    hidden: tuple[int, ...] = (256, 256, 256)
-    frequencies: int = Field(4, gt=0, description="of the embedding of time")
+    hidden: Hidden = (256, 256, 256)
+    frequencies: int = Field(4, gt=0, le=MOST_UNITS, description="of the embedding of time")
     located: Located = Scale()
 
     def build(self, n_labels: int, n_context: int) -> ConditionalFlow:

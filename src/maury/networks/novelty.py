@@ -112,6 +112,12 @@ class Novelty:
         """
         tensors, _ = read_model(path)
         try:
+            mean, whiten, scores, snr = (tensors[k] for k in ("mean", "whiten", "scores", "snr"))
+            d = len(mean)
+            if mean.ndim != 1 or whiten.shape != (d, d) or scores.ndim != 1 or scores.shape != snr.shape:
+                raise ModelError(f"{path}: its arrays do not fit together; train the estimator again")
+            if len(scores) < 2:
+                raise ModelError(f"{path}: holds too few scores; train the estimator again")
             return cls(**{k: tensors[k].double() for k in ("mean", "whiten", "scores", "snr")})
         except KeyError as error:
             raise ModelError(f"{path}: has no {error}; train the estimator again") from None

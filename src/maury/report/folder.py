@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
-from maury.errors import ConfigError, InferenceError
-from maury.files import disk_errors, open_table, writing
+from maury.errors import ConfigError, InferenceError, MauryError
+from maury.files import disk_errors, distinct, first_line, open_table, writing
 from maury.report.html import render
 from maury.report.star import star_page
 from maury.report.svg import digits_for, number, short
@@ -32,6 +34,11 @@ class Entry:
     verdict: Verdict
     snr: str = ""
     labels: tuple[str, ...] = ()
+
+    @property
+    def link(self) -> str:
+        """Address of the page, by the bytes of its name: a name may be no text in the user's language."""
+        return quote(os.fsencode(self.page))
 
 
 def recognise(folder: Path) -> Kind:
@@ -107,7 +114,7 @@ def write(path: Path, text: str) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _stars(
@@ -119,20 +126,26 @@ def _stars(
     entries, pages, failures = [], [], []
     # One star and a name for its page: that page is the report.
     alone = named and len(files) == 1
-    for file in files:
+    # A star's file may have the index's name.
+    names = distinct([file.stem for file in files], [page.stem])
+    for file, name in zip(files, names, strict=True):
         progress(file.name)
         try:
             posterior = load(file)
-        except InferenceError as error:
-            failures.append(error)
-            fault(str(error))
-            entries.append(Entry(file.stem, "", Verdict("unusable", str(error))))
+            text = star_page(posterior)
+        except Exception as error:
+            # A star that cannot be drawn takes no other with it.
+            failure = (
+                error
+                if isinstance(error, MauryError)
+                else InferenceError(f"{file}: cannot be drawn ({type(error).__name__}: {first_line(error)})")
+            )
+            failures.append(failure)
+            fault(str(failure))
+            entries.append(Entry(file.stem, "", Verdict("unusable", str(failure))))
             continue
-        own = page if alone else page.parent / f"{file.stem}.html"
-        # A star's file may have the index's name.
-        if own == page and not alone:
-            own = page.parent / f"{file.stem}-star.html"
-        write(own, star_page(posterior))
+        own = page if alone else page.parent / f"{name}.html"
+        write(own, text)
         pages.append(own)
         entries.append(_entry(posterior, own.name))
     if len(failures) == len(files):
@@ -213,7 +226,7 @@ def joint_page(path: Path) -> str:
         If the file cannot be read.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         rows = [_joint_row(name, entry, entry["unit"]) for name, entry in found["labels"].items()]
         visits = [
             {

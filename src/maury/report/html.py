@@ -17,7 +17,7 @@ from maury.files import finite
 
 def asset(name: str) -> str:
     """Text of a style or script of the templates' folder."""
-    return (resources.files("maury") / "report" / "templates" / name).read_text()
+    return (resources.files("maury") / "report" / "templates" / name).read_text(encoding="utf-8")
 
 
 def floats(values: NDArray[Any]) -> str:

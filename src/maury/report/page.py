@@ -58,4 +58,4 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
         title=title, lead=lead, sections=parts, foot=f"maury {maury.__version__}"
     )
     with writing(path) as temporary:
-        temporary.write_text(html)
+        temporary.write_text(html, encoding="utf-8")

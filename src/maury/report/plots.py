@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from maury.files import writing
+from maury.errors import MauryWarning
+from maury.files import first_line, writing
 from maury.labels import LabelSet
+from maury.text import for_picture
 
 if TYPE_CHECKING:
     from maury.inference.visits import JointPosterior
@@ -33,22 +36,25 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG by a temporary name."""
-    with writing(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+def draw_picture(path: Path, make: Callable[[], Figure]) -> Path | None:
+    """Write what ``make`` draws as a PNG; a picture that fails is a `MauryWarning`, for none is worth a run.
 
+    It fails by a disk that is full, and by settings of the user's: TeX that is asked for and not there, a font that is not.
 
-def loss_figure(steps: Sequence[int], nats: Sequence[float]) -> Figure:
-    """Draw validation log density against training steps."""
-    figure = new_figure(7, 4)
-    axis = figure.subplots()
-    axis.plot(steps, nats, color=BLUE, marker="o", ms=3)
-    axis.set_xlabel("training step")
-    axis.set_ylabel("mean log density of the truth [nats]")
-    axis.set_title("validation spectra, density over u (prior = N(0, 1))", fontsize=11)
-    axis.grid(alpha=0.3)
-    return figure
+    Returns
+    -------
+    Path or None
+        The picture, if there is one. One of an earlier run is not taken for it.
+    """
+    path.unlink(missing_ok=True)
+    try:
+        figure = make()
+        with writing(path) as temporary:
+            figure.savefig(temporary, dpi=130)
+    except Exception as error:
+        warnings.warn(f"{path}: could not be drawn ({first_line(error)})", MauryWarning, stacklevel=2)
+        return None
+    return path
 
 
 def _axis_names(labels: LabelSet) -> list[str]:
@@ -77,7 +83,7 @@ def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None
         **flow,
         f"verified ({posterior.method})": posterior.resample(_CORNER_DRAWS)[:, : len(labels)],
     }
-    title = f"{posterior.spectrum.id}\n{posterior.model}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
+    title = f"{for_picture(posterior.spectrum.id)}\n{for_picture(posterior.model)}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
     return samples_figure(samples, labels, truth, title)
 
 
@@ -181,8 +187,8 @@ def fit_figure(posterior: Posterior) -> Figure:
             f"correlated over {correlated['scale']:.0f} km/s"
         )
     error[fit.pixels] = total_error(posterior)
-    foretold = np.full(grid.n_pixels, np.nan)
-    foretold[fit.pixels] = fit.foretold
+    predicted = np.full(grid.n_pixels, np.nan)
+    predicted[fit.pixels] = fit.predicted
     used = np.zeros(grid.n_pixels, dtype=bool)
     used[fit.pixels] = True
 
@@ -207,19 +213,19 @@ def fit_figure(posterior: Posterior) -> Figure:
         lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
         lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
         if correlated.get("used"):
-            lower.plot(wavelength, foretold[chip] / error[chip], color=ORANGE, lw=0.5)
+            lower.plot(wavelength, predicted[chip] / error[chip], color=ORANGE, lw=0.5)
         lower.set_ylim(-5, 5)
         for axis in (upper, lower):
             axis.set_xlim(wavelength[0], wavelength[-1])
         upper.tick_params(labelbottom=False)
         upper.set_ylabel("flux / median")
         lower.set_ylabel(r"residual [$\sigma$]")
-        name = names[i]
+        name = for_picture(str(names[i]))
         upper.text(0.005, 0.04, name, transform=upper.transAxes, fontsize=10)
     figures[0].legend(loc="lower right", ncols=3, fontsize=9)
     figures[-1].set_xlabel("vacuum wavelength [Angstrom]")
     figure.suptitle(
-        f"{spectrum.id}: chi2/n {fit.rchi2:.2f} with the file's errors, {fit.rchi2_jitter:.2f} with {noise}; "
+        f"{for_picture(spectrum.id)}: chi2/n {fit.rchi2:.2f} with the file's errors, {fit.rchi2_jitter:.2f} with {noise}; "
         f"{fit.pixels.size} of {grid.n_pixels} pixels used",
         fontsize=12,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.files import output_name
 from maury.labels import UNITS
 from maury.report.diagrams import Axis, diagram, sky
 from maury.report.html import floats, render
@@ -275,10 +276,15 @@ def _links(files: list[str], places: list[int], stars: Path | None, beside: Path
     from urllib.parse import quote
 
     there = {p.name for p in stars.glob("*.html")}
-    out = []
-    for file, place in zip(files, places, strict=True):
-        # As `maury infer --output` names them.
-        name = Path(file).name.split(".fits")[0] + (f"-{place}" if place else "") + ".html"
-        path = os.path.relpath(stars / name, beside or stars.parent)
-        out.append(quote(Path(path).as_posix()) if name in there else "")
-    return out
+    # As `maury infer --output` names them.
+    names = [
+        output_name(Path(file)) + (f"-{place}" if place else "") + ".html"
+        for file, place in zip(files, places, strict=True)
+    ]
+    # Of stars that share a name it is not known whose page it is.
+    count = Counter(names)
+    paths = [os.path.relpath(stars / name, beside or stars.parent) for name in names]
+    return [
+        quote(os.fsencode(Path(path).as_posix())) if name in there and count[name] == 1 else ""
+        for name, path in zip(names, paths, strict=True)
+    ]

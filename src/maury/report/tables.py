@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from maury.files import writing
+from maury.files import write_ecsv
 from maury.labels import UNITS
 from maury.posterior.result import Posterior
+from maury.text import readable
 
 if TYPE_CHECKING:
     from maury.inference.visits import JointPosterior
@@ -105,7 +106,7 @@ def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
     table = AstroTable(masked=True)
     for name in names:
-        values = [row.get(name) for row in rows]
+        values = [readable(v) if isinstance(v := row.get(name), str) else v for row in rows]
         missing = [value is None for value in values]
         example = next((value for value in values if value is not None), "")
         filler: Any = "" if isinstance(example, str) else type(example)(0)
@@ -115,5 +116,4 @@ def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table.meta["comments"] = [
         "maury: percentiles of verified posteriors; v_rad in the frame of the file, v_bary at the barycentre"
     ]
-    with writing(path) as temporary:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
+    write_ecsv(path, table)

@@ -25,7 +25,7 @@ class _Experiment(BaseModel):
     chain: ChainConfig = ChainConfig()
     held_out: int = Field(100, gt=0, description="new spectra on which the estimator is judged")
     draws: int = Field(2000, ge=100, description="importance draws of each")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
 
 
 class SineConfig(_Experiment):

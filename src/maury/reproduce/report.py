@@ -99,8 +99,12 @@ def write_report(
         entries = [[name, entry["shift_sigma"], entry["width_ratio"]] for name, entry in compared.items()]
         lines += [*_table(["label", "shift of the median [sigma]", "ratio of the widths"], entries), ""]
     for name, caption in pictures.items():
+        if not (folder / name).exists():
+            continue
         lines += [f"![{caption}]({name})", "", f"*{caption}*", ""]
     with writing(folder / "report.md") as temporary:
-        temporary.write_text("\n".join(lines))
+        temporary.write_text("\n".join(lines), encoding="utf-8")
     with writing(folder / "report.json") as temporary:
-        temporary.write_text(json.dumps({"title": title, **figures, "machine": machine()}, indent=1) + "\n")
+        temporary.write_text(
+            json.dumps({"title": title, **figures, "machine": machine()}, indent=1) + "\n", encoding="utf-8"
+        )

@@ -25,7 +25,8 @@ from maury.networks.config import Setting
 from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 from maury.priors import Uniform, log_standard_normal
-from maury.report.plots import BLUE, GREY, ORANGE, new_figure, samples_figure, save_figure, walkers_figure
+from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, new_figure, samples_figure, walkers_figure
+from maury.report.training import draw_loss
 from maury.reproduce.config import SineConfig
 from maury.reproduce.report import agreement, chain_figures, write_report
 from maury.sampling.chains import emcee_chains
@@ -51,6 +52,15 @@ class SineTarget:
     time: Tensor
     sigma: float
     labels: LabelSet
+
+    @property
+    def dim(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
+
+    def parameters(self, u: Tensor) -> Tensor:
+        """Return the labels at ``u``."""
+        return self.labels.from_normal(u)
 
     def log_likelihood(self, u: Tensor) -> Tensor:
         """Log likelihood, shape ``(n,)``."""
@@ -163,7 +173,7 @@ def run_sine(
     """Train, judge against exact posteriors, and run MCMC; write reports and pictures to ``output``, and return the figures."""
     output.mkdir(parents=True, exist_ok=True)
     with writing(output / "config.json") as temporary:
-        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     labels = _labels(config)
     t = torch.linspace(0, config.duration, config.samples, dtype=torch.float64)
     draw = _draw(config, labels, t)
@@ -174,6 +184,7 @@ def run_sine(
     training = output / "training"
     training.mkdir(exist_ok=True)
     fit(estimator, config.training, _Set(config, labels, t), validation, training, progress=False)
+    draw_loss(training)
 
     progress(f"judging on {config.held_out} new waves")
     theta, flux, ivar = draw(config.held_out, torch.Generator().manual_seed(config.seed + 3))
@@ -215,15 +226,16 @@ def run_sine(
     before = labels.from_normal(
         estimator.sample(20_000, contexts[0], torch.Generator().manual_seed(5))
     ).numpy()
-    save_figure(
-        samples_figure({"flow": before, "verified": verified.numpy()}, labels, named), output / "corner.png"
+    shown = verified.numpy()
+    draw_picture(
+        output / "corner.png", lambda: samples_figure({"flow": before, "verified": shown}, labels, named)
     )
-    save_figure(_fit_figure(target.flux, t, verified[:2000], config.sigma), output / "fit.png")
-    save_figure(
-        samples_figure({"emcee": chains.draws, "verified": verified.numpy()}, labels, named),
+    draw_picture(output / "fit.png", lambda: _fit_figure(target.flux, t, verified[:2000], config.sigma))
+    draw_picture(
         output / "mcmc_corner.png",
+        lambda: samples_figure({"emcee": chains.draws, "verified": shown}, labels, named),
     )
-    save_figure(walkers_figure(chains.theta, labels, named), output / "mcmc_walkers.png")
+    draw_picture(output / "mcmc_walkers.png", lambda: walkers_figure(chains.theta, labels, named))
     _write(config, output, figures)
     return figures
 

@@ -19,12 +19,14 @@ from maury.inference.infer import infer
 from maury.likelihood.target import Target
 from maury.models import Model, load_model, to_model_grid
 from maury.posterior.result import Posterior
-from maury.report.plots import samples_figure, save_figure, walkers_figure
+from maury.report.plots import draw_picture, samples_figure, walkers_figure
+from maury.report.training import draw_loss
 from maury.reproduce.config import Experiment, StarsConfig
 from maury.reproduce.report import PAPER, agreement, chain_figures, write_report
 from maury.sampling.chains import Chains, emcee_chains
 from maury.sampling.importance import effective_sample_size
 from maury.spectra.spectrum import Spectrum
+from maury.text import for_picture
 from maury.training.config import TrainConfig
 from maury.training.simulations import SimulateConfig, simulate
 from maury.training.train import train
@@ -72,7 +74,7 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     posterior = infer(spectrum, model, draws=max(10_000, config.draws), seed=config.seed)
     problem = model.problem
     best = torch.from_numpy(posterior.draws[posterior.log_weights.argmax()])
-    target = Target(problem.likelihood(spectrum).refer(best), problem.inferred)
+    target = Target(problem.likelihood(spectrum).with_reference_continuum(best), problem.inferred)
     start = problem.inferred.to_normal(torch.from_numpy(posterior.resample(500)))
     began = time.perf_counter()
     chains = emcee_chains(target, start, config.chain, seed=config.seed, backend=output / "chains.h5")
@@ -82,12 +84,13 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
 
 def _draw(example: _Example, output: Path) -> None:
     posterior, labels, truth = example.posterior, example.posterior.stellar, example.truth
-    save_figure(posterior.plot_corner(truth), output / "corner.png")
-    save_figure(posterior.plot_fit(), output / "fit.png")
+    draw_picture(output / "corner.png", lambda: posterior.plot_corner(truth))
+    draw_picture(output / "fit.png", posterior.plot_fit)
     verified = posterior.resample(20_000)
     samples = {"emcee": example.chains.draws, "verified": verified}
-    save_figure(samples_figure(samples, labels, truth, posterior.spectrum.id), output / "mcmc_corner.png")
-    save_figure(walkers_figure(example.chains.theta, labels, truth), output / "mcmc_walkers.png")
+    title = for_picture(posterior.spectrum.id)
+    draw_picture(output / "mcmc_corner.png", lambda: samples_figure(samples, labels, truth, title))
+    draw_picture(output / "mcmc_walkers.png", lambda: walkers_figure(example.chains.theta, labels, truth))
 
 
 def _figures(
@@ -125,16 +128,16 @@ def run_stars(
     """
     output.mkdir(parents=True, exist_ok=True)
     with writing(output / "config.json") as temporary:
-        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     clock = output / "seconds.json"
-    timing: dict[str, float] = json.loads(clock.read_text()) if clock.exists() else {}
+    timing: dict[str, float] = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
 
     def stage(name: str, began: float) -> float:
         now = time.perf_counter()
         # Of what an earlier run did, the time that it took.
         timing[name] = max(round(now - began, 1), timing.get(name, 0.0))
         with writing(clock) as temporary:
-            temporary.write_text(json.dumps(timing) + "\n")
+            temporary.write_text(json.dumps(timing) + "\n", encoding="utf-8")
         return now
 
     began = time.perf_counter()
@@ -147,6 +150,7 @@ def run_stars(
     training = TrainConfig(**config.training.model_dump(), simulations=file)
     if not (output / "training" / "report.done").exists():
         train(training, output / "training", progress=False)
+        draw_loss(output / "training")
         (output / "training" / "report.done").touch()
     began = stage("train", began)
     model = load_model(output / "training")

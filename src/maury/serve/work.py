@@ -56,7 +56,7 @@ def _write(run: Run, posterior: Posterior) -> Mapping[str, Any]:
     }
     for name, text in texts.items():
         with writing(run.folder / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     posterior.save(run.folder / DRAWS)
     return numbers
 

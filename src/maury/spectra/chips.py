@@ -140,6 +140,6 @@ def check_rising(values: NDArray[np.float64]) -> None:
 def read_numbers(path: Path) -> NDArray[np.float64]:
     """Read a text file of numbers, ``(n_lines, n_columns)``; what goes wrong is a ValueError that names it."""
     try:
-        return np.asarray(np.loadtxt(path, ndmin=2), dtype=np.float64)
+        return np.asarray(np.loadtxt(path, ndmin=2, encoding="utf-8"), dtype=np.float64)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as numbers ({error})") from None

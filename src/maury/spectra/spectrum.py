@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
+from maury.text import readable
 
 if TYPE_CHECKING:
     from maury.spectra.linespread import LineSpread
@@ -55,13 +56,6 @@ class PixelGrid:
         return self.wavelength.size
 
 
-def apstar_grid() -> PixelGrid:
-    """Return the common grid of APOGEE's combined spectra: 8575 pixels, uniform in log10(wavelength)."""
-    from maury.spectra.instrument import apogee
-
-    return apogee().grid
-
-
 @dataclass(frozen=True)
 class Spectrum:
     """One observed spectrum.
@@ -75,7 +69,7 @@ class Spectrum:
     ivar
         Inverse variance of the flux, shape ``(n_pixels,)``; 0 where a pixel must not be used.
     id
-        The object's name.
+        The object's name, without what cannot be shown (`maury.text.readable`).
     frame
         ``"observatory"``, ``"barycentric"`` or ``"rest"``: in which frame the wavelengths are.
     v_correction
@@ -115,6 +109,7 @@ class Spectrum:
             raise SpectrumError("ivar must be finite and >= 0: set it to 0 where a pixel is bad")
         if not np.all(np.isfinite(flux[ivar > 0])):
             raise SpectrumError("flux is not finite where ivar > 0: set ivar to 0 there")
+        object.__setattr__(self, "id", readable(self.id))
         object.__setattr__(self, "flux", np.where(np.isfinite(flux), flux, 0.0))
         object.__setattr__(self, "ivar", ivar)
 

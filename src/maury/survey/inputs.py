@@ -132,7 +132,7 @@ def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 def _from_list(path: Path) -> Iterator[Path]:
     try:
-        with path.open() as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for line in lines:
                 name = line.strip()
                 if name and not name.startswith("#"):

@@ -51,7 +51,7 @@ class Settings(BaseModel):
     noise: Literal["auto", "independent", "correlated"] = "auto"
     stage: Literal["verified", "flow"] = "verified"
     false_alarm: float = Field(0.01, gt=0, lt=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**62)
     keep: int = Field(0, ge=0, description="draws of each spectrum that are kept")
     files_per_task: int = Field(50, gt=0)
 
@@ -123,7 +123,7 @@ class Store:
         """
         path = self.folder / "survey.json"
         try:
-            return Settings(**json.loads(path.read_text()))
+            return Settings(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ConfigError(f"{self.folder}: holds no survey (there is no survey.json)") from None
         except (ValueError, TypeError, ValidationError) as error:
@@ -142,7 +142,7 @@ class Store:
         number = self._plan(files, settings.files_per_task, old=())
         # Last: with it, the folder is a survey.
         with writing(self.folder / "survey.json") as temporary:
-            temporary.write_text(settings.model_dump_json(indent=1) + "\n")
+            temporary.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return number
 
     def extend(self, files: Iterable[Path]) -> int:
@@ -151,7 +151,7 @@ class Store:
 
     def _plan(self, files: Iterable[Path], size: int, old: Iterable[Task]) -> int:
         number, seen = 0, Seen()
-        with writing(self.folder / "plan.jsonl") as temporary, temporary.open("w") as plan:
+        with writing(self.folder / "plan.jsonl") as temporary, temporary.open("w", encoding="utf-8") as plan:
 
             def write(chunk: Iterable[str]) -> None:
                 nonlocal number
@@ -172,7 +172,7 @@ class Store:
 
     def tasks(self) -> Iterator[Task]:
         """Yield the plan's tasks, one line at a time."""
-        with (self.folder / "plan.jsonl").open() as plan:
+        with (self.folder / "plan.jsonl").open(encoding="utf-8") as plan:
             for line in plan:
                 entry = json.loads(line)
                 yield Task(entry["task"], tuple(entry["files"]))
@@ -213,7 +213,7 @@ class Store:
         """Declare this worker's attempt whole; it counts when `publish` has moved it to its place."""
         path = self._staged_commit(task, self.who)
         with disk_errors(path), writing(path) as temporary:
-            temporary.write_text(json.dumps(asdict(found)) + "\n")
+            temporary.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
 
     def publish(self, task: Task, who: str) -> Commit | None:
         """Make a worker's attempt the task's result, by renaming alone; return None if it is not whole.
@@ -258,7 +258,7 @@ class Store:
         """Undo a task, and note why."""
         # The note first: a kill in between leaves one too many rather than none.
         path = self.folder / "history.jsonl"
-        with disk_errors(path), path.open("a") as history:
+        with disk_errors(path), path.open("a", encoding="utf-8") as history:
             history.write(json.dumps({"task": task.number, "reason": reason}) + "\n")
         self.commit_path(task).unlink(missing_ok=True)
         for kind in PARTS:
@@ -293,7 +293,7 @@ def _absolute(path: Path) -> str:
 
 def _read_commit(path: Path) -> Commit | None:
     try:
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text(encoding="utf-8"))
         return Commit(**entry | {"files": tuple(InputFile(**f) for f in entry["files"])})
     except FileNotFoundError:
         return None

@@ -40,7 +40,7 @@ class FitConfig(BaseModel):
     start: Path | None = Field(
         None, description="an estimator whose weights of the same names are taken first"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     precision: Literal["32", "bf16"] = "32"
     accelerator: str = "auto"
     devices: int = Field(1, gt=0)

@@ -60,7 +60,7 @@ class SnrList(BaseModel):
             If the file cannot be read, or a value is not above 0.
         """
         try:
-            values = np.loadtxt(self.file, ndmin=1)
+            values = np.loadtxt(self.file, ndmin=1, encoding="utf-8")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.file}: needs one S/N a line ({error})") from None
         if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values > 0)).all():

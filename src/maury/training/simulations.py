@@ -270,7 +270,7 @@ class SimulateConfig(ProblemConfig):
     """What `simulate` needs to know."""
 
     number: int = Field(gt=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     store: Literal["noisy", "clean"] = Field(
         "noisy", description="clean: model spectra alone, which training observes anew each epoch"
     )

@@ -44,7 +44,7 @@ def _sources(config: TrainConfig) -> tuple[Simulator, ProblemConfig, Source, lis
     return simulator, problem, source, [held.batch(i) for i in range(held.length)]
 
 
-def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estimator:
+def train(config: TrainConfig, output: Path, *, progress: bool = True, trust_code: bool = False) -> Estimator:
     """Train, or go on training if ``output`` holds a checkpoint; write the estimator, its card and its loss curve there.
 
     Parameters
@@ -55,6 +55,8 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
         Folder.
     progress
         Whether to show a bar.
+    trust_code
+        Whether a featurizer of the user's, which the configuration names, may be imported: that runs its code.
 
     Raises
     ------
@@ -67,17 +69,17 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True) -> Estima
     settings = output / "config.json"
     wanted = comparable(config)
     if settings.exists():
-        stored = json.loads(settings.read_text())
+        stored = json.loads(settings.read_text(encoding="utf-8"))
         if stored != wanted:
             raise ConfigError(
                 f"{output}: holds a training with another configuration ({differing(stored, wanted)}); choose a new --output"
             )
-    settings.write_text(json.dumps(wanted, indent=1))
+    settings.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
 
     lightning.seed_everything(config.seed, verbose=False)
     simulator, described, source, validation = _sources(config)
     problem = simulator.problem
-    setting = Setting(problem, simulator.grid.n_pixels, seed=config.seed)
+    setting = Setting(problem, simulator.grid.n_pixels, seed=config.seed, trust_code=trust_code)
     card = {
         "emulator": described.model,
         "limb_darkening": described.limb_darkening,

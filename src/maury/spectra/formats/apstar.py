@@ -117,7 +117,7 @@ def read_apstar(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spectru
             id=text(header, "OBJID") or path.name.split(".fit")[0],
             v_correction=_removed(header, visit, recent, combined=row == 0 and rows > 1),
             lsf=lsf, path=str(path), index=index,
-            meta={k: v for k, v in (meta | {"visit": visit}).items() if v is not None},
+            meta={k: v for k, v in (meta | _moment(header, visit)).items() if v is not None},
         )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def read_aspcapstar(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spe
         "dec": "DEC",
     }
     meta: dict[str, Any] = {name: number(row, key) for name, key in names.items()}
-    meta |= {"lsf_source": "assumed"}
+    meta |= {"lsf_source": "assumed", "combined": True}
     # It holds no mask: gaps and pixels that were not fitted are exactly 0.
     mask = np.where(flux == 0, BAD, 0).astype(np.int64)
     yield _spectrum(
@@ -204,6 +204,17 @@ def _lsf(hdus: fits.HDUList, path: Path, n_pixels: int) -> tuple[LineSpread, str
 def _sdss_v(header: fits.Header) -> bool:
     """Tell whether ``VRADn`` is barycentric already: in SDSS-V, whose files have no ``VHELIOn``."""
     return text(header, "SURVEY").upper() == "SDSS-V" or ("VRAD1" in header and "VHELIO1" not in header)
+
+
+def _moment(header: fits.Header, visit: int) -> dict[str, Any]:
+    """Tell a visit, or that it is none: which exposure it is must be known where its own file is given too."""
+    if visit == 0:
+        return {"visit": 0, "combined": True}
+    return {
+        "visit": visit,
+        "jd_mid": number(header, f"JD{visit}"),
+        "fiber": number(header, f"FIBER{visit}"),
+    }
 
 
 def _removed(header: fits.Header, visit: int, recent: bool, combined: bool) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from astropy.io import fits
 
-from maury.errors import MauryError, SpectrumError
+from maury.errors import MauryError, MauryWarning, SpectrumError
 from maury.spectra.formats.headers import BLOCK as _BLOCK
 from maury.spectra.formats.headers import check_sizes
 
@@ -57,6 +57,8 @@ def open_fits(path: str | os.PathLike[str]) -> Iterator[fits.HDUList]:
         with warnings.catch_warnings():
             # astropy warns of damage that is reported below in one line.
             warnings.simplefilter("ignore")
+            # What is done with a spectrum while its file is open may have something to say.
+            warnings.simplefilter("always", MauryWarning)
             source, size = _locate(path)
             with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
                 check_sizes(stream, path)

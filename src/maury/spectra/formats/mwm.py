@@ -97,6 +97,9 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
     names = {"snr": "snr", "mjd": "mjd", "fiber": "fiber", "v_rel_survey": "v_rel", "bc": "bc"}
     meta: dict[str, Any] = {name: number(row, key) for name, key in names.items()}
     primary = hdus[0].header
+    if "mjd" not in {name.lower() for name in hdus[hdu].columns.names}:
+        # A mwmStar's rows are of no single night.
+        meta["combined"] = True
     meta |= {"telescope": text(header, "OBSRVTRY") or None, "lsf_source": "assumed", "hdu": hdu}
     meta["flux_unit"] = FLUX_UNIT
     meta |= {"ra": number(primary, "RA"), "dec": number(primary, "DEC")}

@@ -15,7 +15,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.files import writing
+from maury.files import write_ecsv, writing
 from maury.spectra.air import to_vacuum
 from maury.spectra.formats.fits import reason
 from maury.spectra.instrument import Instrument
@@ -113,7 +113,10 @@ def read_table(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            table = _read_parquet(path) if kind == "parquet" else Table.read(path, format=kind)
+            if kind == "parquet":
+                table = _read_parquet(path)
+            else:
+                table = Table.read(path, format=kind, **({} if kind == "fits" else {"encoding": "utf-8"}))
     except SpectrumError:
         raise
     except FileNotFoundError:
@@ -383,7 +386,10 @@ def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:
     if isinstance(spectrum.lsf, Gaussian):
         table.meta["resoluti"] = spectrum.lsf.resolution
     try:
-        with writing(path) as temporary:
-            table.write(temporary, format=formats[path.suffix])
+        if path.suffix == ".ecsv":
+            write_ecsv(path, table)
+        else:
+            with writing(path) as temporary:
+                table.write(temporary, format=formats[path.suffix])
     except (OSError, ImportError, ValueError) as error:
         raise SpectrumError(f"{path}: cannot be written ({reason(error)})") from None
