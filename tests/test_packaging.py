@@ -16,7 +16,7 @@ from maury.cli import app
 ROOT = Path(__file__).parents[1]
 HEAVY = {
     "torch", "astropy", "numpy", "scipy", "matplotlib", "pyarrow", "dask", "sklearn", "pandas", "xarray", "h5py",
-    "lightning", "pydantic", "zuko", "fastapi", "corner", "jinja2",
+    "lightning", "pydantic", "zuko", "starlette", "corner", "jinja2",
 }  # fmt: skip
 
 

@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 import uvicorn
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from maury.demo import write_demo
 from maury.models import load_model
+from maury.serve import reading
 from maury.serve.app import create_app
+from maury.serve.child import Message
 from maury.serve.jobs import Jobs, Progress, Run
+from maury.serve.readers import Readers
+from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT
 from maury.serve.server import listen
 from maury.serve.settings import Settings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
-from maury.serve.work import DRAWS, FIT, NUMBERS, REPORT, worker
+from maury.serve.worker import Worker
 
 ADDRESS = "http://127.0.0.1:8765"
 REQUEST = {"model": "kurucz-apogee", "draws": 200}
@@ -42,6 +46,10 @@ class Fake:
     error: Exception | None = None
     seen: list[str] = field(default_factory=list)
 
+    def prepare(self) -> None: ...
+
+    def stop(self) -> None: ...
+
     def __call__(self, run: Run, progress: Progress) -> dict[str, Any]:
         self.seen.append(run.id)
         progress("reading")
@@ -55,6 +63,15 @@ class Fake:
         for name in (REPORT, NUMBERS, DRAWS, FIT):
             (run.folder / name).write_text(f"{name} of run {run.number}")
         return {"labels": {}, "number": run.number}
+
+
+class Inside(Readers):
+    """Reads in this process, which starts none."""
+
+    def start(self) -> None: ...
+
+    def _exchange(self, message: Message) -> Message:
+        return reading.do(message)
 
 
 @dataclass
@@ -86,12 +103,12 @@ def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
     """Make a server with settings of the test's."""
     opened: list[TestClient] = []
 
-    def make(**settings: Any) -> Desk:
+    def make(readers: type[Readers] | None = None, **settings: Any) -> Desk:
         chosen = Settings(**settings)
         work, root = Fake(), tmp_path / "kept"
         root.mkdir()
-        jobs = Jobs(work, chosen)
-        app = create_app(chosen, choices(chosen.model), Uploads(root, chosen), jobs)
+        jobs, read = Jobs(work, chosen), (readers or Inside)(chosen)
+        app = create_app(chosen, choices(chosen.model), read, Uploads(root, chosen, read), jobs)
         client = TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)
         client.__enter__()
         opened.append(client)
@@ -118,9 +135,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("served")
     opened = listen("127.0.0.1", 0)
     settings = Settings(port=opened.getsockname()[1], grace=0.5)
-    models = choices(settings.model)
-    jobs = Jobs(worker(models), settings)
-    app = create_app(settings, models, Uploads(root, settings), jobs)
+    jobs, readers = Jobs(Worker(settings), settings), Readers(settings)
+    app = create_app(settings, choices(settings.model), readers, Uploads(root, settings, readers), jobs)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()

@@ -4,7 +4,7 @@ import math
 import time
 
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from maury.errors import ConfigError
 from maury.labels import LogUniform, TruncatedNormal, Uniform
@@ -266,7 +266,7 @@ def test_a_request_has_a_length(busy):
     assert desk.client.post("/api/runs", content=b" " * 10**6).status_code == 413
 
 
-def test_priors_are_what_was_asked_for(visit):
+def test_priors_are_what_was_asked_for():
     models = choices("kurucz-apogee")
     asked = {
         "logg": {"kind": "normal", "mean": 2.6, "sigma": 0.05},
@@ -276,7 +276,7 @@ def test_priors_are_what_was_asked_for(visit):
     import json
 
     wanted = read_wanted(json.dumps({"upload": "x", "model": "kurucz-apogee", "priors": asked}).encode())
-    assert wanted.prepare(models, visit) == {
+    assert wanted.prepare(models) == {
         "logg": TruncatedNormal(low=0.5, high=5.1, mean=2.6, sigma=0.05),
         "v_rad": Uniform(low=-80, high=80),
         "jitter": LogUniform(low=0.001, high=0.01),

@@ -8,7 +8,8 @@ import pytest
 from astropy.io import fits
 from forged import FORGED
 
-from maury.serve.uploads import shown_name, to_plot
+from maury.serve.reading import to_plot
+from maury.serve.uploads import shown_name
 from maury.spectra import write_mwm, write_table
 from maury.spectra.spectrum import PixelGrid, Spectrum
 

@@ -2,14 +2,15 @@
 
 import time
 
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from maury.serve.app import create_app
 from maury.serve.jobs import Jobs
+from maury.serve.readers import Readers
 from maury.serve.settings import Settings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
-from maury.serve.work import worker
+from maury.serve.work import Job, do
 
 ADDRESS = "http://127.0.0.1:8765"
 
@@ -18,8 +19,19 @@ def test_a_run_is_cancelled_in_the_midst_of_nested_sampling(tmp_path, demo_bytes
     monkeypatch.setattr("maury.posterior.verify.KHAT_LIMIT", -9.0)
     settings = Settings()
     models = choices(settings.model)
-    jobs = Jobs(worker(models), settings)
-    app = create_app(settings, models, Uploads(tmp_path, settings), jobs)
+
+    class Here:
+        """The work of the process, without the process."""
+
+        def prepare(self): ...
+
+        def stop(self): ...
+
+        def __call__(self, run, progress):
+            return do(Job(run.upload.file, run.wanted, run.folder), models, progress)
+
+    jobs, readers = Jobs(Here(), settings), Readers(settings)
+    app = create_app(settings, models, readers, Uploads(tmp_path, settings, readers), jobs)
     with TestClient(app, base_url=ADDRESS) as client:
         client.get("/")
         file = client.post("/api/files", params={"name": "star.fits"}, content=demo_bytes).json()["id"]

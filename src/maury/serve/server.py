@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import functools
 import shutil
 import signal
 import socket
@@ -18,18 +20,14 @@ import uvicorn
 
 from maury.errors import MauryError
 from maury.files import alone
-from maury.models import load_model
-from maury.serve.app import create_app
-from maury.serve.jobs import Jobs
+from maury.serve.connections import Patient
 from maury.serve.settings import Settings
-from maury.serve.uploads import Uploads
-from maury.serve.wanted import choices
-from maury.serve.work import warm_up, worker
+from maury.serve.worker import Worker
 
 _PREFIX = "maury-serve-"
 _LOCK = ".lock"
-# Seconds.
-_YOUNG = 60.0
+# Seconds: before which a folder may not hold its lock yet, and for answers on their way when the server ends.
+_YOUNG, _LAST_WORDS = 60.0, 0.3
 
 
 def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -> None:
@@ -47,20 +45,45 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
     MauryError
         If the port is in use or cannot be had, or the model cannot be loaded.
     """
-    with contextlib.closing(listen(settings.host, settings.port)) as opened, working_folder() as root:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(contextlib.closing(listen(settings.host, settings.port)))
+        stack.enter_context(_terminated_as_interrupted())
+        root = stack.enter_context(working_folder())
         port: int = opened.getsockname()[1]
         settings = replace(settings, port=port)
+        # It loads the model while this process imports the rest.
+        worker = Worker(settings)
+        stack.callback(worker.stop)
+
+        from maury.serve.app import create_app
+        from maury.serve.jobs import Jobs
+        from maury.serve.readers import Readers
+        from maury.serve.uploads import Uploads
+        from maury.serve.wanted import choices
+
+        readers = Readers(settings)
+        stack.callback(readers.stop)
         models = choices(settings.model)
-        own = next(iter(models.values()))
-        jobs = Jobs(worker(models), settings, warm_up(load_model(own.folder or settings.model)))
-        app = create_app(settings, models, Uploads(root, settings), jobs)
+        jobs = Jobs(worker, settings)
+        app = create_app(settings, models, readers, Uploads(root, settings, readers), jobs)
+        worker.load()
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, limit_concurrency=128,
-            timeout_graceful_shutdown=3,
+            app, http=_patient(settings), ws="none", loop="asyncio", log_level="error", access_log=False,
+            server_header=False, timeout_graceful_shutdown=1,
         )  # fmt: skip
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
-        with _terminated_as_interrupted(), contextlib.suppress(KeyboardInterrupt):
-            _Server(config, lambda: started(f"http://{name}:{port}")).run(sockets=[opened])
+
+        def ending() -> None:
+            readers.stop()
+            worker.stop()
+
+        with contextlib.suppress(KeyboardInterrupt):
+            _Server(config, lambda: started(f"http://{name}:{port}"), ending).run(sockets=[opened])
+
+
+def _patient(settings: Settings) -> type[asyncio.Protocol]:
+    """Return what uvicorn takes for the class of a connection."""
+    return functools.partial(Patient, settings=settings)  # type: ignore[return-value]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -119,12 +142,22 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Tells when it answers, and ends when it is told to."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._told = started
+        self._told, self._ending = started, ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._told()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # What waits for a process is answered by its end.
+        await asyncio.to_thread(self._ending)
+        await asyncio.sleep(_LAST_WORDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
