@@ -20,7 +20,7 @@ from maury.serve.child import Message
 from maury.serve.jobs import Jobs, Progress, Run
 from maury.serve.readers import Readers
 from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT
-from maury.serve.server import listen
+from maury.serve.server import configured, listen
 from maury.serve.settings import Settings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
@@ -137,7 +137,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     settings = Settings(port=opened.getsockname()[1], grace=0.5)
     jobs, readers = Jobs(Worker(settings), settings), Readers(settings)
     app = create_app(settings, choices(settings.model), readers, Uploads(root, settings, readers), jobs)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(configured(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
     yield Served(f"http://127.0.0.1:{settings.port}", jobs, root)

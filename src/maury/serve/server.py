@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from maury.errors import MauryError
 from maury.files import alone
@@ -67,10 +68,6 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
         jobs = Jobs(worker, settings)
         app = create_app(settings, models, readers, Uploads(root, settings, readers), jobs)
         worker.load()
-        config = uvicorn.Config(
-            app, http=_patient(settings), ws="none", loop="asyncio", log_level="error", access_log=False,
-            server_header=False, timeout_graceful_shutdown=1,
-        )  # fmt: skip
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
 
         def ending() -> None:
@@ -78,12 +75,24 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
             worker.stop()
 
         with contextlib.suppress(KeyboardInterrupt):
-            _Server(config, lambda: started(f"http://{name}:{port}"), ending).run(sockets=[opened])
+            _Server(configured(app, settings), lambda: started(f"http://{name}:{port}"), ending).run(
+                sockets=[opened]
+            )
 
 
-def _patient(settings: Settings) -> type[asyncio.Protocol]:
-    """Return what uvicorn takes for the class of a connection."""
-    return functools.partial(Patient, settings=settings)  # type: ignore[return-value]
+def configured(app: Starlette, settings: Settings) -> uvicorn.Config:
+    """Return uvicorn's settings for an application."""
+    return uvicorn.Config(
+        app,
+        # What it takes for the class of a connection.
+        http=functools.partial(Patient, settings=settings),  # type: ignore[arg-type]
+        ws="none",
+        loop="asyncio",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
