@@ -336,8 +336,8 @@ def _ignored(call: Callable[[], Any]) -> None:
 
 def demo_visit() -> bytes:
     """Return the demonstration's apVisit file."""
-    from maury.demo import write_demo
     from maury.models import load_model
+    from maury.training.demo import write_demo
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "apVisit-demo.fits"

@@ -12,7 +12,6 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from maury.demo import write_demo
 from maury.models import load_model
 from maury.serve import reading
 from maury.serve.app import create_app
@@ -25,6 +24,7 @@ from maury.serve.settings import Settings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
 from maury.serve.worker import Worker
+from maury.training.demo import write_demo
 
 ADDRESS = "http://127.0.0.1:8765"
 REQUEST = {"model": "kurucz-apogee", "draws": 200}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from maury.errors import MauryError
-from maury.labels import Prior
+from maury.priors import Prior
 from maury.serve.guard import owned
 from maury.serve.settings import Refused, Settings
 from maury.serve.uploads import Upload

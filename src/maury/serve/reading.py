@@ -22,7 +22,7 @@ import numpy as np
 
 from maury.errors import MauryError, SpectrumError
 from maury.serve.child import Message, answer
-from maury.spectra.registry import read_spectra, read_spectrum
+from maury.spectra.formats.registry import read_spectra, read_spectrum
 from maury.spectra.spectrum import Spectrum
 
 # As every upload is called on disk, whatever its own name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maury.labels import Prior
+from maury.priors import Prior
 from maury.serve.wanted import Wanted
 
 REPORT, DRAWS, NUMBERS, FIT = "report.html", "draws.nc", "result.json", "fit.json"

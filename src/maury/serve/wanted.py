@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maury.labels import Label, LabelSet, LogUniform, Prior, TruncatedNormal, Uniform
-from maury.libraries.emulator import read_card
+from maury.inference.companion import Companion
+from maury.inference.infer import AUTO
+from maury.labels import Label, LabelSet
+from maury.likelihood.residuals import Noise
 from maury.models import folder, shipped
-from maury.posterior.companion import Companion
-from maury.posterior.infer import AUTO
-from maury.posterior.residuals import Noise
+from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
 from maury.serve.settings import Refused
+from maury.weights import read_card
 
 # What is narrower than this share of the label's range is a number, not a prior; a normal so many times wider is flat to rounding.
 _NARROWEST, _WIDEST = 1e-5, 1e3

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from maury.console import finite
 from maury.errors import MauryError
-from maury.files import writing
-from maury.labels import Prior
+from maury.files import finite, writing
+from maury.inference.infer import AUTO, infer
 from maury.models import Model, load_model
-from maury.posterior.infer import AUTO, infer
 from maury.posterior.result import Posterior
+from maury.priors import Prior
 from maury.serve.child import Message, answer
 from maury.serve.jobs import Progress
 from maury.serve.reading import MEMORY, File, limited
@@ -104,8 +103,8 @@ def fit_to_plot(posterior: Posterior) -> dict[str, Any]:
 
 def warm_up(model: Model) -> None:
     """Infer a simulated star: what is loaded and compiled at first use is there when the first file comes."""
-    from maury.demo import TRUTH, simulate_visit
     from maury.report.star import star_page
+    from maury.training.demo import TRUTH, simulate_visit
 
     # Of a model with other labels there is no demonstration.
     if set(model.labels.names) <= set(TRUTH):
