@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import shutil
 import signal
 import socket
@@ -78,6 +79,8 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
             _Server(configured(app, settings), lambda: started(f"http://{name}:{port}"), ending).run(
                 sockets=[opened]
             )
+    # Looking for cycles among all that torch has loaded would take seconds of a busy machine at the very end.
+    gc.freeze()
 
 
 def configured(app: Starlette, settings: Settings) -> uvicorn.Config:
