@@ -18,6 +18,7 @@ from maury.labels import LabelSet, Prior, Uniform
 from maury.models import Model
 from maury.names import meant
 from maury.networks.context import Context
+from maury.networks.prepare import preparation_of
 from maury.posterior.flags import check_misfit, faults, warnings
 from maury.posterior.proposal import Flow
 from maury.posterior.residuals import Noise
@@ -209,7 +210,7 @@ def posterior_of(
     v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
     degree = model.problem.degree
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
-    preparation = getattr(model.estimator.featurizer, "preparation", None)
+    preparation = preparation_of(model.estimator.featurizer)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
     extra: dict[str, Any] = {"misfit": misfit.to_json()}
     if verified.residuals is not None:

@@ -12,6 +12,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
+from maury.names import printable
 from maury.spectra.files import reason
 
 # Errors this many times the chip's median mark pixels that the pipeline gave up on.
@@ -81,4 +82,4 @@ def text(header: Mapping[str, Any], key: str) -> str:
         value = header.get(key)
     except fits.VerifyError:
         return ""
-    return str(value).strip() if isinstance(value, str | int | float) else ""
+    return printable(str(value).strip()) if isinstance(value, str | int | float) else ""

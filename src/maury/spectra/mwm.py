@@ -11,7 +11,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.spectra.apstar import log_grid
+from maury.spectra.apstar import believed, log_grid
 from maury.spectra.cards import FLUX_UNIT, number, text, velocity
 from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
@@ -107,7 +107,7 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
         np.where(good, ivar, 0.0),
         id=name or path.name.split(".fit")[0],
         frame="rest",
-        v_correction=velocity(row, "v_rad"),
+        v_correction=believed(velocity(row, "v_rad")),
         bitmask=mask,
         lsf=apogee().grid_lsf,
         path=str(path),
