@@ -31,7 +31,7 @@ __all__ = ["is_apstar", "is_aspcapstar", "read_apstar", "read_aspcapstar"]
 
 FLUX, ERROR, MASK, LSF = 1, 2, 3, 8
 _MODEL, _LABELS = 3, 4
-_MAX_SPECTRA = 20_000
+_MAX_SPECTRA = 2000
 _MAX_PIXELS = 100_000
 # The survey's mark for a pixel out of use, and what a velocity must stay below to be one (km/s).
 _HUGE = 9e9

@@ -15,6 +15,7 @@ from typing import Any
 from astropy.io import fits
 
 from maury.errors import MauryError, SpectrumError
+from maury.names import printable
 from maury.spectra.headers import BLOCK as _BLOCK
 from maury.spectra.headers import check_headers
 
@@ -65,7 +66,12 @@ def open_fits(path: str | os.PathLike[str]) -> Iterator[fits.HDUList]:
             with fits.open(source, memmap=False, disable_image_compression=True) as hdus:
                 _check_known(hdus, path)
                 yield hdus
-    except MauryError:
+    except MauryError as error:
+        if printable(str(path)) in str(error):
+            raise
+        raise SpectrumError(f"{path}: {error}") from None
+    except MemoryError:
+        # Not the file's fault alone: whoever set a limit tells of it.
         raise
     except PermissionError as error:
         raise SpectrumError(f"{path}: no permission to read this file") from error

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from maury.spectra.linespread import LineSpread
 
 _LONGEST_NAME = 200
-# Largest flux whose square, over that of its error, is a number with all digits; and more than any spectrograph's signal-to-noise ratio.
-_MOST_FLUX, _MOST_SNR = 1e60, 1e7
+# Between these, networks in single precision and squares in double still have all their digits; and more than any spectrograph's
+# signal-to-noise ratio.
+_MOST_FLUX, _IVAR, _MOST_SNR = 1e40, (1e-80, 1e60), 1e7
 # Below which v_correction must be, km/s: no observatory moves faster, in space either; of spectra at rest it is the star's own velocity.
 _MOST_KMS = {"observatory": 100.0, "barycentric": 100.0, "rest": 3000.0}
 
@@ -133,10 +134,11 @@ class Spectrum:
         good = ivar > 0
         if not good.any():
             return
-        level, low, high = float(np.abs(flux[good]).max()), float(ivar[good].min()), float(ivar[good].max())
-        if level > _MOST_FLUX or low < _MOST_FLUX**-2 or high > _MOST_FLUX**2:
+        level, typical, most = float(np.abs(flux[good]).max()), float(np.median(ivar[good])), float(ivar[good].max())
+        if level > _MOST_FLUX or not _IVAR[0] < typical <= most < _IVAR[1]:
             raise SpectrumError(
-                f"flux up to {level:.3g} with ivar {low:.3g} to {high:.3g} leaves what can be computed with: give it in another unit"
+                f"flux up to {level:.3g} with ivar {typical:.3g}, {most:.3g} at most, leaves what can be computed with: "
+                "give it in another unit"
             )
         with np.errstate(over="ignore", under="ignore"):
             snr = float((np.abs(flux[good]) * np.sqrt(ivar[good])).max())

@@ -65,6 +65,8 @@ _READERS: dict[str, Callable[[Path, Callable[[str], bool]], PlainTable]] = {
 _TOLD = 40
 # A step this many times the median one parts two chips.
 _GAP = 20.0
+# Rows that are spectra of their own.
+_MAX_SPECTRA = 2000
 # Of the shorter of two tables: those that share more of their wavelengths are two spectra, not two orders of one.
 _SHARED = 0.5
 
@@ -126,7 +128,8 @@ def _rows(table: PlainTable) -> Iterator[PlainTable]:
     if not any(column.values.ndim > 1 for column in table.columns.values()):
         yield table
         return
-    for row in range(min(len(column.values) for column in table.columns.values())):
+    number = min(len(column.values) for column in table.columns.values())
+    for row in range(min(number, _MAX_SPECTRA)):
         cells = {name: column._replace(values=column.values[row].ravel()) for name, column in table.columns.items()
                  if column.values.ndim > 1}  # fmt: skip
         yield replace(table, columns=cells)
