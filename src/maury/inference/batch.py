@@ -21,6 +21,7 @@ from maury.likelihood.target import Single
 from maury.models import ALL_MASKED, Model, to_model_grid
 from maury.names import meant
 from maury.networks.context import Context
+from maury.networks.prepare import preparation_of
 from maury.posterior.flags import check_misfit, faults, warnings
 from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
 from maury.posterior.store import provenance
@@ -195,7 +196,7 @@ def posterior_of(
     v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
     degree = model.problem.degree
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
-    preparation = getattr(model.estimator.featurizer, "preparation", None)
+    preparation = preparation_of(model.estimator.featurizer)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
     extra: dict[str, Any] = {"misfit": misfit.to_json()}
     if verified.residuals is not None:
