@@ -13,9 +13,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from maury.models import load_model
-from maury.serve import reading
 from maury.serve.app import create_app
-from maury.serve.child import Message
 from maury.serve.jobs import Jobs, Progress, Run
 from maury.serve.readers import Readers
 from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT
@@ -65,15 +63,6 @@ class Fake:
         return {"labels": {}, "number": run.number}
 
 
-class Inside(Readers):
-    """Reads in this process, which starts none."""
-
-    def start(self) -> None: ...
-
-    def _exchange(self, message: Message) -> Message:
-        return reading.do(message)
-
-
 @dataclass
 class Desk:
     """A server without inference, and a client of it."""
@@ -103,12 +92,12 @@ def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
     """Make a server with settings of the test's."""
     opened: list[TestClient] = []
 
-    def make(readers: type[Readers] | None = None, **settings: Any) -> Desk:
+    def make(**settings: Any) -> Desk:
         chosen = Settings(**settings)
         work, root = Fake(), tmp_path / "kept"
         root.mkdir()
-        jobs, read = Jobs(work, chosen), (readers or Inside)(chosen)
-        app = create_app(chosen, choices(chosen.model), read, Uploads(root, chosen, read), jobs)
+        jobs, readers = Jobs(work, chosen), Readers(chosen)
+        app = create_app(chosen, choices(chosen.model), readers, Uploads(root, chosen, readers), jobs)
         client = TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)
         client.__enter__()
         opened.append(client)

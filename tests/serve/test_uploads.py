@@ -93,7 +93,7 @@ def test_200_mb_of_unknown_length_are_cut_off(desk):
         (b"", "empty"),
         (bytes(range(256)) * 20, "not a FITS file"),
         (gzip.compress(b"still a letter" * 300), "looks like text"),
-        (b"PAR1 and nothing more", "cannot be read as a table"),
+        (b"PAR1 and nothing more", "damaged"),
         (b"# %ECSV 1.0\n# ---\n# !!python/object:os.system\nx\n1\n", "cannot be read as a table"),
     ],
 )

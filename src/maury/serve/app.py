@@ -56,9 +56,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        readers.start()
+        # The others when the model is there: until then the processors have enough to do.
+        readers.start(1)
         jobs.start()
-        sweeper = asyncio.create_task(_sweep(uploads, jobs, min(_SWEEP_SECONDS, settings.keep / 2)))
+        sweeper = asyncio.create_task(_sweep(readers, uploads, jobs, min(_SWEEP_SECONDS, settings.keep / 2)))
         yield
         sweeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -254,16 +255,18 @@ class _Routes:
         return self._jobs.get(_owner(request), request.path_params["key"])
 
 
-async def _sweep(uploads: Uploads, jobs: Jobs, seconds: float) -> None:
+async def _sweep(readers: Readers, uploads: Uploads, jobs: Jobs, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
             jobs.sweep()
+            if jobs.ready.is_set():
+                readers.start()
             for kept in uploads.expired():
                 jobs.forget(kept.id)
                 uploads.remove(kept)
         except Exception:
-            _LOG.exception("files whose time is over could not be deleted")
+            _LOG.exception("what is done from time to time could not be done")
 
 
 def _owner(request: Request) -> str:

@@ -1,52 +1,43 @@
-"""The processes that read uploads, seen from the server: few of them, each with limits, and a turn for every session."""
+"""Turns at reading: few files are read at a time, one of each session, away from the thread that answers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import queue
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-from maury.serve.child import Child, Ended, Message
-from maury.serve.reading import MEMORY, File, Listed
+from maury.errors import SpectrumError
+from maury.serve.reading import LIMITS, File, Listed, to_plot, wrong_regions
 from maury.serve.settings import Refused, Settings
+from maury.spectra import isolated
 
-_LOG = logging.getLogger("maury.serve")
-# Ahead of inference, behind the server itself.
-_NICE = 2
+T = TypeVar("T")
 
 
 class Readers:
-    """The processes that read.
-
-    A session has one file read at a time; sessions take turns.
+    """Whoever wants something from a file waits for a turn here; sessions take turns.
 
     Parameters
     ----------
     settings
-        Their number, and the time that they have.
+        How many files may be read side by side.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._seconds, self._number = settings.reading, settings.readers
-        self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
-        self._all: set[Child] = set()
+        self._number = settings.readers
         self._turns = asyncio.Semaphore(settings.readers)
         self._sessions: dict[str, asyncio.Lock] = {}
         self._pool = ThreadPoolExecutor(settings.readers, "maury-reader")
-        self._ending = False
 
-    def start(self) -> None:
-        """Start a process, so that the first file need not wait for it."""
-        self._idle.put(self._new())
+    def start(self, number: int | None = None) -> None:
+        """Have processes ready before there are files, all or some of them."""
+        isolated.prepare(number or self._number, LIMITS)
 
     def stop(self) -> None:
-        """End all of them."""
-        self._ending = True
-        for child in list(self._all):
-            child.kill()
+        """Take no more files."""
         self._pool.shutdown(wait=False)
 
     async def listing(self, owner: str, file: File) -> tuple[tuple[Listed, ...], str]:
@@ -57,8 +48,7 @@ class Readers:
         Refused
             If not one could be read within the limits.
         """
-        found = await self._ask(owner, file, {"do": "list"})
-        return tuple(Listed(**listed) for listed in found["spectra"]), found["trouble"]
+        return await self._turn(owner, file.listing)
 
     async def plot(self, owner: str, file: File, index: int) -> str:
         """Return a spectrum for the page, as JSON.
@@ -68,8 +58,7 @@ class Readers:
         Refused
             If it cannot be read within the limits.
         """
-        text: str = (await self._ask(owner, file, {"do": "plot", "index": index}))["text"]
-        return text
+        return await self._turn(owner, lambda: json.dumps(to_plot(file.read(index)), allow_nan=False))
 
     async def wrong_regions(
         self, owner: str, file: File, index: int, regions: Sequence[tuple[float, float]]
@@ -81,12 +70,22 @@ class Readers:
         Refused
             If the spectrum cannot be read within the limits.
         """
-        request = {"do": "regions", "index": index, "regions": [list(region) for region in regions]}
-        wrong: dict[str, str] = (await self._ask(owner, file, request))["wrong"]
-        return wrong
+        return await self._turn(owner, lambda: wrong_regions(file.read(index), regions))
+
+    async def _turn(self, owner: str, do: Callable[[], T]) -> T:
+        async with self._waiting(owner):
+            doing = asyncio.get_running_loop().run_in_executor(self._pool, do)
+            try:
+                return await asyncio.shield(doing)
+            except asyncio.CancelledError:
+                # Once begun, it is waited for, so that no session has more than one turn at a time.
+                await asyncio.wait([doing])
+                raise
+            except SpectrumError as error:
+                raise Refused(str(error), 422) from None
 
     @contextlib.asynccontextmanager
-    async def _turn(self, owner: str) -> AsyncIterator[None]:
+    async def _waiting(self, owner: str) -> AsyncIterator[None]:
         mine = self._sessions.setdefault(owner, asyncio.Lock())
         try:
             async with mine, self._turns:
@@ -95,55 +94,3 @@ class Readers:
             # No one holds it and no one waits for it.
             if not mine.locked() and self._sessions.get(owner) is mine:
                 del self._sessions[owner]
-
-    async def _ask(self, owner: str, file: File, request: Message) -> Message:
-        message = dict(request) | {"path": str(file.path), "name": file.name}
-        async with self._turn(owner):
-            # Once begun, it is waited for, so that no one has more than one turn at a time.
-            asked = asyncio.get_running_loop().run_in_executor(self._pool, self._exchange, message)
-            try:
-                found = await asyncio.shield(asked)
-            except asyncio.CancelledError:
-                await asyncio.wait([asked])
-                raise
-            except Ended as how:
-                _LOG.warning("%s was not read: %s", file.path, how)
-                raise Refused(
-                    f"{file.name}: could not be read in {self._seconds:g} s and {MEMORY >> 20} MiB of memory; "
-                    "maury infer on the command line has no such limit",
-                    422,
-                ) from None
-        if "error" in found:
-            raise Refused(found["error"], 422)
-        if "failed" in found:
-            raise RuntimeError(f"{file.path} could not be read:\n{found['failed']}")
-        return found
-
-    def _exchange(self, message: Message) -> Message:
-        """Have one of the processes answer; one that does not is killed."""
-        try:
-            child = self._idle.get_nowait()
-        except queue.Empty:
-            child = self._new()
-        good = False
-        try:
-            child.send(message)
-            found = child.receive(self._seconds)
-            if found is None:
-                raise Ended("it took too long")
-            good = not found.get("grown", False)
-            return found
-        finally:
-            if good:
-                self._idle.put(child)
-            else:
-                self._all.discard(child)
-                child.kill()
-                if not self._ending:
-                    self._idle.put(self._new())
-
-    def _new(self) -> Child:
-        one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        child = Child("maury.serve.reading", str(self._seconds), nice=_NICE, environment=one)
-        self._all.add(child)
-        return child

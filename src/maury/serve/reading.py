@@ -1,37 +1,31 @@
-"""What is done with the bytes of a stranger: listed, drawn and checked, in a process that has limits and can be killed.
+"""What is done with an uploaded file: its spectra are listed, drawn and checked.
 
-That process runs this module, for `maury.serve.readers`. Only numbers and text come back.
+The bytes are read in a process with limits (`maury.spectra.isolated`), and nowhere else in the server: that choice is made in `File`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from maury.errors import MauryError, SpectrumError
-from maury.serve.child import Message, answer
-from maury.spectra.formats.registry import read_spectra, read_spectrum
+from maury.spectra import isolated
+from maury.spectra.isolated import Limits
 from maury.spectra.spectrum import Spectrum
 
 # As every upload is called on disk, whatever its own name.
 STORED = "spectrum"
+# The clock is for a disk that does not answer, or a machine that is far too busy.
+LIMITS = Limits(seconds=5.0, memory=2**30, patience=30.0)
 _LISTED = 200
-# Bytes that reading may take beyond what the process has after its imports.
-MEMORY = 2**30
-# A process that has grown by so much is replaced.
-_GROWN = 2**28
 
 
 @dataclass(frozen=True)
@@ -67,40 +61,38 @@ class File:
         return re.sub(r"[^A-Za-z0-9_+-]+", "-", stem).strip("-") or STORED
 
     def read(self, index: int) -> Spectrum:
-        """Read one spectrum, in this process; it bears the browser's name for the file.
+        """Read one spectrum; it bears the browser's name for the file.
 
         Raises
         ------
         SpectrumError
-            If there is no such spectrum.
+            If there is no such spectrum, or it cannot be read within `LIMITS`.
         """
         try:
-            return self._called(read_spectrum(self.path, index))
+            return self._called(isolated.read_spectrum(self.path, index, limits=LIMITS))
         except SpectrumError as error:
             raise SpectrumError(self.named(str(error))) from None
 
     def listing(self) -> tuple[tuple[Listed, ...], str]:
-        """Read all of it, in this process: its spectra, and what stopped the reading.
+        """Read all of it: its spectra, and what stopped the reading.
 
         Raises
         ------
         SpectrumError
-            If not one spectrum could be read.
+            If not one spectrum could be read within `LIMITS`.
         """
         found: list[Listed] = []
         trouble = ""
-        spectra = read_spectra(self.path)
-        try:
-            for spectrum in islice(spectra, _LISTED):
-                found.append(_listed(self._called(spectrum), len(found)))
-            if len(found) == _LISTED:
-                trouble = f"only the first {_LISTED} spectra are listed"
-        except MauryError as error:
-            if not found:
-                raise SpectrumError(self.named(str(error))) from None
-            trouble = self.named(str(error))
-        finally:
-            spectra.close()  # type: ignore[attr-defined]
+        with closing(cast(Any, isolated.read_spectra(self.path, limits=LIMITS))) as spectra:
+            try:
+                for spectrum in islice(cast("Iterator[Spectrum]", spectra), _LISTED):
+                    found.append(_listed(self._called(spectrum), len(found)))
+                if len(found) == _LISTED:
+                    trouble = f"only the first {_LISTED} spectra are listed"
+            except MauryError as error:
+                if not found:
+                    raise SpectrumError(self.named(str(error))) from None
+                trouble = self.named(str(error))
         if not found:
             raise SpectrumError(f"{self.name}: holds no spectrum")
         return tuple(found), trouble
@@ -172,76 +164,3 @@ def wrong_regions(spectrum: Spectrum, regions: Sequence[tuple[float, float]]) ->
     if not wrong and not spectrum.without(regions).good.any():
         wrong["regions"] = "no usable pixel is left"
     return wrong
-
-
-def do(request: Message) -> Message:
-    """Answer one request."""
-    file = File(Path(request["path"]), request["name"])
-    try:
-        if request["do"] == "list":
-            spectra, trouble = file.listing()
-            return {"spectra": [asdict(listed) for listed in spectra], "trouble": trouble}
-        spectrum = file.read(request["index"])
-        if request["do"] == "plot":
-            return {"text": json.dumps(to_plot(spectrum), allow_nan=False)}
-        return {"wrong": wrong_regions(spectrum, [(low, high) for low, high in request["regions"]])}
-    except SpectrumError as error:
-        return {"error": str(error)}
-    except MemoryError:
-        return {"error": f"{file.name}: needs more than {MEMORY >> 20} MiB of memory to be read"}
-    except Exception:
-        return {"failed": traceback.format_exc()}
-
-
-@contextmanager
-def limited(memory: int, seconds: float) -> Iterator[None]:
-    """Let this process take no more than so many bytes and seconds of a processor beyond what it has; on POSIX systems.
-
-    The clock is the server's. This one is for a process whose server is gone, and which is too busy to notice.
-    """
-    try:
-        import resource
-    except ImportError:
-        yield
-        return
-    before = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU)}
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    now = {
-        resource.RLIMIT_AS: _taken() + memory if _taken() else resource.RLIM_INFINITY,
-        resource.RLIMIT_CPU: math.ceil(usage.ru_utime + usage.ru_stime + 2 * seconds),
-    }
-    for kind, soft in now.items():
-        hard = before[kind][1]
-        resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
-    try:
-        yield
-    finally:
-        for kind, limits in before.items():
-            resource.setrlimit(kind, limits)
-
-
-def _taken() -> int:
-    """Bytes of address space that this process has; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf(
-            "SC_PAGE_SIZE"
-        )
-    except OSError:
-        return 0
-
-
-def main() -> None:
-    """Answer the server's requests."""
-    seconds = float(sys.argv[1])
-    start = _taken()
-
-    def handle(request: Message, tell: Callable[[Message], None]) -> None:
-        with limited(start + MEMORY - _taken() if start else MEMORY, seconds):
-            found = do(request)
-        tell(dict(found) | {"grown": _taken() - start > _GROWN})
-
-    answer(handle)
-
-
-if __name__ == "__main__":
-    main()

@@ -62,9 +62,10 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
         from maury.serve.readers import Readers
         from maury.serve.uploads import Uploads
         from maury.serve.wanted import choices
+        from maury.spectra import isolated
 
         readers = Readers(settings)
-        stack.callback(readers.stop)
+        stack.callback(isolated.close_all)
         models = choices(settings.model)
         jobs = Jobs(worker, settings)
         app = create_app(settings, models, readers, Uploads(root, settings, readers), jobs)
@@ -72,7 +73,7 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
 
         def ending() -> None:
-            readers.stop()
+            isolated.close_all()
             worker.stop()
 
         with contextlib.suppress(KeyboardInterrupt):

@@ -40,10 +40,8 @@ class Settings:
         Bytes per second below which a file comes too slowly.
     most_connections
         Connections that are held at once; beyond, those that have waited longest are closed.
-    reading
-        Seconds that the reading of a file may take.
     readers
-        Processes that read files side by side.
+        Files that are read side by side, each in a process of its own.
     longest_run
         Seconds that a run may take.
 
@@ -72,7 +70,6 @@ class Settings:
     head_patience: float = 10.0
     pace: float = 65536.0
     most_connections: int = 256
-    reading: float = 10.0
     readers: int = 3
     longest_run: float = 900.0
 

@@ -20,10 +20,10 @@ from maury.posterior.result import Posterior
 from maury.priors import Prior
 from maury.serve.child import Message, answer
 from maury.serve.jobs import Progress
-from maury.serve.reading import MEMORY, File, limited
+from maury.serve.reading import LIMITS, File
 from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, wanted_json
-from maury.serve.settings import Settings
 from maury.serve.wanted import Choice, Wanted, choices
+from maury.spectra import isolated
 from maury.spectra.spectrum import Spectrum
 
 
@@ -52,9 +52,7 @@ def do(job: Job, models: Mapping[str, Choice], progress: Progress) -> dict[str, 
     """
     progress("reading")
     wanted = job.wanted
-    # It has been read before, and was bounded then.
-    with limited(MEMORY, Settings.reading):
-        spectrum = job.file.read(wanted.index).without(wanted.regions)
+    spectrum = job.file.read(wanted.index).without(wanted.regions)
     path = models[wanted.model].folder
     priors = wanted.prepare(models)
     posterior = infer(
@@ -145,6 +143,7 @@ def _load(name: str, models: dict[str, Choice], tell: Callable[[Message], None])
         tell({"refused": str(error)})
         return
     tell({"loaded": True})
+    isolated.prepare(1, LIMITS)
     trouble = ""
     try:
         warm_up(model)

@@ -30,7 +30,7 @@ from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian, LineSpread, Tabulated
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
-__all__ = ["Limits", "read_all", "read_spectra", "read_spectrum"]
+__all__ = ["Limits", "close_all", "prepare", "read_all", "read_spectra", "read_spectrum"]
 
 
 @dataclass(frozen=True)
@@ -242,15 +242,25 @@ class _Reader:
         return f"its reader ended ({name}); it is damaged or hostile"
 
     @property
+    def ready(self) -> bool:
+        """Whether it has started: it would answer at once."""
+        assert self._process.stdout is not None
+        return self._ready or bool(select.select([self._process.stdout.fileno()], [], [], 0)[0])
+
+    @property
     def usable(self) -> bool:
         """Whether it may be asked for another file, by this process."""
         return not self._busy and self._process.poll() is None and self.files < _FILES and self.owner == os.getpid()
 
-    def close(self) -> None:
-        """End the process."""
+    def kill(self) -> None:
+        """End the process; whoever waits for it is told."""
         if self.owner == os.getpid() and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+    def close(self) -> None:
+        """End the process and forget it."""
+        self.kill()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
@@ -258,32 +268,46 @@ class _Reader:
 
 
 _idle: list[_Reader] = []
+_busy: list[_Reader] = []
 _lock = threading.Lock()
+
+
+def prepare(number: int, limits: Limits = LIMITS) -> None:
+    """Start processes ahead, until there are so many with those at work: the next file need not wait for its own to start."""
+    with _lock:
+        missing = number - sum(reader.limits == limits and reader.owner == os.getpid() for reader in _idle + _busy)
+        _idle.extend(_Reader(limits) for _ in range(missing))
 
 
 def _take(limits: Limits) -> _Reader:
     with _lock:
-        for reader in reversed(_idle):
-            if reader.limits == limits and reader.usable:
-                _idle.remove(reader)
-                return reader
-    return _Reader(limits)
+        usable = [reader for reader in reversed(_idle) if reader.limits == limits and reader.usable]
+        if usable:
+            reader = next((reader for reader in usable if reader.ready), usable[0])
+            _idle.remove(reader)
+        else:
+            reader = _Reader(limits)
+        _busy.append(reader)
+        return reader
 
 
 def _give_back(reader: _Reader) -> None:
-    if not reader.usable:
-        reader.close()
-        return
     with _lock:
-        _idle.append(reader)
+        _busy.remove(reader)
+        if reader.usable:
+            _idle.append(reader)
+            return
+    reader.close()
 
 
 @atexit.register
 def close_all() -> None:
-    """End the processes that wait for files."""
+    """End all processes; those who wait for one are told that it has ended."""
     with _lock:
         while _idle:
             _idle.pop().close()
+        for reader in _busy:
+            reader.kill()
 
 
 # What is sent: a length, a description in JSON, arrays as they are
