@@ -172,7 +172,8 @@ def a_power() -> bytes:
     return (
         b"# %ECSV 1.0\n# ---\n# datatype:\n"
         b"# - {name: wavelength, unit: 10**9999999999 Angstrom, datatype: float64}\n"
-        b"# - {name: flux, datatype: float64}\n# schema: astropy-2.0\nwavelength flux\n15000.0 1.0\n15001.0 1.0\n"
+        b"# - {name: flux, datatype: float64}\n# - {name: ivar, datatype: float64}\n"
+        b"# schema: astropy-2.0\nwavelength flux ivar\n15000.0 1.0 1.0\n15001.0 1.0 1.0\n"
     )
 
 
@@ -365,6 +366,8 @@ def main() -> None:
             browser = Browser(port)
             while not browser.ask("GET", "/api/files")[1]["ready"]:
                 time.sleep(0.2)
+            # The other processes that read are started then.
+            time.sleep(chosen.seconds)
             found = phases(port, server.pid, visit, chosen.seconds)
             children = psutil.Process(server.pid).children(recursive=True)
             began = time.perf_counter()
@@ -380,6 +383,7 @@ def main() -> None:
             }
         finally:
             server.kill()
+            server.wait()
     figures = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "phases": found}
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     chosen.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -133,3 +134,27 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server.should_exit = True
     thread.join(15)
     opened.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Start a server without inference on real sockets, with settings of the test's; return its port."""
+    ends: list[tuple[uvicorn.Server, threading.Thread, socket.socket]] = []
+
+    def make(**settings: Any) -> int:
+        opened = listen("127.0.0.1", 0)
+        chosen = Settings(port=opened.getsockname()[1], **settings)
+        jobs, readers = Jobs(Fake(), chosen), Readers(chosen)
+        app = create_app(chosen, choices(chosen.model), readers, Uploads(tmp_path, chosen, readers), jobs)
+        running = uvicorn.Server(configured(app, chosen))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]}, daemon=True)
+        thread.start()
+        ends.append((running, thread, opened))
+        return chosen.port
+
+    yield make
+    for running, thread, opened in ends:
+        running.should_exit = True
+        thread.join(15)
+        opened.close()
+        assert not thread.is_alive()

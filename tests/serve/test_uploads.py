@@ -192,6 +192,34 @@ def test_paths_lead_nowhere(desk, path):
     assert "error" in answer.json()
 
 
+def test_all_sessions_have_one_disk(desk, demo_bytes):
+    desk = desk(all_files=2, all_bytes=3 * len(demo_bytes) // 2)
+    assert desk.send(demo_bytes).status_code == 201
+    answer = desk.send(demo_bytes, client=desk.browser())
+    assert answer.status_code == 429
+    assert "wait" in answer.json()["error"]
+
+
+def test_a_full_disk_is_told(desk, demo_bytes, monkeypatch):
+    def full(self, *arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    desk = desk()
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    answer = desk.send(demo_bytes)
+    assert answer.status_code == 507
+    assert "room" in answer.json()["error"]
+    assert left(desk) == []
+
+
+def test_a_time_that_is_no_number_is_left_out(desk, visit):
+    from dataclasses import replace
+
+    from maury.serve.reading import _listed
+
+    assert _listed(replace(visit, meta={"mjd": float("nan")}), 0).mjd is None
+
+
 def test_too_many_files(desk, demo_bytes):
     desk = desk(most_files=1)
     file = desk.send(demo_bytes).json()

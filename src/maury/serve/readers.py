@@ -31,13 +31,16 @@ class Readers:
         self._turns = asyncio.Semaphore(settings.readers)
         self._sessions: dict[str, asyncio.Lock] = {}
         self._pool = ThreadPoolExecutor(settings.readers, "maury-reader")
+        self._ending = False
 
     def start(self, number: int | None = None) -> None:
         """Have processes ready before there are files, all or some of them."""
-        isolated.prepare(number or self._number, LIMITS)
+        if not self._ending:
+            isolated.prepare(number or self._number, LIMITS)
 
     def stop(self) -> None:
-        """Take no more files."""
+        """Take no more files; those who wait are refused."""
+        self._ending = True
         self._pool.shutdown(wait=False)
 
     async def listing(self, owner: str, file: File) -> tuple[tuple[Listed, ...], str]:
@@ -74,6 +77,8 @@ class Readers:
 
     async def _turn(self, owner: str, do: Callable[[], T]) -> T:
         async with self._waiting(owner):
+            if self._ending:
+                raise Refused("the server is ending", 503)
             doing = asyncio.get_running_loop().run_in_executor(self._pool, do)
             try:
                 return await asyncio.shield(doing)

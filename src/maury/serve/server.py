@@ -73,6 +73,7 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
 
         def ending() -> None:
+            readers.stop()
             isolated.close_all()
             worker.stop()
 

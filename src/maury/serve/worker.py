@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("maury.serve")
 # Behind the server.
 _NICE = 5
+_MODULE = "maury.serve.work"
 # Seconds between looks at whether a run is still wanted, and those that the process has to end one that is not.
 _LOOK, _GRACE = 0.2, 2.0
 
@@ -155,7 +156,7 @@ class Worker:
             return self._child
 
     def _new(self) -> Child:
-        child = Child("maury.serve.work", self._settings.model, nice=_NICE)
+        child = Child(_MODULE, self._settings.model, nice=_NICE)
         child.send({"do": "load"})
         return child
 
