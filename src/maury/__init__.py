@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from maury.errors import MauryError
+    from maury.inference.infer import infer
     from maury.models import load_model
-    from maury.posterior.infer import infer
     from maury.posterior.result import Posterior
     from maury.spectra import PixelGrid, Spectrum, read_spectrum
 
@@ -19,7 +19,7 @@ _PUBLIC = {
     "PixelGrid": "maury.spectra",
     "Posterior": "maury.posterior.result",
     "Spectrum": "maury.spectra",
-    "infer": "maury.posterior.infer",
+    "infer": "maury.inference.infer",
     "load_model": "maury.models",
     "read_spectrum": "maury.spectra",
 }

@@ -10,12 +10,12 @@ import torch
 
 from maury.checks.gap import FAULTS, IMPOSTORS, Bed, impostor
 from maury.constants import C_KMS
-from maury.demo import TRUTH, simulate_visit
-from maury.labels import Uniform
+from maury.inference.infer import infer
 from maury.models import load_model
 from maury.posterior.flags import chip_velocities, disagreement
-from maury.posterior.infer import infer
+from maury.priors import Uniform
 from maury.spectra.spectrum import PixelGrid
+from maury.training.demo import TRUTH, simulate_visit
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from maury.files import disk_errors, writing
 from maury.interop.draws import draws_of
 from maury.labels import UNITS
 from maury.names import meant
-from maury.survey.columns import UCDS, Column, of_catalogue, to_votable, values, vo_unit
+from maury.posterior.columns import UCDS, Column, of_catalogue, to_votable, values, vo_unit
 
 if TYPE_CHECKING:
     from astropy.io.votable.tree import VOTableFile

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from maury.constants import C_KMS
-from maury.forward.fit import Fit
-from maury.forward.likelihood import DEGREE, usable_pixels
-from maury.forward.target import Single, Target, whole
 from maury.labels import LabelSet
+from maury.likelihood.fit import Fit
+from maury.likelihood.pixels import DEGREE, usable_pixels
+from maury.likelihood.target import Single, Target, whole
 from maury.models import Model
 from maury.networks.prepare import Preparation
 from maury.posterior.predictive import Check, by_chip, by_line, worst
 from maury.posterior.result import Posterior
-from maury.posterior.verify import KHAT_LIMIT, Verified
+from maury.sampling.verify import KHAT_LIMIT, Verified
 from maury.spectra.spectrum import Spectrum
 
 Array = NDArray[np.float64]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from maury.errors import InferenceError
 from maury.files import writing
 from maury.forward.doppler import add_velocities
-from maury.forward.fit import Fit
-from maury.forward.target import Single, Target
 from maury.labels import LabelSet
+from maury.likelihood.fit import Fit
+from maury.likelihood.target import Single, Target
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Posterior:
         Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried; ``systematic``:
         quantiles of labels with the error between libraries added, and that error as ``sigma``.
     provenance
-        Seed, versions and the model's card (`maury.posterior.stored.provenance`).
+        Seed, versions and the model's card (`maury.posterior.store.provenance`).
     """
 
     labels: LabelSet
@@ -230,7 +230,7 @@ class Posterior:
 
     def to_datatree(self) -> xr.DataTree:
         """Return groups ``posterior``, ``sample_stats`` and ``flow`` as ArviZ names them (chain, draw), ``spectrum`` and ``fit``."""
-        from maury.posterior.stored import with_record
+        from maury.posterior.store import with_record
 
         n = len(self.draws)
         coords = {"chain": [0], "draw": np.arange(n)}
@@ -265,7 +265,7 @@ class Posterior:
         return with_record(tree, self)
 
     def save(self, path: str | Path) -> None:
-        """Write draws, spectrum and fit as netCDF (read by `maury.posterior.stored.load`); the file appears whole or not at all.
+        """Write draws, spectrum and fit as netCDF (read by `maury.posterior.store.load`); the file appears whole or not at all.
 
         Raises
         ------

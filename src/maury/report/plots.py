@@ -17,7 +17,7 @@ from maury.files import writing
 from maury.labels import LabelSet
 
 if TYPE_CHECKING:
-    from maury.posterior.joint import JointPosterior
+    from maury.inference.visits import JointPosterior
     from maury.posterior.result import Posterior
 
 # Okabe & Ito's colours: told apart by everyone.

@@ -13,7 +13,7 @@ from maury.labels import UNITS
 from maury.posterior.result import Posterior
 
 if TYPE_CHECKING:
-    from maury.posterior.joint import JointPosterior
+    from maury.inference.visits import JointPosterior
 
 _DIGITS = {"teff": 0, "v_rad": 2, "v_sini": 2, "jitter": 4}
 

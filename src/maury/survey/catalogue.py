@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maury.posterior.amortised import Amortised
+from maury.inference.flow import Amortised
+from maury.posterior import columns
+from maury.posterior.columns import HEALPIX, quantiles, values, where
 from maury.posterior.flags import LOW_SNR
 from maury.posterior.result import Posterior
 from maury.spectra.spectrum import Spectrum
-from maury.survey import columns
-from maury.survey.columns import HEALPIX, quantiles, values, where
 
 _ORDER = 29
 
