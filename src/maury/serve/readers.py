@@ -12,7 +12,7 @@ from typing import TypeVar
 from maury.errors import SpectrumError
 from maury.serve.reading import LIMITS, File, Listed, to_plot, wrong_regions
 from maury.serve.settings import Refused, Settings
-from maury.spectra import isolated
+from maury.spectra.formats import isolated
 
 T = TypeVar("T")
 

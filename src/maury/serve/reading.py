@@ -1,6 +1,6 @@
 """What is done with an uploaded file: its spectra are listed, drawn and checked.
 
-The bytes are read in a process with limits (`maury.spectra.isolated`), and nowhere else in the server: that choice is made in `File`.
+The bytes are read in a process with limits (`maury.spectra.formats.isolated`), and nowhere else in the server: that choice is made in `File`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, cast
 import numpy as np
 
 from maury.errors import MauryError, SpectrumError
-from maury.spectra import isolated
-from maury.spectra.isolated import Limits
+from maury.spectra.formats import isolated
+from maury.spectra.formats.isolated import Limits
 from maury.spectra.spectrum import Spectrum
 
 # As every upload is called on disk, whatever its own name.

@@ -62,7 +62,7 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
         from maury.serve.readers import Readers
         from maury.serve.uploads import Uploads
         from maury.serve.wanted import choices
-        from maury.spectra import isolated
+        from maury.spectra.formats import isolated
 
         readers = Readers(settings)
         stack.callback(isolated.close_all)

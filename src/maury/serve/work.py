@@ -23,7 +23,7 @@ from maury.serve.jobs import Progress
 from maury.serve.reading import LIMITS, File
 from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, wanted_json
 from maury.serve.wanted import Choice, Wanted, choices
-from maury.spectra import isolated
+from maury.spectra.formats import isolated
 from maury.spectra.spectrum import Spectrum
 
 

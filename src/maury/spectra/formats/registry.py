@@ -146,7 +146,7 @@ def read_all(
     """Yield every spectrum of some files, in order; a failure in place of those that could not be read.
 
     Tables are read as those of ``instrument``, if it is given. ``read`` takes the place of `read_spectra`; see
-    `maury.spectra.isolated`.
+    `maury.spectra.formats.isolated`.
     """
     for file in map(Path, files):
         spectra, index = read(file) if read else read_spectra(file, instrument=instrument), 0

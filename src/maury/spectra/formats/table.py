@@ -19,7 +19,7 @@ from maury.errors import SpectrumError
 from maury.files import writing
 from maury.names import printable
 from maury.spectra.air import to_vacuum
-from maury.spectra.columns import (
+from maury.spectra.formats.columns import (
     MAX_PIXELS,
     Column,
     Measured,
@@ -35,7 +35,7 @@ from maury.spectra.formats.fits import open_fits, reason
 from maury.spectra.instrument import Instrument
 from maury.spectra.linespread import ChipGaussians, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
-from maury.spectra.units import known_unit, noise_scale, to_angstrom
+from maury.spectra.formats.units import known_unit, noise_scale, to_angstrom
 
 __all__ = ["from_specutils", "read_table", "to_vacuum", "write_table"]
 
@@ -375,7 +375,14 @@ def _spectrum(
         )
     with np.errstate(all="ignore"):
         ivar = noise if is_ivar else 1 / np.square(noise)
-    good = ~mask & np.isfinite(flux) & np.isfinite(noise) & (noise > 0) & np.isfinite(ivar)
+    good = ~mask & np.isfinite(flux) & np.isfinite(noise) & (noise > 0)
+    lost = good & ~(np.isfinite(ivar) & (ivar > 0))
+    # A few such errors mark bad pixels.
+    if np.count_nonzero(lost) > 0.5 * np.count_nonzero(good):
+        raise SpectrumError(
+            f"{where}: errors such as {noise[lost][0]:.3g} leave what can be computed with: give flux and errors in another unit"
+        )
+    good &= ~lost
     edges = [0, *(np.flatnonzero(step > _GAP * np.median(step)) + 1), len(wavelength)]
     chips = tuple((int(a), int(b)) for a, b in pairwise(edges))
     stated = next((str(meta[key]) for key in _FRAME if key in meta), "observatory").strip().lower()

@@ -53,7 +53,7 @@ def known_unit(text: Any) -> units.UnitBase | None:
         text = str(text)
     if isinstance(text, units.UnitBase):
         return text
-    if not isinstance(text, str) or not text.strip() or len(text) > _LONGEST or _HUGE.search(text):
+    if not isinstance(text, str) or not text.strip() or not harmless(text):
         return None
     respelt = _WORD.sub(lambda word: _KNOWN.get(word[0].lower(), word[0]), text.strip())
     lower = _WORD.sub(lambda word: _KNOWN.get(word[0].lower(), word[0].lower()), text.strip())
@@ -68,6 +68,11 @@ def known_unit(text: Any) -> units.UnitBase | None:
                 # Its parsers fail in many ways on what is no unit.
                 continue
     return None
+
+
+def harmless(text: str) -> bool:
+    """Tell whether astropy may be asked what a unit is: it would never answer to some."""
+    return len(text) <= _LONGEST and not _HUGE.search(text)
 
 
 def to_angstrom(values: NDArray[np.float64], unit: Any, name: str, where: str) -> NDArray[np.float64]:

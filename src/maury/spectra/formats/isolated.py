@@ -275,6 +275,7 @@ _lock = threading.Lock()
 def prepare(number: int, limits: Limits = LIMITS) -> None:
     """Start processes ahead, until there are so many with those at work: the next file need not wait for its own to start."""
     with _lock:
+        _idle[:] = [reader for reader in _idle if reader.usable]
         missing = number - sum(reader.limits == limits and reader.owner == os.getpid() for reader in _idle + _busy)
         _idle.extend(_Reader(limits) for _ in range(missing))
 

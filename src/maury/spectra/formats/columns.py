@@ -21,7 +21,9 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
+from maury.names import printable
 from maury.spectra.formats.fits import reason
+from maury.spectra.formats.units import harmless
 
 MAX_PIXELS = 1_000_000
 _MAX_COLUMNS = 1000
@@ -147,7 +149,8 @@ class _Loader(yaml.SafeLoader):
     """YAML without objects, and without merged mappings, of which a kilobyte can hold a thousand million."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Leave ``<<`` as it is."""
+        """Drop ``<<``."""
+        node.value = [pair for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge"]
 
 
 def _quantity(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
@@ -229,7 +232,7 @@ def _end_of_header(content: bytes) -> int:
 def _ecsv_header(content: bytes, path: Path) -> dict[str, Any]:
     lines = content.decode("utf-8", "replace").splitlines()
     try:
-        loaded = yaml.load("\n".join(line[2:] for line in lines[1:]), _Loader)
+        loaded = yaml.load("\n".join(line[2:] for line in lines[1:]), _Loader)  # noqa: S506 - safe: no tag makes an object
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
         raise SpectrumError(f"{path}: cannot be read as a table: damaged header ({reason(error)})") from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("datatype"), list):
@@ -393,16 +396,19 @@ def check_votable(content: bytes, path: Path) -> None:
             width += 16 * math.prod(map(_integer, re.findall(r"\d+", names.get("arraysize", "1"))))
         elif element == "TR":
             rows += 1
+        # astropy takes the units of all columns and parameters for true, and some take it for ever.
+        if "unit" in names and not harmless(names["unit"]):
+            raise SpectrumError(f"{path}: unit {printable(names['unit'][:_SHOWN])} is none")
         if depth > _DEEPEST or rows * max(width, 1) > _MAX_TEXT * 4:
             raise SpectrumError(f"{path}: announces more than a spectrum can have; it is damaged or forged")
         if element == "STREAM":
             if "href" in names:
                 raise SpectrumError(
-                    f"{path}: its data lie elsewhere ({names['href'][:_SHOWN]!r}); files are read, addresses are not: "
+                    f"{path}: its data lie elsewhere ({printable(names['href'][:_SHOWN])}); files are read, addresses are not: "
                     "save the table with its data in it"
                 )
             if names.get("encoding", "").lower() not in ("", "none", "base64"):
-                raise SpectrumError(f"{path}: its data are packed ({names['encoding'][:_SHOWN]!r}); save them as TABLEDATA")
+                raise SpectrumError(f"{path}: its data are packed ({printable(names['encoding'][:_SHOWN])}); save them as TABLEDATA")
 
     def ends(_name: str) -> None:
         nonlocal depth
