@@ -64,6 +64,7 @@ def test_files_that_take_long_to_read_hold_up_nobody(server, demo_bytes, monkeyp
     second.start()
     status, _, kept = witness.send(demo_bytes)
     assert status == 201
+    assert not go_on.is_set()
     assert witness.soon("GET", f"/api/files/{kept['id']}/spectra/0")[0] == 200
     # The stranger's second file waits for the first.
     assert not reading.acquire(blocking=False)

@@ -1,6 +1,6 @@
 """What is done with an uploaded file: its spectra are listed, drawn and checked.
 
-The bytes are read in a process with limits (`maury.spectra.formats.isolated`), and nowhere else in the server: that choice is made in `File`.
+The bytes are read in a process with limits (`maury.spectra.formats.isolated`), and nowhere else in the server: `File` sees to that.
 """
 
 from __future__ import annotations
