@@ -4,6 +4,8 @@ import time
 
 from starlette.testclient import TestClient
 
+from maury.errors import SpectrumError
+from maury.serve import work
 from maury.serve.app import create_app
 from maury.serve.jobs import Jobs
 from maury.serve.readers import Readers
@@ -50,3 +52,50 @@ def test_a_run_is_cancelled_in_the_midst_of_nested_sampling(tmp_path, demo_bytes
         client.post(f"/api/runs/{run}/cancel")
         assert until("state", "cancelled")["error"] == "cancelled"
     assert [path.name for path in (tmp_path / file).iterdir()] == ["spectrum"]
+
+
+def test_the_process_tells_how_a_run_ends(monkeypatch):
+    ends = {
+        "star": lambda progress: progress("flow") or {"teff": 5000},
+        "damaged": lambda _: raises(SpectrumError("damaged")),
+        "large": lambda _: raises(MemoryError()),
+        "odd": lambda _: raises(ZeroDivisionError("secret")),
+        "gone": lambda progress: progress("flow"),
+    }
+    monkeypatch.setattr(work, "do", lambda job, models, progress: ends[job.file.name](progress))
+    told = {}
+    for name in ends:
+        message = {
+            "run": name,
+            "path": "/kept/spectrum",
+            "name": name,
+            "folder": "/kept/run",
+            "wanted": {"upload": "u", "model": "m"},
+        }
+        said = []
+        work._run(message, {}, {"gone"}, said.append)
+        told[name] = said
+    assert told["star"] == [{"stage": "flow"}, {"result": {"teff": 5000}}]
+    assert told["damaged"] == [{"error": "damaged"}]
+    assert "memory" in told["large"][0]["error"]
+    assert "ZeroDivisionError: secret" in told["odd"][0]["failed"]
+    assert told["gone"] == [{"ended": True}]
+
+
+def raises(error):
+    raise error
+
+
+def test_the_process_tells_whether_its_model_is_there(monkeypatch):
+    monkeypatch.setattr(work, "warm_up", lambda model: raises(OSError("no compiler")))
+    monkeypatch.setattr(work, "load_model", lambda path: path)
+    monkeypatch.setattr(work.isolated, "prepare", lambda *_: None)
+    models, said = {}, []
+    work._load("kurucz-apogee", models, said.append)
+    assert said[0] == {"loaded": True}
+    assert said[1]["ready"]
+    assert "no compiler" in said[1]["trouble"]
+    assert "kurucz-apogee" in models
+    said.clear()
+    work._load("kurucz-apogeee", models, said.append)
+    assert "did you mean 'kurucz-apogee'" in said[0]["refused"]
