@@ -3,7 +3,7 @@
 #   docker run --rm --volume "$PWD:/data" --user "$(id -u):$(id -g)" maury infer star.fits --output results
 FROM python:3.12-slim AS build
 WORKDIR /build
-COPY pyproject.toml README.md LICENSE CITATION.cff constraints.txt ./
+COPY pyproject.toml README.md LICENSE CITATION.cff constraints.txt sbom.cdx.json ./
 COPY src src
 # The wheels of torch for the CPU are a tenth of those for CUDA; "+cpu" sorts above the same version without it.
 RUN python -m venv /opt/maury \

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint venv calibration peers docs wheel-test clean
+.PHONY: demo test test-all lint venv calibration peers docs lock supply-chain wheel-test clean
 
 demo: $(STAMP)
 	$(BIN)/maury demo --output demo
@@ -32,13 +32,22 @@ docs: $(STAMP)
 
 venv: $(STAMP)
 
-# torch first and by its pin: what other packages ask for is then satisfied, and no CUDA build is fetched.
-$(STAMP): pyproject.toml constraints.txt
+# Files are installed only if their SHA-256 stands in hashes.txt; torch goes by its version, since its builds differ from index to index.
+$(STAMP): pyproject.toml constraints.txt hashes.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement hashes.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
+
+# After a change of dependencies: hashes.txt, then the page of licences and the wheel's bill of materials.
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	$(PYTHON) docs/tools/lock.py build/lock/bin/uv
+
+supply-chain: $(STAMP)
+	$(BIN)/python docs/tools/supply_chain.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -1,5 +1,6 @@
 """What a user installs and first meets: imports, help, completion, metadata."""
 
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from maury.cli import app
 ROOT = Path(__file__).parents[1]
 HEAVY = {
     "torch", "astropy", "numpy", "scipy", "matplotlib", "pyarrow", "dask", "sklearn", "pandas", "xarray", "h5py",
-    "lightning", "pydantic", "zuko", "fastapi", "corner", "jinja2",
+    "lightning", "pydantic", "zuko", "starlette", "corner", "jinja2",
 }  # fmt: skip
 
 
@@ -118,6 +119,40 @@ def test_what_is_wanted_is_pinned():
     assert lines == sorted(lines, key=str.lower), "keep constraints.txt in alphabetical order"
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert {re.split(r"[<>=\[]", line)[0].lower() for line in wanted} <= pinned
+
+
+def test_what_is_installed_has_hashes():
+    """Where this fails: make lock."""
+    entries = re.split(r"\n(?=[a-z0-9])", (ROOT / "hashes.txt").read_text(encoding="utf-8"))
+    heads = [entry.splitlines()[0] for entry in entries if not entry.startswith("#")]
+    found = {re.split(r"[= ;]", head)[0].lower(): re.search(r"==([^ ;]+)", head)[1] for head in heads}
+    assert all("--hash=sha256:" in entry for entry in entries if not entry.startswith("#"))
+    assert "torch" not in found
+    assert not [name for name in found if name.startswith(("nvidia-", "cuda-"))]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = {
+        re.split(r"[<>=\[]", line)[0].lower()
+        for line in (*project["dependencies"], *extras["dev"], *extras["docs"])
+    }
+    assert wanted - {"torch"} <= set(found)
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    )
+    assert {name: found[name.lower()] for name in pinned if name.lower() in found} == {
+        name: version for name, version in pinned.items() if name.lower() in found
+    }
+
+
+def test_licences_and_bill_of_materials_are_complete():
+    """Where this fails: make supply-chain."""
+    subprocess.run([sys.executable, ROOT / "docs/tools/supply_chain.py", "--check"], check=True)
+    bill = json.loads((ROOT / "sbom.cdx.json").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert bill["metadata"]["component"]["version"] == project["project"]["version"]
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["sbom-files"] == ["sbom.cdx.json"]
+    models = {c["name"] for c in bill["components"] if c["type"] == "machine-learning-model"}
+    assert models == {path.name for path in (ROOT / "src/maury/assets").iterdir() if path.is_dir()}
 
 
 def test_the_assets_leave_room_in_the_wheel():

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from maury.names import printable
+
 
 class MauryError(Exception):
     """Base class of every error that bad input can cause.
@@ -18,6 +20,10 @@ class MauryError(Exception):
     """
 
     flag = "failed"
+
+    def __str__(self) -> str:
+        """Return the message as a terminal may have it: names of files and what stands in them may hold anything."""
+        return printable(super().__str__())
 
 
 class MauryWarning(UserWarning):

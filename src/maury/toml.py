@@ -48,7 +48,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         todo += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         # Python's parser takes more than TOML allows, and what computes with it does not.
         if isinstance(value, int) and value.bit_length() > _BITS:
-            raise ConfigError(f"{path}: holds a whole number of more than {_BITS + 1} bits, which TOML has not")
+            raise ConfigError(
+                f"{path}: holds a whole number of more than {_BITS + 1} bits, which TOML has not"
+            )
     return found
 
 

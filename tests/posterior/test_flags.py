@@ -73,6 +73,21 @@ def test_a_chip_out_of_step_is_a_wrong_frame(spectrum, posterior, model):
     assert error.max() < 1
 
 
+def test_lines_that_the_library_has_wrong_are_no_wrong_frame(spectrum, model):
+    """A line list that errs in one chip moves that chip by more than its noise tells, though not all of its lines alike."""
+    start, stop = spectrum.grid.chips[2]
+    rng = np.random.default_rng(0)
+    wavelength = spectrum.grid.wavelength.copy()
+    for piece in np.array_split(np.arange(start, stop), 12):
+        wavelength[piece] *= np.exp(rng.choice([-3.0, 9.0]) / C_KMS)
+    flux = spectrum.flux.copy()
+    flux[start:stop] = np.interp(
+        spectrum.grid.wavelength[start:stop], wavelength[start:stop], flux[start:stop]
+    )
+    found = infer(replace(spectrum, flux=flux), model)
+    assert "wrong_frame" not in found.flag_bad
+
+
 def test_a_star_far_outside_the_prior_is_a_wrong_frame(spectrum, model):
     assert "wrong_frame" in infer(shifted(spectrum, [0, 1, 2], 900.0), model).flag_bad
 

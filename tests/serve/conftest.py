@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,16 +11,18 @@ from typing import Any
 
 import pytest
 import uvicorn
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from maury.models import load_model
 from maury.serve.app import create_app
 from maury.serve.jobs import Jobs, Progress, Run
-from maury.serve.server import listen
+from maury.serve.readers import Readers
+from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT
+from maury.serve.server import configured, listen
 from maury.serve.settings import Settings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
-from maury.serve.work import DRAWS, FIT, NUMBERS, REPORT, worker
+from maury.serve.worker import Worker
 from maury.training.demo import write_demo
 
 ADDRESS = "http://127.0.0.1:8765"
@@ -41,6 +44,10 @@ class Fake:
     gate: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
     seen: list[str] = field(default_factory=list)
+
+    def prepare(self) -> None: ...
+
+    def stop(self) -> None: ...
 
     def __call__(self, run: Run, progress: Progress) -> dict[str, Any]:
         self.seen.append(run.id)
@@ -90,8 +97,8 @@ def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
         chosen = Settings(**settings)
         work, root = Fake(), tmp_path / "kept"
         root.mkdir()
-        jobs = Jobs(work, chosen)
-        app = create_app(chosen, choices(chosen.model), Uploads(root, chosen), jobs)
+        jobs, readers = Jobs(work, chosen), Readers(chosen)
+        app = create_app(chosen, choices(chosen.model), readers, Uploads(root, chosen, readers), jobs)
         client = TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)
         client.__enter__()
         opened.append(client)
@@ -118,13 +125,36 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("served")
     opened = listen("127.0.0.1", 0)
     settings = Settings(port=opened.getsockname()[1], grace=0.5)
-    models = choices(settings.model)
-    jobs = Jobs(worker(models), settings)
-    app = create_app(settings, models, Uploads(root, settings), jobs)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    jobs, readers = Jobs(Worker(settings), settings), Readers(settings)
+    app = create_app(settings, choices(settings.model), readers, Uploads(root, settings, readers), jobs)
+    server = uvicorn.Server(configured(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
     yield Served(f"http://127.0.0.1:{settings.port}", jobs, root)
     server.should_exit = True
     thread.join(15)
     opened.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Start a server without inference on real sockets, with settings of the test's; return its port."""
+    ends: list[tuple[uvicorn.Server, threading.Thread, socket.socket]] = []
+
+    def make(**settings: Any) -> int:
+        opened = listen("127.0.0.1", 0)
+        chosen = Settings(port=opened.getsockname()[1], **settings)
+        jobs, readers = Jobs(Fake(), chosen), Readers(chosen)
+        app = create_app(chosen, choices(chosen.model), readers, Uploads(tmp_path, chosen, readers), jobs)
+        running = uvicorn.Server(configured(app, chosen))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]}, daemon=True)
+        thread.start()
+        ends.append((running, thread, opened))
+        return chosen.port
+
+    yield make
+    for running, thread, opened in ends:
+        running.should_exit = True
+        thread.join(15)
+        opened.close()
+        assert not thread.is_alive()

@@ -4,7 +4,7 @@ import math
 import time
 
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from maury.errors import ConfigError
 from maury.priors import LogUniform, TruncatedNormal, Uniform
@@ -112,6 +112,52 @@ def test_two_browsers_see_their_own_alone(busy, demo_bytes):
     assert [f["id"] for f in other.get("/api/files").json()["files"]] == [mine]
 
 
+@pytest.mark.parametrize(
+    "cookie", ["x" * 43, "x" * 32 + "." + "0" * 64, "\u00e9" * 40, ".", "", "a.b.c", '"' + "y" * 40 + '"']
+)
+def test_a_chosen_session_is_not_kept(desk, cookie):
+    desk = desk()
+    stranger = TestClient(desk.client.app, base_url=ADDRESS, raise_server_exceptions=False)
+    header = {"Cookie": f"maury_8765={cookie}".encode("latin-1")}
+    answer = stranger.get("/api/files", headers=header)
+    assert answer.status_code == 403
+    assert "load the page again" in answer.json()["error"]
+    fresh = stranger.get("/", headers=header).headers["set-cookie"]
+    assert f"={cookie};" not in fresh
+    # One of the server's own is kept.
+    assert "set-cookie" not in desk.client.get("/").headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/files/KEY/spectra/" + "9" * 5000, 404),
+        ("GET", "/api/files/KEY/spectra/" + "9" * 20, 404),
+        ("GET", "/api/files/KEY/spectra/-1", 404),
+        ("GET", "/api/files/KEY/spectra/\u0663", 404),
+        ("GET", "/api/files/KEY/spectra/7", 422),
+        ("GET", "/api/files/\u00e9\ud7ff", 404),
+        ("PUT", "/api/files", 405),
+        ("DELETE", "/", 405),
+        ("GET", "/nothing", 404),
+        ("POST", "/api/runs/%ff/cancel", 404),
+    ],
+)
+def test_every_answer_is_of_one_kind(busy, method, path, status):
+    desk, file = busy
+    answer = desk.client.request(method, path.replace("KEY", file))
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error", "fields"}
+
+
+def test_a_fault_of_the_server_is_for_the_log(busy, monkeypatch):
+    desk, file = busy
+    monkeypatch.setattr("maury.serve.readers.to_plot", lambda _: 1 / 0)
+    answer = desk.client.get(f"/api/files/{file}/spectra/0")
+    assert answer.status_code == 500
+    assert "log" in answer.json()["error"]
+
+
 def test_headers_of_safety(busy):
     desk, file = busy
     page = desk.client.get("/")
@@ -149,6 +195,45 @@ def test_one_runs_the_others_wait_and_can_be_cancelled(busy):
     until(lambda: state(desk, third) == "done")
     assert desk.work.seen == [first["id"], third["id"]]
     assert desk.client.get(f"/api/runs/{first['id']}/report").status_code == 404
+
+
+def test_sessions_take_turns(desk, demo_bytes):
+    desk = desk()
+    other = desk.browser()
+    ours, theirs = desk.send(demo_bytes).json()["id"], desk.send(demo_bytes, client=other).json()["id"]
+    runs = [desk.run(ours).json() for _ in range(4)]
+    until(lambda: state(desk, runs[0]) == "running")
+    between = [desk.run(theirs, client=other).json() for _ in range(2)]
+    assert between[0]["ahead"] == 1
+    assert between[1]["ahead"] == 3
+    desk.work.gate.set()
+    until(lambda: len(desk.work.seen) == 6)
+    names = {run["id"]: name for run, name in zip([*runs, *between], "abcdxy", strict=True)}
+    assert "".join(names[key] for key in desk.work.seen) == "axbycd"
+
+
+def test_the_oldest_results_make_room(desk, demo_bytes):
+    desk = desk(most_runs=3)
+    desk.work.gate.set()
+    file = desk.send(demo_bytes).json()["id"]
+    runs = []
+    for _ in range(5):
+        runs.append(desk.run(file).json())
+        until(lambda: state(desk, runs[-1]) == "done")
+    kept = desk.client.get(f"/api/files/{file}").json()["runs"]
+    assert [run["number"] for run in kept] == [3, 4, 5]
+    assert len([path for path in (desk.root / file).iterdir() if path.is_dir()]) == 3
+    assert desk.client.get(f"/api/runs/{runs[0]['id']}").status_code == 404
+
+
+def test_the_queue_of_all_has_an_end(desk, demo_bytes):
+    desk = desk(all_waiting=1)
+    other = desk.browser()
+    file, theirs = desk.send(demo_bytes).json()["id"], desk.send(demo_bytes, client=other).json()["id"]
+    first = desk.run(file).json()
+    until(lambda: state(desk, first) == "running")
+    assert desk.run(file).status_code == 201
+    assert desk.run(theirs, client=other).status_code == 429
 
 
 def test_the_queue_has_an_end(desk, demo_bytes):
@@ -231,6 +316,16 @@ def test_an_internal_error_is_for_the_log(busy, caplog):
         ({"surprise": 1}, "surprise", "not permitted"),
         ({"priors": {"logg": {"kind": "normal", "mean": 2.5, "sigma": 0}}}, "priors.logg.sigma", "at least"),
         ({"priors": {"logg": {"kind": "normal", "mean": 9, "sigma": 1}}}, "priors.logg.mean", "0.5 to 5.1"),
+        (
+            {"priors": {"logg": {"kind": "normal", "mean": 2.5, "sigma": 1e308}}},
+            "priors.logg.sigma",
+            "at most",
+        ),
+        (
+            {"priors": {"logg": {"kind": "range", "low": 1, "high": 1.0000000001}}},
+            "priors.logg.high",
+            "above",
+        ),
         ({"priors": {"logg": {"kind": "normal", "mean": 2}}}, "priors.logg.sigma", "number is wanted"),
         ({"priors": {"v_rad": {"kind": "range", "low": 5, "high": -5}}}, "priors.v_rad.high", "larger"),
         ({"priors": {"v_rad": {"kind": "range", "low": -900, "high": 0}}}, "priors.v_rad.low", "-200 to 200"),
@@ -266,7 +361,7 @@ def test_a_request_has_a_length(busy):
     assert desk.client.post("/api/runs", content=b" " * 10**6).status_code == 413
 
 
-def test_priors_are_what_was_asked_for(visit):
+def test_priors_are_what_was_asked_for():
     models = choices("kurucz-apogee")
     asked = {
         "logg": {"kind": "normal", "mean": 2.6, "sigma": 0.05},
@@ -276,7 +371,7 @@ def test_priors_are_what_was_asked_for(visit):
     import json
 
     wanted = read_wanted(json.dumps({"upload": "x", "model": "kurucz-apogee", "priors": asked}).encode())
-    assert wanted.prepare(models, visit) == {
+    assert wanted.prepare(models) == {
         "logg": TruncatedNormal(low=0.5, high=5.1, mean=2.6, sigma=0.05),
         "v_rad": Uniform(low=-80, high=80),
         "jitter": LogUniform(low=0.001, high=0.01),

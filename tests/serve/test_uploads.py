@@ -8,7 +8,8 @@ import pytest
 from astropy.io import fits
 from forged import FORGED
 
-from maury.serve.uploads import shown_name, to_plot
+from maury.serve.reading import to_plot
+from maury.serve.uploads import shown_name
 from maury.spectra import write_mwm, write_table
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
@@ -91,7 +92,7 @@ def test_200_mb_of_unknown_length_are_cut_off(desk):
         (b"", "empty"),
         (bytes(range(256)) * 20, "not a FITS file"),
         (gzip.compress(b"still a letter" * 300), "looks like text"),
-        (b"PAR1 and nothing more", "cannot be read as a table"),
+        (b"PAR1 and nothing more", "damaged"),
         (b"# %ECSV 1.0\n# ---\n# !!python/object:os.system\nx\n1\n", "cannot be read as a table"),
     ],
 )
@@ -188,6 +189,34 @@ def test_paths_lead_nowhere(desk, path):
     answer = desk.client.get(path)
     assert answer.status_code in (404, 405)
     assert "error" in answer.json()
+
+
+def test_all_sessions_have_one_disk(desk, demo_bytes):
+    desk = desk(all_files=2, all_bytes=3 * len(demo_bytes) // 2)
+    assert desk.send(demo_bytes).status_code == 201
+    answer = desk.send(demo_bytes, client=desk.browser())
+    assert answer.status_code == 429
+    assert "wait" in answer.json()["error"]
+
+
+def test_a_full_disk_is_told(desk, demo_bytes, monkeypatch):
+    def full(self, *arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    desk = desk()
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    answer = desk.send(demo_bytes)
+    assert answer.status_code == 507
+    assert "room" in answer.json()["error"]
+    assert left(desk) == []
+
+
+def test_a_time_that_is_no_number_is_left_out(desk, visit):
+    from dataclasses import replace
+
+    from maury.serve.reading import _listed
+
+    assert _listed(replace(visit, meta={"mjd": float("nan")}), 0).mjd is None
 
 
 def test_too_many_files(desk, demo_bytes):

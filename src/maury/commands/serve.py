@@ -34,9 +34,9 @@ def serve(
     try:
         from maury.serve.server import serve as run
     except ImportError as error:
-        if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette"):
+        if (error.name or "").split(".")[0] not in ("starlette", "uvicorn"):
             raise
-        raise MauryError("maury serve needs FastAPI and uvicorn: pip install 'maury[serve]'") from None
+        raise MauryError("maury serve needs Starlette and uvicorn: pip install 'maury[serve]'") from None
     from maury.serve.guard import is_loopback
     from maury.serve.settings import Settings
 

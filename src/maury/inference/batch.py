@@ -27,6 +27,7 @@ from maury.labels import Label, LabelSet
 from maury.likelihood.problem import Problem
 from maury.likelihood.ties import Tied
 from maury.models import DEFAULT, Model, load_model, to_model_grid
+from maury.networks.prepare import preparation_of
 from maury.posterior.flags import check_misfit, faults, warnings
 from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
 from maury.posterior.store import provenance
@@ -232,7 +233,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
     v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
     degree = model.problem.degree
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), case.p_novelty, case.options.false_alarm, degree)
-    preparation = getattr(model.estimator.featurizer, "preparation", None)
+    preparation = preparation_of(model.estimator.featurizer)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, case.network_input)
     extra: dict[str, Any] = {"misfit": misfit.to_json()}
     if verified.residuals is not None:

@@ -249,6 +249,11 @@ def network_ranges(emulator: Emulator, instrument: Instrument) -> tuple[tuple[in
     return tuple(out)
 
 
+def preparation_of(featurizer: nn.Module) -> Preparation | None:
+    """Return the preparation that a featurizer's spectra pass, wherever it is among its parts; None where it has none with templates."""
+    return next((part for part in featurizer.modules() if isinstance(part, Preparation)), None)
+
+
 @torch.no_grad()
 def build_preparation(
     problem: Problem,

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
-from starlette.requests import ClientDisconnect
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
 
 import maury
-from maury.errors import SpectrumError
-from maury.serve import work as results
 from maury.serve.guard import REPORT_POLICY, Guard
 from maury.serve.jobs import Jobs, Run
+from maury.serve.readers import Readers
+from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, wanted_json
 from maury.serve.settings import Refused, Settings
-from maury.serve.uploads import Upload, Uploads, to_plot
+from maury.serve.uploads import Upload, Uploads
 from maury.serve.wanted import Choice, read_wanted
 
 _LOG = logging.getLogger("maury.serve")
@@ -31,13 +34,15 @@ _STATIC = {
     "style.css": "text/css",
     "icon.svg": "image/svg+xml",
 }
-# Bytes of a request that is no upload.
-_LARGEST_FORM = 2**16
+# Bytes of a request that is no upload, and digits of a spectrum's place in its file.
+_LARGEST_FORM, _DIGITS = 2**16, 6
 _SWEEP_SECONDS = 2.0
 
 
-def create_app(settings: Settings, models: Mapping[str, Choice], uploads: Uploads, jobs: Jobs) -> FastAPI:
-    """Return the application; ``jobs`` are started and stopped with it.
+def create_app(
+    settings: Settings, models: Mapping[str, Choice], readers: Readers, uploads: Uploads, jobs: Jobs
+) -> Starlette:
+    """Return the application; ``readers`` and ``jobs`` are started and stopped with it.
 
     Parameters
     ----------
@@ -45,156 +50,223 @@ def create_app(settings: Settings, models: Mapping[str, Choice], uploads: Upload
         Limits and times.
     models
         Those that the page offers.
-    uploads, jobs
-        What it keeps and works off.
+    readers, uploads, jobs
+        Who looks into files, what is kept of them, and what is done with them.
     """
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # The others when the model is there: until then the processors have enough to do.
+        readers.start(1)
         jobs.start()
-        sweeper = asyncio.create_task(_sweep(uploads, jobs, min(_SWEEP_SECONDS, settings.keep / 2)))
+        sweeper = asyncio.create_task(_sweep(readers, uploads, jobs, min(_SWEEP_SECONDS, settings.keep / 2)))
         yield
         sweeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeper
+        readers.stop()
         await asyncio.to_thread(jobs.stop)
 
-    app = FastAPI(title="maury", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, host=settings.host, cookie=f"maury_{settings.port}")
+    return Starlette(
+        routes=_Routes(settings, models, readers, uploads, jobs).routes(),
+        middleware=[Middleware(Guard, host=settings.host, cookie=f"maury_{settings.port}")],
+        exception_handlers={
+            Refused: _refused,
+            HTTPException: _no_route,
+            ClientDisconnect: _gone,
+            Exception: _internal,
+        },
+        lifespan=lifespan,
+    )
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> JSONResponse:
-        return JSONResponse({"error": str(error), "fields": error.fields}, error.status)
 
-    @app.exception_handler(404)
-    async def missing(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "there is nothing here", "fields": {}}, 404)
+def _told(message: str, status: int, fields: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": message, "fields": dict(fields or {})}, status)
 
-    @app.exception_handler(Exception)
-    async def internal(request: Request, error: Exception) -> JSONResponse:
-        # The server's log gets the traceback.
-        message = "something went wrong inside maury; the server's log has the details"
-        return JSONResponse({"error": message, "fields": {}}, 500)
 
-    @app.get("/")
-    async def page() -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _told(str(error), error.status, error.fields)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = {404: "there is nothing here", 405: f"{request.method} is not possible here"}
+    answer = _told(told.get(error.status_code, error.detail), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    # Nobody reads it.
+    return Response(status_code=400)
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    # The server's log gets the traceback.
+    return _told("something went wrong inside maury; the server's log has the details", 500)
+
+
+class _Routes:
+    """What is answered to which address."""
+
+    def __init__(
+        self, settings: Settings, models: Mapping[str, Choice], readers: Readers, uploads: Uploads, jobs: Jobs
+    ) -> None:
+        self._settings, self._models, self._readers = settings, models, readers
+        self._uploads, self._jobs = uploads, jobs
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/", self.page),
+            Route("/static/{name}", self.static),
+            Route("/api/config", self.config),
+            Route("/api/files", self.files),
+            Route("/api/files", self.upload, methods=["POST"]),
+            Route("/api/files/{key}", self.file),
+            Route("/api/files/{key}", self.remove, methods=["DELETE"]),
+            Route("/api/files/{key}/spectra/{index}", self.spectrum),
+            Route("/api/runs", self.run, methods=["POST"]),
+            Route("/api/runs/{key}", self.state),
+            Route("/api/runs/{key}/cancel", self.cancel, methods=["POST"]),
+            Route("/api/runs/{key}/report", self.report),
+            Route("/api/runs/{key}/fit", self.fit),
+            Route("/api/runs/{key}/draws", self.draws),
+            Route("/api/runs/{key}/numbers", self.numbers),
+            Route("/api/leave", self.leave, methods=["POST"]),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """Return the page itself."""
         return _static("index.html", "text/html")
 
-    @app.get("/static/{name}")
-    async def static(name: str) -> Response:
+    async def static(self, request: Request) -> Response:
+        """Return what the page is made of."""
+        name = request.path_params["name"]
         if name not in _STATIC:
             raise Refused("there is nothing here", 404)
         return _static(name, _STATIC[name])
 
-    @app.get("/api/config")
-    async def config() -> dict[str, Any]:
-        return {
-            "version": maury.__version__,
-            "models": [choice.to_json() for choice in models.values()],
-            "max_upload": settings.max_upload,
-            "keep": settings.keep,
-        }
-
-    @app.post("/api/files", status_code=201)
-    async def upload(request: Request, name: str = "") -> Response:
-        announced = request.headers.get("content-length", "")
-        try:
-            kept = await uploads.receive(
-                _owner(request), name, int(announced) if announced.isdecimal() else None, request.stream()
-            )
-        except ClientDisconnect:
-            return Response(status_code=400)
-        return JSONResponse(_file_json(kept, jobs, settings), 201)
-
-    @app.get("/api/files")
-    async def files(request: Request) -> dict[str, Any]:
-        owner = _owner(request)
-        jobs.watch(owner)
-        return {
-            "ready": jobs.ready.is_set(),
-            "files": [_file_json(kept, jobs, settings) for kept in uploads.of(owner)],
-        }
-
-    @app.get("/api/files/{key}")
-    async def file(request: Request, key: str) -> dict[str, Any]:
-        owner = _owner(request)
-        jobs.watch(owner)
-        return _file_json(uploads.get(owner, key), jobs, settings)
-
-    @app.delete("/api/files/{key}", status_code=204)
-    async def remove(request: Request, key: str) -> Response:
-        kept = uploads.get(_owner(request), key)
-        jobs.forget(kept.id)
-        uploads.remove(kept)
-        return Response(status_code=204)
-
-    @app.get("/api/files/{key}/spectra/{index}")
-    def spectrum(request: Request, key: str, index: int) -> Response:
-        kept = uploads.get(_owner(request), key)
-        with _spectrum_errors():
-            return JSONResponse(to_plot(kept.read(index)))
-
-    @app.post("/api/runs", status_code=201)
-    async def run(request: Request) -> Response:
-        owner = _owner(request)
-        wanted = read_wanted(await _form(request))
-        kept = uploads.get(owner, wanted.upload)
-
-        def check() -> Any:
-            with _spectrum_errors():
-                return wanted.prepare(models, kept.read(wanted.index))
-
-        priors = await asyncio.to_thread(check)
-        uploads.touch(kept.id)
-        return JSONResponse(_run_json(jobs.add(owner, kept, wanted, priors), jobs), 201)
-
-    @app.get("/api/runs/{key}")
-    async def state(request: Request, key: str) -> dict[str, Any]:
-        owner = _owner(request)
-        jobs.watch(owner)
-        return _run_json(jobs.get(owner, key), jobs)
-
-    @app.post("/api/runs/{key}/cancel")
-    async def cancel(request: Request, key: str) -> dict[str, Any]:
-        return _run_json(jobs.cancel(_owner(request), key), jobs)
-
-    @app.get("/api/runs/{key}/report")
-    async def report(request: Request, key: str, download: bool = False) -> Response:
-        done = jobs.get(_owner(request), key)
-        return _result(
-            done, results.REPORT, "text/html", download, {"Content-Security-Policy": REPORT_POLICY}
+    async def config(self, request: Request) -> Response:
+        """Return models, limits and times."""
+        return JSONResponse(
+            {
+                "version": maury.__version__,
+                "models": [choice.to_json() for choice in self._models.values()],
+                "max_upload": self._settings.max_upload,
+                "keep": self._settings.keep,
+            }
         )
 
-    @app.get("/api/runs/{key}/fit")
-    async def fit(request: Request, key: str) -> Response:
-        return _result(jobs.get(_owner(request), key), results.FIT, "application/json", False)
+    async def upload(self, request: Request) -> Response:
+        """Take a file."""
+        announced = request.headers.get("content-length", "")
+        kept = await self._uploads.receive(
+            _owner(request),
+            request.query_params.get("name", ""),
+            int(announced) if announced.isdecimal() and len(announced) < 20 else None,
+            request.stream(),
+        )
+        return JSONResponse(_file_json(kept, self._jobs, self._settings), 201)
 
-    @app.get("/api/runs/{key}/draws")
-    async def draws(request: Request, key: str) -> Response:
-        return _result(jobs.get(_owner(request), key), results.DRAWS, "application/x-netcdf", True)
+    async def files(self, request: Request) -> Response:
+        """Return the session's files with their runs."""
+        owner = _owner(request)
+        self._jobs.watch(owner)
+        files = [_file_json(kept, self._jobs, self._settings) for kept in self._uploads.of(owner)]
+        return JSONResponse({"ready": self._jobs.ready.is_set(), "files": files})
 
-    @app.get("/api/runs/{key}/numbers")
-    async def numbers(request: Request, key: str) -> Response:
-        return _result(jobs.get(_owner(request), key), results.NUMBERS, "application/json", True)
+    async def file(self, request: Request) -> Response:
+        """Return one file with its runs."""
+        self._jobs.watch(_owner(request))
+        return JSONResponse(_file_json(self._file(request), self._jobs, self._settings))
 
-    @app.post("/api/leave", status_code=204)
-    async def leave(request: Request) -> Response:
-        jobs.leave(_owner(request))
+    async def remove(self, request: Request) -> Response:
+        """Delete a file and its results."""
+        kept = self._file(request)
+        self._jobs.forget(kept.id)
+        self._uploads.remove(kept)
         return Response(status_code=204)
 
-    return app
+    async def spectrum(self, request: Request) -> Response:
+        """Return one spectrum of a file, to be drawn."""
+        kept, index = self._file(request), request.path_params["index"]
+        if not (index.isascii() and index.isdecimal() and len(index) <= _DIGITS):
+            raise Refused(f"{kept.name}: has no such spectrum", 404)
+        text = await self._readers.plot(kept.owner, kept.file, int(index))
+        return Response(text, media_type="application/json")
+
+    async def run(self, request: Request) -> Response:
+        """Put a run into the queue."""
+        owner = _owner(request)
+        wanted = read_wanted(await _form(request, self._settings.patience))
+        kept = self._uploads.get(owner, wanted.upload)
+        self._jobs.check_room(owner)
+        wrong: Mapping[str, str] = {}
+        if wanted.regions or wanted.index >= len(kept.spectra):
+            wrong = await self._readers.wrong_regions(owner, kept.file, wanted.index, wanted.regions)
+        elif not kept.spectra[wanted.index].used:
+            wrong = {"regions": "no usable pixel is left"}
+        priors = wanted.prepare(self._models, wrong)
+        # It may have been deleted meanwhile.
+        kept = self._uploads.get(owner, wanted.upload)
+        self._uploads.touch(kept.id)
+        return JSONResponse(_run_json(self._jobs.add(owner, kept, wanted, priors), self._jobs), 201)
+
+    async def state(self, request: Request) -> Response:
+        """Return how far a run is."""
+        self._jobs.watch(_owner(request))
+        return JSONResponse(_run_json(self._run(request), self._jobs))
+
+    async def cancel(self, request: Request) -> Response:
+        """End a run."""
+        return JSONResponse(
+            _run_json(self._jobs.cancel(_owner(request), request.path_params["key"]), self._jobs)
+        )
+
+    async def report(self, request: Request) -> Response:
+        """Return a run's report."""
+        download = request.query_params.get("download", "") in ("1", "true")
+        policy = {"Content-Security-Policy": REPORT_POLICY}
+        return _result(self._run(request), REPORT, "text/html", download, policy)
+
+    async def fit(self, request: Request) -> Response:
+        """Return the model spectrum of a run."""
+        return _result(self._run(request), FIT, "application/json", False)
+
+    async def draws(self, request: Request) -> Response:
+        """Return a run's draws."""
+        return _result(self._run(request), DRAWS, "application/x-netcdf", True)
+
+    async def numbers(self, request: Request) -> Response:
+        """Return a run's numbers."""
+        return _result(self._run(request), NUMBERS, "application/json", True)
+
+    async def leave(self, request: Request) -> Response:
+        """Note that a page is being closed."""
+        self._jobs.leave(_owner(request))
+        return Response(status_code=204)
+
+    def _file(self, request: Request) -> Upload:
+        return self._uploads.get(_owner(request), request.path_params["key"])
+
+    def _run(self, request: Request) -> Run:
+        return self._jobs.get(_owner(request), request.path_params["key"])
 
 
-async def _sweep(uploads: Uploads, jobs: Jobs, seconds: float) -> None:
+async def _sweep(readers: Readers, uploads: Uploads, jobs: Jobs, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
             jobs.sweep()
+            if jobs.ready.is_set():
+                readers.start()
             for kept in uploads.expired():
                 jobs.forget(kept.id)
                 uploads.remove(kept)
         except Exception:
-            _LOG.exception("files whose time is over could not be deleted")
+            _LOG.exception("what is done from time to time could not be done")
 
 
 def _owner(request: Request) -> str:
@@ -202,20 +274,16 @@ def _owner(request: Request) -> str:
     return owner
 
 
-@contextmanager
-def _spectrum_errors() -> Iterator[None]:
-    try:
-        yield
-    except SpectrumError as error:
-        raise Refused(str(error), 422) from None
-
-
-async def _form(request: Request) -> bytes:
+async def _form(request: Request, seconds: float) -> bytes:
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_FORM:
-            raise Refused("the request is too long", 413)
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _LARGEST_FORM:
+                    raise Refused("the request is too long", 413)
+    except TimeoutError:
+        raise Refused("the request came too slowly; send it again", 408) from None
     return body
 
 
@@ -230,7 +298,7 @@ def _result(
     path = run.folder / name
     if run.state != "done" or not path.is_file():
         raise Refused("this run has no result", 404)
-    shown = f"{run.upload.stem}-run{run.number}{path.suffix}" if download else None
+    shown = f"{run.upload.file.stem}-run{run.number}{path.suffix}" if download else None
     return FileResponse(path, media_type=kind, filename=shown, headers=dict(headers or {}))
 
 
@@ -258,6 +326,6 @@ def _run_json(run: Run, jobs: Jobs) -> dict[str, Any]:
         "ahead": jobs.ahead(run) if run.state == "queued" else 0,
         "seconds": run.seconds,
         "error": run.error,
-        "wanted": results.wanted_json(run),
+        "wanted": wanted_json(run.wanted, run.priors),
         "result": run.result,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 import secrets
 import socket
@@ -91,13 +93,34 @@ def host_allowed(header: str, bound: str) -> bool:
     return True
 
 
+class Sessions:
+    """Names of sessions that only this server can give: each bears a signature under a key of this run alone."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def new(self) -> str:
+        """Return the cookie of a new session."""
+        name = secrets.token_urlsafe(24)
+        return f"{name}.{self._signature(name)}"
+
+    def owner(self, cookie: str) -> str:
+        """Return the session's name; empty if the cookie is not one of ours."""
+        name, _, signature = cookie.partition(".")
+        expected = self._signature(name).encode()
+        return name if hmac.compare_digest(signature.encode("utf-8", "surrogatepass"), expected) else ""
+
+    def _signature(self, name: str) -> str:
+        return hmac.new(self._key, name.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
 class Guard:
     """ASGI middleware that refuses foreign requests and gives every browser a session.
 
     Parameters
     ----------
     app
-        What it stands before; finds the session's secret in ``scope["state"]["owner"]``, empty where a request has none.
+        What it stands before; finds the session's name in ``scope["state"]["owner"]``, empty where a request has none.
     host
         The address that the server listens on.
     cookie
@@ -106,6 +129,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str, cookie: str) -> None:
         self._app, self._host, self._cookie = app, host, cookie
+        self._sessions = Sessions()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -115,10 +139,9 @@ class Guard:
         if scope["type"] != "http":
             return
         headers = Headers(scope=scope)
-        owner = cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
-        fresh = ""
-        if scope["path"] == "/" and len(owner) < 32:
-            owner = fresh = secrets.token_urlsafe(32)
+        owner = self._sessions.owner(cookie_parser(headers.get("cookie", "")).get(self._cookie, ""))
+        # A cookie that somebody else has chosen is not kept.
+        fresh = self._sessions.new() if scope["path"] == "/" and not owner else ""
         scope.setdefault("state", {})["owner"] = owner
 
         async def answer(message: Message) -> None:
@@ -133,7 +156,7 @@ class Guard:
 
         reason = self._foreign(scope, headers)
         if not reason and scope["path"].startswith("/api/") and not owner:
-            reason = "open the page first: this request belongs to no session"
+            reason = "this request belongs to no session; load the page again"
         if reason:
             await JSONResponse({"error": reason, "fields": {}}, 403)(scope, receive, answer)
             return

@@ -1,15 +1,16 @@
-"""Runs in a queue, and the one thread that works them off."""
+"""Runs in a queue, and the one thread that has them worked off, session by session."""
 
 from __future__ import annotations
 
 import logging
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from maury.errors import MauryError
 from maury.priors import Prior
@@ -45,6 +46,8 @@ class Run:
         The numbers, as ``maury infer --json`` gives them.
     seconds
         From its start to its end.
+    turn
+        Runs are done by their turns: a session's runs have one each, and those of another come between.
     """
 
     id: str
@@ -59,6 +62,7 @@ class Run:
     error: str = ""
     result: Mapping[str, Any] | None = None
     seconds: float = 0.0
+    turn: int = 0
 
     @property
     def folder(self) -> Path:
@@ -72,35 +76,46 @@ class Run:
 
 
 class _Cancelled(Exception):
-    """Raised inside a run to end it."""
+    """Raised by ``progress`` to end a run."""
+
+
+class Work(Protocol):
+    """Who does the runs."""
+
+    def prepare(self) -> None:
+        """Do, before the first run, what makes it quick."""
+
+    def __call__(self, run: Run, progress: Progress) -> Mapping[str, Any]:
+        """Do a run: tell its stages, return the numbers. What is raised ends the run alone.
+
+        ``progress`` is called often: it raises what ends a run that is no longer wanted.
+        """
+
+    def stop(self) -> None:
+        """Give up whatever is being done; called from another thread."""
 
 
 class Jobs:
-    """A queue of runs and its worker.
+    """A queue of runs.
 
     Parameters
     ----------
     work
-        Does a run: told the run and whom to tell its stages, returns the numbers. What it raises ends the run alone.
+        Does them.
     settings
         Length of the queue, and how long a run outlives its page.
-    prepare
-        Done by the worker before the first run.
     """
 
-    def __init__(
-        self,
-        work: Callable[[Run, Progress], Mapping[str, Any]],
-        settings: Settings,
-        prepare: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._work, self._settings, self._prepare = work, settings, prepare
+    def __init__(self, work: Work, settings: Settings) -> None:
+        self._work, self._settings = work, settings
         self._runs: dict[str, Run] = {}
         self._cancelled: set[str] = set()
         # Until when each session is taken to have a page open.
         self._watched: dict[str, float] = {}
-        self._change = threading.Condition()
+        self._change = threading.Condition(threading.RLock())
         self._ending = False
+        # The turn of the run that was begun last.
+        self._turn = 0
         self.ready = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="maury-worker", daemon=True)
 
@@ -108,17 +123,35 @@ class Jobs:
         """Start the worker."""
         self._thread.start()
 
-    def stop(self, seconds: float = 10.0) -> None:
+    def stop(self, seconds: float = 3.0) -> None:
         """Cancel everything; wait some seconds for the worker to end."""
         with self._change:
             self._ending = True
             self._cancelled |= set(self._runs)
             self._change.notify_all()
+        self._work.stop()
         if self._thread.is_alive():
             self._thread.join(seconds)
 
+    def check_room(self, owner: str) -> None:
+        """Say whether one more run of a session can wait.
+
+        Raises
+        ------
+        Refused
+            If too many wait already.
+        """
+        with self._change:
+            waiting = [run.owner for run in self._runs.values() if run.state == "queued"]
+        if waiting.count(owner) >= self._settings.most_waiting:
+            raise Refused(
+                f"{self._settings.most_waiting} runs of yours are waiting already; let some end first", 429
+            )
+        if len(waiting) >= self._settings.all_waiting:
+            raise Refused(f"{len(waiting)} runs are waiting already; try again in a minute", 429)
+
     def add(self, owner: str, upload: Upload, wanted: Wanted, priors: Mapping[str, Prior]) -> Run:
-        """Put a run at the end of the queue.
+        """Put a run into the queue; beyond `Settings.most_runs` of a session the oldest results are dropped.
 
         Raises
         ------
@@ -126,13 +159,21 @@ class Jobs:
             If the queue is full.
         """
         with self._change:
-            if sum(run.state == "queued" for run in self._runs.values()) >= self._settings.most_waiting:
-                raise Refused(
-                    f"{self._settings.most_waiting} runs are waiting already; try again in a minute", 429
-                )
+            self.check_room(owner)
             number = max((run.number for run in self._of(owner, upload.id)), default=0) + 1
-            run = Run(secrets.token_urlsafe(18), owner, upload, number, wanted, priors)
+            turn = max(
+                (r.turn + 1 for r in self._runs.values() if r.owner == owner and not r.ended), default=0
+            )
+            turn = max(turn, self._turn)
+            run = Run(secrets.token_urlsafe(18), owner, upload, number, wanted, priors, turn=turn)
             self._runs[run.id] = run
+            old = [r for r in self._runs.values() if r.owner == owner and r.ended]
+            most = self._settings.most_runs - sum(
+                r.owner == owner and not r.ended for r in self._runs.values()
+            )
+            for dropped in old[: max(len(old) - max(most, 0), 0)]:
+                del self._runs[dropped.id]
+                shutil.rmtree(dropped.folder, ignore_errors=True)
             self._watch(owner)
             self._change.notify_all()
         return run
@@ -158,8 +199,13 @@ class Jobs:
     def ahead(self, run: Run) -> int:
         """How many runs come before one that waits."""
         with self._change:
-            waiting = [r.id for r in self._runs.values() if r.state in ("queued", "running")]
-            return waiting.index(run.id) if run.id in waiting else 0
+            running = sum(r.state == "running" for r in self._runs.values())
+            queue = [r.id for r in self._queue()]
+            return queue.index(run.id) + running if run.id in queue else 0
+
+    def _queue(self) -> list[Run]:
+        # Of equal turns, the one that came first.
+        return sorted((run for run in self._runs.values() if run.state == "queued"), key=lambda run: run.turn)
 
     def cancel(self, owner: str, key: str) -> Run:
         """Cancel a run: at once if it waits, at the next word of its progress if it runs.
@@ -221,19 +267,20 @@ class Jobs:
         """Wait for the next run; None at the end."""
         with self._change:
             while not self._ending:
-                run = next((run for run in self._runs.values() if run.state == "queued"), None)
+                run = next(iter(self._queue()), None)
                 if run is None:
                     self._change.wait()
                 elif self._abandoned(run):
                     self._end(run, "cancelled", "its page was closed")
                 else:
                     self._runs[run.id] = replace(run, state="running")
+                    self._turn = run.turn
                     return run
         return None
 
     def _loop(self) -> None:
         try:
-            self._prepare()
+            self._work.prepare()
         except Exception:
             _LOG.exception("the first run will be slower")
         self.ready.set()
@@ -262,9 +309,12 @@ class Jobs:
         except _Cancelled as reason:
             state, error = "cancelled", str(reason)
         except MauryError as reason:
-            error = run.upload.named(str(reason))
+            error = run.upload.file.named(str(reason))
         except Exception:
-            _LOG.exception("run %s failed", run.id)
+            if not self._ending:
+                _LOG.exception("run %s failed", run.id)
             error = "something went wrong inside maury; the server's log has the details"
         with self._change:
             self._end(run, state, error, result=result, seconds=time.perf_counter() - began)
+            if run.id not in self._runs:
+                shutil.rmtree(run.folder, ignore_errors=True)

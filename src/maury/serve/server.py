@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import functools
+import gc
 import shutil
 import signal
 import socket
@@ -15,21 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from maury.errors import MauryError
 from maury.files import alone
-from maury.models import load_model
-from maury.serve.app import create_app
-from maury.serve.jobs import Jobs
+from maury.serve.connections import Patient
 from maury.serve.settings import Settings
-from maury.serve.uploads import Uploads
-from maury.serve.wanted import choices
-from maury.serve.work import warm_up, worker
+from maury.serve.worker import Worker
 
 _PREFIX = "maury-serve-"
 _LOCK = ".lock"
-# Seconds.
-_YOUNG = 60.0
+# Seconds: before which a folder may not hold its lock yet, and for answers on their way when the server ends.
+_YOUNG, _LAST_WORDS = 60.0, 0.3
 
 
 def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -> None:
@@ -47,20 +47,57 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
     MauryError
         If the port is in use or cannot be had, or the model cannot be loaded.
     """
-    with contextlib.closing(listen(settings.host, settings.port)) as opened, working_folder() as root:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(contextlib.closing(listen(settings.host, settings.port)))
+        stack.enter_context(_terminated_as_interrupted())
+        root = stack.enter_context(working_folder())
         port: int = opened.getsockname()[1]
         settings = replace(settings, port=port)
+        # It loads the model while this process imports the rest.
+        worker = Worker(settings)
+        stack.callback(worker.stop)
+
+        from maury.serve.app import create_app
+        from maury.serve.jobs import Jobs
+        from maury.serve.readers import Readers
+        from maury.serve.uploads import Uploads
+        from maury.serve.wanted import choices
+        from maury.spectra.formats import isolated
+
+        readers = Readers(settings)
+        stack.callback(isolated.close_all)
         models = choices(settings.model)
-        own = next(iter(models.values()))
-        jobs = Jobs(worker(models), settings, warm_up(load_model(own.folder or settings.model)))
-        app = create_app(settings, models, Uploads(root, settings), jobs)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, limit_concurrency=128,
-            timeout_graceful_shutdown=3,
-        )  # fmt: skip
+        jobs = Jobs(worker, settings)
+        app = create_app(settings, models, readers, Uploads(root, settings, readers), jobs)
+        worker.load()
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
-        with _terminated_as_interrupted(), contextlib.suppress(KeyboardInterrupt):
-            _Server(config, lambda: started(f"http://{name}:{port}")).run(sockets=[opened])
+
+        def ending() -> None:
+            readers.stop()
+            isolated.close_all()
+            worker.stop()
+
+        with contextlib.suppress(KeyboardInterrupt):
+            _Server(configured(app, settings), lambda: started(f"http://{name}:{port}"), ending).run(
+                sockets=[opened]
+            )
+    # Looking for cycles among all that torch has loaded would take seconds of a busy machine at the very end.
+    gc.freeze()
+
+
+def configured(app: Starlette, settings: Settings) -> uvicorn.Config:
+    """Return uvicorn's settings for an application."""
+    return uvicorn.Config(
+        app,
+        # What it takes for the class of a connection.
+        http=functools.partial(Patient, settings=settings),  # type: ignore[arg-type]
+        ws="none",
+        loop="asyncio",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -119,12 +156,22 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Tells when it answers, and ends when it is told to."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._told = started
+        self._told, self._ending = started, ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._told()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # What waits for a process is answered by its end.
+        await asyncio.to_thread(self._ending)
+        await asyncio.sleep(_LAST_WORDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)

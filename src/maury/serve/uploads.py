@@ -1,47 +1,26 @@
-"""Files that browsers sent: received with a limit, kept under random names for a time, and looked into."""
+"""Files that browsers sent: received with limits, and kept under random names for a time."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from maury.errors import MauryError, SpectrumError
 from maury.serve.guard import owned
+from maury.serve.readers import Readers
+from maury.serve.reading import STORED, File, Listed
 from maury.serve.settings import Refused, Settings
-from maury.spectra.formats.registry import read_spectra, read_spectrum
-from maury.spectra.spectrum import Spectrum
 
-# As every upload is called on disk, whatever its own name.
-_STORED = "spectrum"
-_LISTED = 200
 _NAME_LENGTH = 120
 _MB = 2**20
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One spectrum of a file, as the page lists it: wavelengths in Angstrom, ``used`` the number of usable pixels."""
-
-    index: int
-    id: str
-    snr: float
-    pixels: int
-    used: int
-    low: float
-    high: float
-    frame: str
-    mjd: float | None = None
+# Seconds before it is judged how fast a file comes.
+_FIRST = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,7 +35,7 @@ class Upload:
         The session that sent it.
     name
         What the browser called it: shown, never used as a path.
-    folder, path
+    folder
         Where it and its results lie.
     size
         Bytes.
@@ -78,77 +57,30 @@ class Upload:
     used: float = 0.0
 
     @property
-    def path(self) -> Path:
-        """The file on disk."""
-        return self.folder / _STORED
+    def file(self) -> File:
+        """The file on disk, with its name."""
+        return File(self.folder / STORED, self.name)
+
+
+@dataclass(eq=False)
+class _Arrival:
+    """A file on its way."""
+
+    owner: str
+    limit: asyncio.Timeout
+    size: int = 0
+    gives_way: bool = False
+    began: float = field(default_factory=time.monotonic)
 
     @property
-    def stem(self) -> str:
-        """The name without its ending, fit for the names of downloads."""
-        stem = re.split(r"\.(fits?|ecsv|parquet)\b", self.name, maxsplit=1, flags=re.IGNORECASE)[0]
-        return re.sub(r"[^A-Za-z0-9_+-]+", "-", stem).strip("-") or _STORED
+    def age(self) -> float:
+        """Seconds since its request."""
+        return time.monotonic() - self.began
 
-    def named(self, message: str) -> str:
-        """Put the browser's name for the file in place of its path."""
-        return message.replace(str(self.path), self.name)
-
-    def read(self, index: int) -> Spectrum:
-        """Read one spectrum; it bears the browser's name for the file.
-
-        Raises
-        ------
-        SpectrumError
-            If there is no such spectrum.
-        """
-        try:
-            return self._named(read_spectrum(self.path, index))
-        except SpectrumError as error:
-            raise SpectrumError(self.named(str(error))) from None
-
-    def listing(self) -> tuple[tuple[Listed, ...], str]:
-        """Read the file: its spectra, and what stopped the reading.
-
-        Raises
-        ------
-        SpectrumError
-            If not one spectrum could be read.
-        """
-        found: list[Listed] = []
-        trouble = ""
-        spectra = read_spectra(self.path)
-        try:
-            for spectrum in islice(spectra, _LISTED):
-                found.append(_listed(self._named(spectrum), len(found)))
-            if len(found) == _LISTED:
-                trouble = f"only the first {_LISTED} spectra are listed"
-        except MauryError as error:
-            if not found:
-                raise SpectrumError(self.named(str(error))) from None
-            trouble = self.named(str(error))
-        finally:
-            spectra.close()  # type: ignore[attr-defined]
-        if not found:
-            raise SpectrumError(f"{self.name}: holds no spectrum")
-        return tuple(found), trouble
-
-    def _named(self, spectrum: Spectrum) -> Spectrum:
-        name = self.name.split(".")[0] if spectrum.id == _STORED else spectrum.id
-        return replace(spectrum, path=self.name, id=name)
-
-
-def _listed(spectrum: Spectrum, index: int) -> Listed:
-    wavelength, mjd = spectrum.grid.wavelength, spectrum.meta.get("mjd")
-    return Listed(
-        index=index,
-        id=spectrum.id,
-        snr=spectrum.snr,
-        pixels=spectrum.grid.n_pixels,
-        used=int(spectrum.good.sum()),
-        low=float(wavelength[0]),
-        high=float(wavelength[-1]),
-        frame=spectrum.frame,
-        mjd=float(mjd) if isinstance(mjd, int | float) else None,
-    )
+    @property
+    def rate(self) -> float:
+        """Bytes per second so far."""
+        return self.size / max(self.age, 1e-3)
 
 
 def shown_name(name: str) -> str:
@@ -167,69 +99,107 @@ class Uploads:
         Folder that they lie in, each in one of its own.
     settings
         Limits of size, number and time.
+    readers
+        Who looks into them.
     """
 
-    def __init__(self, root: Path, settings: Settings) -> None:
-        self._root, self._settings = root, settings
+    def __init__(self, root: Path, settings: Settings, readers: Readers) -> None:
+        self._root, self._settings, self._readers = root, settings, readers
         self._kept: dict[str, Upload] = {}
-        self._arriving = 0
-        # One file is read at a time: reading is what takes memory.
-        self._reading = threading.Lock()
+        # From their request until they are kept; those that are being received are also in the second.
+        self._coming: list[_Arrival] = []
+        self._receiving: list[_Arrival] = []
 
     async def receive(
         self, owner: str, name: str, announced: int | None, chunks: AsyncIterator[bytes]
     ) -> Upload:
-        """Write a file as it arrives, and look into it; nothing of it stays if it is refused.
+        """Write a file as it arrives, and have it looked into; nothing of it stays if it is refused.
+
+        It has `Settings.patience` seconds, and one more for every `Settings.pace` bytes that have come. Where too many arrive, the
+        slowest gives way.
 
         Raises
         ------
         Refused
             If it is too large, empty, too slow, one too many, or holds no spectrum.
         """
-        limit = self._settings.max_upload
-        if announced is not None and announced > limit:
+        if announced is not None and announced > self._settings.max_upload:
             raise self._too_large()
-        if len(self._kept) + self._arriving >= self._settings.most_files:
-            raise Refused("too many files are kept; remove some, or wait until older ones are deleted", 429)
         key = secrets.token_urlsafe(18)
         upload = Upload(key, owner, shown_name(name), self._root / key, 0)
-        self._arriving += 1
+        arrival = _Arrival(owner, asyncio.timeout(None))
+        self._check_room(owner, announced or 0)
+        self._coming.append(arrival)
         try:
+            await self._place(arrival)
             upload.folder.mkdir(mode=0o700)
-            size = await self._write(upload.path, chunks)
-            upload = replace(upload, size=size)
-            spectra, trouble = await asyncio.to_thread(self._list, upload)
+            try:
+                async with arrival.limit:
+                    await self._write(upload.file.path, arrival, chunks)
+            finally:
+                self._receiving.remove(arrival)
+            upload = replace(upload, size=arrival.size)
+            spectra, trouble = await self._readers.listing(owner, upload.file)
         except BaseException as error:
             shutil.rmtree(upload.folder, ignore_errors=True)
-            if isinstance(error, SpectrumError):
-                raise Refused(str(error), 422) from None
+            if isinstance(error, TimeoutError):
+                raise self._too_slow(arrival) from None
+            if isinstance(error, OSError):
+                raise _no_room(error) from None
             raise
         finally:
-            self._arriving -= 1
+            self._coming.remove(arrival)
         self._kept[key] = replace(upload, spectra=spectra, trouble=trouble, used=time.time())
         return self._kept[key]
 
-    async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> int:
-        size = 0
+    def _check_room(self, owner: str, announced: int) -> None:
+        settings = self._settings
+        files = [upload.owner for upload in self._kept.values()] + [arrival.owner for arrival in self._coming]
+        if files.count(owner) >= settings.most_files:
+            raise Refused(
+                f"{settings.most_files} files are kept for you; remove some, or wait until older ones are deleted",
+                429,
+            )
+        taken = sum(upload.size for upload in self._kept.values()) + sum(a.size for a in self._coming)
+        if len(files) >= settings.all_files or taken + announced > settings.all_bytes:
+            raise Refused("too many files are kept; wait until older ones are deleted", 429)
+
+    async def _place(self, arrival: _Arrival) -> None:
+        """Wait until this file may arrive; for that, one that is too slow may have to go."""
+        settings = self._settings
+        if sum(other.owner == arrival.owner for other in self._receiving) >= settings.most_arriving:
+            raise Refused(
+                f"{settings.most_arriving} files of yours arrive already; send one after the other", 429
+            )
+        while len(self._receiving) >= settings.all_arriving:
+            slow = [
+                a for a in self._receiving if a.age > _FIRST and a.rate < settings.pace and not a.gives_way
+            ]
+            if slow:
+                slowest = min(slow, key=lambda other: other.rate)
+                slowest.gives_way = True
+                slowest.limit.reschedule(asyncio.get_running_loop().time())
+            elif arrival.age > settings.patience:
+                raise Refused("too many files arrive at once; try again in a minute", 429)
+            await asyncio.sleep(0.02)
+        self._receiving.append(arrival)
+
+    async def _write(self, path: Path, arrival: _Arrival, chunks: AsyncIterator[bytes]) -> None:
+        settings, loop = self._settings, asyncio.get_running_loop()
+        began = loop.time()
         with path.open("wb") as stream:
             while True:
-                try:
-                    chunk = await asyncio.wait_for(anext(chunks, None), self._settings.patience)
-                except TimeoutError:
-                    raise Refused("the upload stood still for too long", 408) from None
+                if not arrival.gives_way:
+                    arrival.limit.reschedule(began + settings.patience + arrival.size / settings.pace)
+                chunk = await anext(chunks, None)
                 if chunk is None:
                     break
-                size += len(chunk)
-                if size > self._settings.max_upload:
+                arrival.size += len(chunk)
+                if arrival.size > settings.max_upload:
                     raise self._too_large()
                 stream.write(chunk)
-        if not size:
+        if not arrival.size:
             raise Refused("the file is empty", 422)
-        return size
-
-    def _list(self, upload: Upload) -> tuple[tuple[Listed, ...], str]:
-        with self._reading:
-            return upload.listing()
 
     def _too_large(self) -> Refused:
         return Refused(
@@ -237,6 +207,11 @@ class Uploads:
             "maury infer on the command line has no such limit",
             413,
         )
+
+    def _too_slow(self, arrival: _Arrival) -> Refused:
+        if arrival.gives_way:
+            return Refused("the file came so slowly that it had to give way to others; send it again", 503)
+        return Refused("the file came too slowly; send it again", 408)
 
     def get(self, owner: str, key: str) -> Upload:
         """Return a session's file.
@@ -250,7 +225,7 @@ class Uploads:
 
     def of(self, owner: str) -> list[Upload]:
         """Return a session's files, the oldest first."""
-        return [upload for upload in list(self._kept.values()) if upload.owner == owner]
+        return [upload for upload in self._kept.values() if upload.owner == owner]
 
     def touch(self, key: str) -> None:
         """Count a file's time from now."""
@@ -260,7 +235,7 @@ class Uploads:
     def expired(self) -> list[Upload]:
         """Files whose time is over."""
         end = time.time() - self._settings.keep
-        return [upload for upload in list(self._kept.values()) if upload.used < end]
+        return [upload for upload in self._kept.values() if upload.used < end]
 
     def remove(self, upload: Upload) -> None:
         """Delete a file and its results."""
@@ -268,36 +243,7 @@ class Uploads:
         shutil.rmtree(upload.folder, ignore_errors=True)
 
 
-def to_plot(spectrum: Spectrum, most: int = 30_000) -> dict[str, Any]:
-    """Return a spectrum for the page's plot, chip by chip: wavelength (Angstrom), flux over its median, and whether a pixel is usable.
-
-    Parameters
-    ----------
-    spectrum
-        The spectrum.
-    most
-        Points to return; of a longer spectrum, neighbouring pixels are averaged.
-    """
-    good, grid = spectrum.good, spectrum.grid
-    scale = float(np.median(np.abs(spectrum.flux[good]))) if good.any() else 1.0
-    together = -(-grid.n_pixels // most)
-    chips = []
-    for start, stop in grid.chips:
-        n = max((stop - start) // together, 1) * together
-        chip = slice(start, min(start + n, stop))
-        shape = (-1, together) if stop - start >= together else (1, -1)
-        flux = (spectrum.flux[chip] / (scale or 1.0)).reshape(shape).mean(1)
-        chips.append(
-            {
-                "wavelength": np.round(grid.wavelength[chip].reshape(shape).mean(1), 4).tolist(),
-                "flux": np.round(np.clip(np.nan_to_num(flux), -1e6, 1e6), 5).tolist(),
-                "good": good[chip].reshape(shape).any(1).astype(int).tolist(),
-            }
-        )
-    return {
-        "id": spectrum.id,
-        "index": spectrum.index,
-        "frame": spectrum.frame,
-        "scale": scale,
-        "chips": chips,
-    }
+def _no_room(error: OSError) -> Refused:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Refused("the server has no room left on its disk", 507)
+    return Refused(f"the server cannot write the file ({error.strerror})", 500)

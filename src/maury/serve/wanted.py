@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maury.errors import SpectrumError
 from maury.inference.infer import AUTO
 from maury.inference.options import Companion
 from maury.labels import Label, LabelSet
@@ -17,11 +16,10 @@ from maury.likelihood.residuals import Noise
 from maury.models import folder, shipped
 from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
 from maury.serve.settings import Refused
-from maury.spectra.spectrum import Spectrum
 from maury.weights import read_card
 
-# A normal narrower than this share of the label's range is a number, not a prior.
-_NARROWEST = 1e-5
+# What is narrower than this share of the label's range is a number, not a prior; a normal so many times wider is flat to rounding.
+_NARROWEST, _WIDEST = 1e-5, 1e3
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -106,12 +104,18 @@ class WantedPrior(_Strict):
         }
         if outside:
             raise _fields(outside)
+        span = high - low
         if self.kind == "normal":
-            if not value["sigma"] >= _NARROWEST * (high - low):
-                raise _fields({where + "sigma": f"must be at least {_NARROWEST * (high - low):.1g}"})
+            if not value["sigma"] >= _NARROWEST * span:
+                raise _fields({where + "sigma": f"must be at least {_NARROWEST * span:.1g}"})
+            if not value["sigma"] <= _WIDEST * span:
+                told = f"must be at most {_WIDEST * span:g}: the model's own prior is as flat"
+                raise _fields({where + "sigma": told})
             return TruncatedNormal(low=low, high=high, **value)
         if not value["low"] < value["high"]:
             raise _fields({where + "high": "must be larger than the lower end"})
+        if not value["high"] - value["low"] >= _NARROWEST * span:
+            raise _fields({where + "high": f"must be at least {_NARROWEST * span:.1g} above the lower end"})
         return LogUniform(**value) if isinstance(label.prior, LogUniform) else Uniform(**value)
 
 
@@ -128,8 +132,17 @@ class Wanted(_Strict):
     priors: Annotated[dict[str, WantedPrior], Field(max_length=20)] = {}
     regions: Annotated[list[tuple[_Number, _Number]], Field(max_length=100)] = []
 
-    def prepare(self, models: Mapping[str, Choice], spectrum: Spectrum) -> dict[str, Prior]:
-        """Check what depends on model and spectrum; return the priors.
+    def prepare(
+        self, models: Mapping[str, Choice], wrong_regions: Mapping[str, str] | None = None
+    ) -> dict[str, Prior]:
+        """Check what depends on the model; return the priors.
+
+        Parameters
+        ----------
+        models
+            Those that are offered.
+        wrong_regions
+            What has been found wrong with the regions, by field (`maury.serve.reading.wrong_regions`).
 
         Raises
         ------
@@ -149,13 +162,7 @@ class Wanted(_Strict):
                 priors[name] = wanted.on(labels[name])
             except Refused as error:
                 wrong |= error.fields
-        for i, region in enumerate(self.regions):
-            try:
-                spectrum.without([region])
-            except SpectrumError as error:
-                wrong[f"regions.{i}"] = str(error)
-        if not wrong and not spectrum.without(self.regions).good.any():
-            wrong["regions"] = "no usable pixel is left"
+        wrong |= wrong_regions or {}
         if wrong:
             raise _fields(wrong)
         return priors

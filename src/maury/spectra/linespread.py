@@ -20,6 +20,7 @@ from maury.spectra.spectrum import PixelGrid
 
 # Full width at half maximum of a Gaussian, in units of its standard deviation.
 FWHM = 2 * math.sqrt(2 * math.log(2))
+_RESOLUTIONS = (10.0, 1e9)
 
 
 Rows = NDArray[np.int64] | slice
@@ -60,15 +61,18 @@ class Gaussian:
     Raises
     ------
     SpectrumError
-        If the resolving power is not positive and finite.
+        If the resolving power lies outside 10 to 1e9.
     """
 
     resolution: float
     integrate: bool = True
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.resolution) and self.resolution > 0):
-            raise SpectrumError(f"a resolving power must be positive and finite, not {self.resolution}")
+        # A line as wide as the spectrum, or one whose width is lost beside a wavelength's last digits, is no measurement.
+        if not _RESOLUTIONS[0] <= self.resolution <= _RESOLUTIONS[1]:
+            raise SpectrumError(
+                f"a resolving power must lie between {_RESOLUTIONS[0]:g} and {_RESOLUTIONS[1]:g}, not be {self.resolution:g}"
+            )
 
     @property
     def sigma(self) -> float:

@@ -15,6 +15,13 @@ from maury.text import readable
 if TYPE_CHECKING:
     from maury.spectra.linespread import LineSpread
 
+_LONGEST_NAME = 200
+# Between these, networks in single precision and squares in double still have all their digits; and more than any spectrograph's
+# signal-to-noise ratio.
+_MOST_FLUX, _IVAR, _MOST_SNR = 1e40, (1e-80, 1e60), 1e7
+# Below which v_correction must be, km/s: no observatory moves faster, in space either; of spectra at rest it is the star's own velocity.
+_MOST_KMS = {"observatory": 100.0, "barycentric": 100.0, "rest": 3000.0}
+
 
 @dataclass(frozen=True)
 class PixelGrid:
@@ -73,7 +80,8 @@ class Spectrum:
     frame
         ``"observatory"``, ``"barycentric"`` or ``"rest"``: in which frame the wavelengths are.
     v_correction
-        What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown.
+        What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown. Of an observatory it stays below
+        100 km/s (the earth moves with 31), of a spectrum that was moved to rest below 3000.
     bitmask
         The file's own pixel mask, shape ``(n_pixels,)``, kept for pictures and for other rules;
         None where absent.
@@ -109,9 +117,42 @@ class Spectrum:
             raise SpectrumError("ivar must be finite and >= 0: set it to 0 where a pixel is bad")
         if not np.all(np.isfinite(flux[ivar > 0])):
             raise SpectrumError("flux is not finite where ivar > 0: set ivar to 0 there")
-        object.__setattr__(self, "id", readable(self.id))
+        self._check_scale(flux, ivar)
+        self._check_correction()
+        object.__setattr__(self, "id", readable(self.id)[:_LONGEST_NAME])
         object.__setattr__(self, "flux", np.where(np.isfinite(flux), flux, 0.0))
         object.__setattr__(self, "ivar", ivar)
+
+    def _check_scale(self, flux: NDArray[np.float64], ivar: NDArray[np.float64]) -> None:
+        good = ivar > 0
+        if not good.any():
+            return
+        level, typical, most = (
+            float(np.abs(flux[good]).max()),
+            float(np.median(ivar[good])),
+            float(ivar[good].max()),
+        )
+        if level > _MOST_FLUX or not _IVAR[0] < typical <= most < _IVAR[1]:
+            raise SpectrumError(
+                f"flux up to {level:.3g} with ivar {typical:.3g}, {most:.3g} at most, leaves what can be computed with: "
+                "give it in another unit"
+            )
+        with np.errstate(over="ignore", under="ignore"):
+            snr = float((np.abs(flux[good]) * np.sqrt(ivar[good])).max())
+        if snr > _MOST_SNR:
+            raise SpectrumError(
+                f"a signal-to-noise ratio of {snr:.3g} a pixel: flux and errors are not in the same unit"
+            )
+
+    def _check_correction(self) -> None:
+        if self.v_correction is None:
+            return
+        limit = _MOST_KMS.get(self.frame, _MOST_KMS["observatory"])
+        if not abs(self.v_correction) < limit:
+            metres = ": is it in m/s? It must be in km/s" if 1 < abs(self.v_correction) / limit < 1000 else ""
+            raise SpectrumError(
+                f"v_correction {self.v_correction:g} km/s: below {limit:g} is possible in the {self.frame} frame, None where unknown{metres}"
+            )
 
     @property
     def good(self) -> NDArray[np.bool_]:

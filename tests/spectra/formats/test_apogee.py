@@ -184,10 +184,12 @@ def test_correction_is_that_of_the_header_first(write_visit: Visit) -> None:
 @pytest.mark.parametrize("mark", [-9999.99, -9999.0, 99.99, 0.0, "", "none", None])
 @pytest.mark.parametrize("release", ["dr16", "dr17"])
 def test_marks_for_missing_corrections_are_seen(write_visit: Visit, mark: Any, release: str) -> None:
-    table = mark if isinstance(mark, float) else None
-    source = make_spectrum(v_correction=table)
+    def put_mark(hdus: fits.HDUList) -> None:
+        if release == "dr17":
+            hdus[11].data["BC"] = mark if isinstance(mark, float) else 0.0
+
     options = {"header": {"BC": mark}} if release == "dr16" else {}
-    spectrum = read_apvisit(write_visit(source=source, release=release, **options))
+    spectrum = read_apvisit(write_visit(put_mark, release=release, **options))
     assert spectrum.meta["v_correction_source"] == "astropy"
     assert spectrum.v_correction == pytest.approx(-14.58, abs=0.02)
 

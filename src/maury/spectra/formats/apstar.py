@@ -11,6 +11,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
+from maury.names import printable
 from maury.spectra.formats.bits import BAD
 from maury.spectra.formats.cards import (
     FLUX_UNIT,
@@ -30,27 +31,39 @@ __all__ = ["is_apstar", "is_aspcapstar", "read_apstar", "read_aspcapstar"]
 
 FLUX, ERROR, MASK, LSF = 1, 2, 3, 8
 _MODEL, _LABELS = 3, 4
-_MAX_SPECTRA = 20_000
+_MAX_SPECTRA = 2000
 _MAX_PIXELS = 100_000
 # The survey's mark for a pixel out of use, and what a velocity must stay below to be one (km/s).
 _HUGE = 9e9
 _VELOCITY_LIMIT = 3000.0
 _TEXTS = {"telescope": "TELESCOP", "field": "FIELD", "survey": "SURVEY", "pipeline": "V_APRED"}
+# Where PARAM holds them: Teff, log g, log v_micro, [M/H], [C/M], [N/M], [alpha/M], log v_macro (or v_sini), oxygen; and their own columns.
+_LABEL_PLACES = {"teff": (0, "TEFF"), "logg": (1, "LOGG"), "m_h": (3, "M_H"), "alpha_m": (6, "ALPHA_M")}
+_N_PARAM = 9
 _FLOATS = {"ra": "RA", "dec": "DEC", "snr": "SNR", "v_scatter": "VSCATTER"}
 
 
 def is_apstar(hdus: fits.HDUList) -> bool:
     """Tell whether an open FITS file is meant to be an apStar or asStar."""
     header = hdus[0].header
-    return "NVISITS" in header and (_is_log(header) or (len(hdus) > 1 and _is_log(hdus[1].header)))
+    log = _is_log(header) or (len(hdus) > 1 and _is_log(hdus[1].header))
+    return "NVISITS" in header and log and not is_aspcapstar(hdus)
 
 
 def is_aspcapstar(hdus: fits.HDUList) -> bool:
-    """Tell whether an open FITS file is meant to be an aspcapStar."""
-    if "NVISITS" in hdus[0].header or len(hdus) <= _MODEL:
+    """Tell whether an open FITS file is meant to be an aspcapStar.
+
+    Keywords do not tell it from an apStar: up to DR16 it has that one's, ``NVISITS`` too. HDUs do: HDU 3 is the best model, in floating
+    point, where an apStar has its mask, and its labels follow in HDU 4, where an apStar has the sky.
+    """
+    if len(hdus) <= _MODEL:
         return False
     one = [len(image_shape(hdus, hdu)) == 1 for hdu in (FLUX, ERROR, _MODEL)]
-    return all(one) and _is_log(hdus[FLUX].header) and "CRVAL1" in hdus[FLUX].header
+    model = number(hdus[_MODEL].header, "BITPIX") or 0
+    labelled = len(hdus) <= _LABELS or isinstance(hdus[_LABELS], fits.BinTableHDU)
+    return (
+        all(one) and model < 0 and labelled and _is_log(hdus[FLUX].header) and "CRVAL1" in hdus[FLUX].header
+    )
 
 
 def _is_log(header: fits.Header) -> bool:
@@ -136,23 +149,16 @@ def read_aspcapstar(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spe
     if flux.dtype.kind not in "iuf" or error.dtype.kind not in "iuf":
         raise SpectrumError(f"{path}: flux or error hold values of another kind than an aspcapStar's")
     grid = log_grid(hdus[FLUX].header, shape[0], f"{path} HDU {FLUX}")
-    row = _row(hdus, _LABELS)
-    names = {
-        "teff_survey": "TEFF",
-        "logg_survey": "LOGG",
-        "m_h_survey": "M_H",
-        "snr": "SNR",
-        "ra": "RA",
-        "dec": "DEC",
-    }
-    meta: dict[str, Any] = {name: number(row, key) for name, key in names.items()}
-    meta |= {"lsf_source": "assumed", "combined": True}
+    row, header = _row(hdus, _LABELS), hdus[0].header
+    meta: dict[str, Any] = {name: text(header, key) or None for name, key in _TEXTS.items()}
+    meta |= {name: _either(row, header, key) for name, key in _FLOATS.items()}
+    meta |= _survey_labels(row) | {"lsf_source": "assumed", "combined": True}
     # It holds no mask: gaps and pixels that were not fitted are exactly 0.
     mask = np.where(flux == 0, BAD, 0).astype(np.int64)
     yield _spectrum(
         grid, flux, error, mask, reject | BAD,
-        id=_name(row, "APOGEE_ID") or path.name.split(".fit")[0].removeprefix("aspcapStar-"),
-        v_correction=velocity(row, "VHELIO_AVG"), lsf=apogee().grid_lsf,
+        id=_name(row, "APOGEE_ID") or text(header, "OBJ") or path.name.split(".fit")[0].removeprefix("aspcapStar-"),
+        v_correction=believed(velocity(row, "VHELIO_AVG", "VHELIO") or velocity(header, "VHELIO")), lsf=apogee().grid_lsf,
         path=str(path), index=0, meta={k: v for k, v in meta.items() if v is not None},
     )  # fmt: skip
 
@@ -228,7 +234,36 @@ def _removed(header: fits.Header, visit: int, recent: bool, combined: bool) -> f
         relative, correction = velocity(header, f"VRAD{visit}"), number(header, f"BC{visit}")
         if value is None and relative is not None and correction is not None:
             value = relative + correction
-    return value if value is not None and abs(value) < _VELOCITY_LIMIT else None
+    return believed(value)
+
+
+def believed(velocity: float | None) -> float | None:
+    """Return a velocity, km/s, that the survey took out; None where it is none of a star."""
+    return velocity if velocity is not None and abs(velocity) < _VELOCITY_LIMIT else None
+
+
+def _either(row: Any, header: fits.Header, key: str) -> float | None:
+    value = number(row, key)
+    return number(header, key) if value is None else value
+
+
+def _survey_labels(row: Any) -> dict[str, float | None]:
+    """Read the survey's labels: columns of their own since DR14, before that ``PARAM`` (calibrated) and ``FPARAM`` (as fitted) alone."""
+    calibrated, fitted = (_vector(row, key) for key in ("PARAM", "FPARAM"))
+    found = {}
+    for name, (place, key) in _LABEL_PLACES.items():
+        values = (number(row, key) if key else None, calibrated.get(place), fitted.get(place))
+        found[f"{name}_survey"] = next((value for value in values if value is not None), None)
+    return found
+
+
+def _vector(row: Any, key: str) -> dict[int, float]:
+    """Numbers of a vector by their place, without marks for missing ones."""
+    try:
+        values = dict(enumerate(np.asarray(row[key], dtype=np.float64).ravel()[:_N_PARAM]))
+    except (KeyError, ValueError, TypeError, IndexError):
+        return {}
+    return {place: v for place in values if (v := number(values, place)) is not None}  # type: ignore[arg-type]
 
 
 def _row(hdus: fits.HDUList, hdu: int) -> Any:
@@ -241,6 +276,6 @@ def _row(hdus: fits.HDUList, hdu: int) -> Any:
 
 def _name(row: Any, key: str) -> str:
     try:
-        return str(row[key]).strip()
+        return printable(str(row[key]).strip())
     except (KeyError, ValueError, IndexError, UnicodeError):
         return ""

@@ -12,10 +12,13 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
+from maury.names import printable
 from maury.spectra.formats.fits import reason
 
 # Errors this many times the chip's median mark pixels that the pipeline gave up on.
 _ERROR_LIMIT = 1e3
+# More than any spectrograph's signal-to-noise ratio of a pixel: its error is none.
+SNR_LIMIT = 1e6
 # Of all formats but aspcapStar, whose spectra are divided by their continuum.
 FLUX_UNIT = "1e-17 erg / (Angstrom s cm2)"
 _MISSING = (-9999.99, -9999.0)
@@ -46,8 +49,11 @@ def unsigned(mask: NDArray[Any]) -> NDArray[np.int64]:
 def inverse_variance(
     flux: NDArray[np.float64], error: NDArray[np.float64], usable: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Inverse variance ``(n_chips, n)``: 0 where values are not finite or the error is not positive or far beyond the chip's median."""
-    good = usable & np.isfinite(flux) & np.isfinite(error) & (error > 0)
+    """Inverse variance ``(n_chips, n)``: 0 where values are not finite or the error is not positive, far beyond the chip's median or nothing beside the flux."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        good = (
+            usable & np.isfinite(flux) & np.isfinite(error) & (error > 0) & (np.abs(flux) < SNR_LIMIT * error)
+        )
     for chip, there in enumerate(good):
         if there.any():
             there &= error[chip] <= _ERROR_LIMIT * np.median(error[chip][there])
@@ -81,4 +87,4 @@ def text(header: Mapping[str, Any], key: str) -> str:
         value = header.get(key)
     except fits.VerifyError:
         return ""
-    return str(value).strip() if isinstance(value, str | int | float) else ""
+    return printable(str(value).strip()) if isinstance(value, str | int | float) else ""

@@ -15,12 +15,13 @@ from typing import Any
 from astropy.io import fits
 
 from maury.errors import MauryError, MauryWarning, SpectrumError
+from maury.names import printable
 from maury.spectra.formats.headers import BLOCK as _BLOCK
-from maury.spectra.formats.headers import check_sizes
+from maury.spectra.formats.headers import check_headers
 
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 # A compressed file is unpacked in memory: no spectrum needs more, and a hostile file must not take all.
-_UNPACKED_LIMIT = 2**29
+_UNPACKED_LIMIT = 2**27
 _OTHER_KINDS = {
     b"\x89HDF": "an HDF5 file",
     b"PK\x03\x04": "a zip archive (NumPy's .npz is one)",
@@ -61,13 +62,18 @@ def open_fits(path: str | os.PathLike[str]) -> Iterator[fits.HDUList]:
             warnings.simplefilter("always", MauryWarning)
             source, size = _locate(path)
             with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
-                check_sizes(stream, path)
+                check_headers(stream, size, path)
             if isinstance(source, io.BytesIO):
                 source.seek(0)
-            with fits.open(source, memmap=False) as hdus:
-                _check_complete(hdus, source, size, path)
+            with fits.open(source, memmap=False, disable_image_compression=True) as hdus:
+                _check_known(hdus, path)
                 yield hdus
-    except MauryError:
+    except MauryError as error:
+        if printable(str(path)) in str(error):
+            raise
+        raise SpectrumError(f"{path}: {error}") from None
+    except MemoryError:
+        # Not the file's fault alone: whoever set a limit tells of it.
         raise
     except PermissionError as error:
         raise SpectrumError(f"{path}: no permission to read this file") from error
@@ -131,23 +137,8 @@ def _check_fits(head: bytes, path: Path) -> None:
     raise SpectrumError(f"{path}: not a FITS file; it looks like {kind}")
 
 
-def _check_complete(hdus: fits.HDUList, source: Path | io.BytesIO, size: int, path: Path) -> None:
-    """Compare the sizes that the headers tell with the file's; HDU by HDU, before any array is read."""
-    end = 0
-    for number in range(len(hdus)):
-        if number and not isinstance(hdus[number], fits.hdu.base.ExtensionHDU):
+def _check_known(hdus: fits.HDUList, path: Path) -> None:
+    """See that astropy made something of every header: where it cannot, it stops, or takes an HDU for a block of bytes."""
+    for number in range(1, len(hdus)):
+        if not isinstance(hdus[number], fits.hdu.base.ExtensionHDU):
             raise SpectrumError(f"{path} HDU {number}: its header is damaged or truncated")
-        # Without the padding to a full block, which some writers leave out at the end.
-        end = hdus[number].fileinfo()["datLoc"] + hdus[number].size
-        if end > size:
-            raise SpectrumError(f"{path} HDU {number}: truncated: {size} of at least {end} bytes are there")
-    # astropy stops at a header it cannot read: whatever follows the last HDU is such a header.
-    end += -end % _BLOCK
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            stream.seek(end)
-            rest = stream.read(_BLOCK)
-    else:
-        rest = source.getvalue()[end : end + _BLOCK]
-    if rest.strip(b"\0 \r\n"):
-        raise SpectrumError(f"{path} HDU {len(hdus)}: its header is damaged or truncated")

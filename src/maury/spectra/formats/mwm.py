@@ -11,8 +11,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.spectra.formats.apstar import log_grid
-from maury.spectra.formats.cards import FLUX_UNIT, number, text, velocity
+from maury.spectra.formats.apstar import believed, log_grid
+from maury.spectra.formats.cards import FLUX_UNIT, SNR_LIMIT, number, text, velocity
 from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
 
@@ -20,7 +20,7 @@ __all__ = ["is_mwm", "read_mwm"]
 
 # HDUs 1 and 2 are BOSS's, in the optical.
 APOGEE_HDUS = (3, 4)
-_MAX_PIXELS = 100_000
+_MAX_PIXELS, _MAX_SPECTRA = 100_000, 2000
 _COLUMNS = ("flux", "ivar", "pixel_flags")
 
 
@@ -47,7 +47,10 @@ def read_mwm(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spectrum]:
         # The checksum of an empty table may be wrong: its length alone tells.
         if not hdus[hdu].header.get("NAXIS2"):
             continue
-        for row in _table(hdus, hdu, path):
+        table = _table(hdus, hdu, path)
+        if len(table) > _MAX_SPECTRA:
+            raise SpectrumError(f"{path} HDU {hdu}: {len(table)} spectra; no star has so many")
+        for row in table:
             yield _spectrum(hdus, hdu, row, path, reject, index)
             index += 1
     if index == 0:
@@ -94,6 +97,8 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
     for start, stop in grid.chips:
         on_chip[start:stop] = True
     good = on_chip & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0) & ((mask & reject) == 0)
+    with np.errstate(all="ignore"):
+        good &= np.abs(flux) * np.sqrt(np.abs(ivar)) < SNR_LIMIT
     names = {"snr": "snr", "mjd": "mjd", "fiber": "fiber", "v_rel_survey": "v_rel", "bc": "bc"}
     meta: dict[str, Any] = {name: number(row, key) for name, key in names.items()}
     primary = hdus[0].header
@@ -110,7 +115,7 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
         np.where(good, ivar, 0.0),
         id=name or path.name.split(".fit")[0],
         frame="rest",
-        v_correction=velocity(row, "v_rad"),
+        v_correction=believed(velocity(row, "v_rad")),
         bitmask=mask,
         lsf=apogee().grid_lsf,
         path=str(path),

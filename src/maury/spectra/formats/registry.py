@@ -139,14 +139,17 @@ def read_spectrum(
 
 
 def read_all(
-    files: Iterable[str | os.PathLike[str]], instrument: Instrument | None = None
+    files: Iterable[str | os.PathLike[str]],
+    instrument: Instrument | None = None,
+    read: Callable[[Path], Iterator[Spectrum]] | None = None,
 ) -> Iterator[Spectrum | Failure]:
     """Yield every spectrum of some files, in order; a failure in place of those that could not be read.
 
-    Tables are read as those of ``instrument``, if it is given.
+    Tables are read as those of ``instrument``, if it is given. ``read`` takes the place of `read_spectra`; see
+    `maury.spectra.formats.isolated`.
     """
     for file in map(Path, files):
-        spectra, index = read_spectra(file, instrument=instrument), 0
+        spectra, index = read(file) if read else read_spectra(file, instrument=instrument), 0
         while True:
             # After a failed read the rest of the file is lost.
             try:
