@@ -156,7 +156,7 @@ def contents():
     merged = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 20)}]}}\n" for i in range(1, 12))
     listed = "".join(f"# - {line}\n" for line in merged.splitlines())
     yield "ECSV, merged mappings", ".ecsv", replaced(ecsv(), (b"# meta: !!omap\n", b"# meta: !!omap\n" + listed.encode())), None
-    yield "ECSV, deep lists", ".ecsv", replaced(ecsv(), (b"- {id: HD 1}", b"- {id: " + b"[" * 5000 + b"}")), "damaged"
+    yield "ECSV, deep lists", ".ecsv", replaced(ecsv(), (b"- {id: HD 1}", b"- {id: " + b"[" * 1500 + b"}")), "damaged"
     yield "ECSV, an object of Python", ".ecsv", replaced(ecsv(), (b"- {id: HD 1}", b"- {id: !!python/object/apply:os.system ['true']}")), "damaged"
     yield "VOTable, data elsewhere", ".vot", votable(f'<BINARY><STREAM href="{ADDRESS}"/></BINARY>'), "lie elsewhere"
     yield "VOTable, data elsewhere in UTF-16", ".vot", votable(f'<FITS><STREAM href="{ADDRESS}"/></FITS>').decode().replace('"1.0"?', '"1.0" encoding="utf-16"?').encode("utf-16"), "not a FITS file"

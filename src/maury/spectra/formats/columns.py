@@ -346,7 +346,7 @@ def read_votable(path: Path, wanted: Wanted) -> PlainTable:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = votable.parse(io.BytesIO(content), verify="ignore")
-            tables = [table for table in parsed.iter_tables() if table.nrows]
+            tables = [table for table in parsed.iter_tables() if len(table.array)]
             table = next(t for t in tables if any(wanted(str(f.name).lower()) for f in t.fields))
             rows = table.array
     except StopIteration:
