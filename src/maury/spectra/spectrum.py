@@ -83,12 +83,12 @@ class Spectrum:
     ivar
         Inverse variance of the flux, shape ``(n_pixels,)``; 0 where a pixel must not be used.
     id
-        The object's name; what is not printable in it is spelt out, as in ``\\x1b``.
+        The object's name; what is not printable in it (an escape, NUL) is spelt out.
     frame
         ``"observatory"``, ``"barycentric"`` or ``"rest"``: in which frame the wavelengths are.
     v_correction
-        What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown. Of an observatory it stays below
-        100 km/s (the earth moves with 31), of a spectrum that was moved to rest below 3000.
+        What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown. Of an observatory
+        it stays below 100 km/s (the earth moves with 31), of a spectrum that was moved to rest below 3000.
     bitmask
         The file's own pixel mask, shape ``(n_pixels,)``, kept for pictures and for other rules;
         None where absent.
@@ -134,7 +134,11 @@ class Spectrum:
         good = ivar > 0
         if not good.any():
             return
-        level, typical, most = float(np.abs(flux[good]).max()), float(np.median(ivar[good])), float(ivar[good].max())
+        level, typical, most = (
+            float(np.abs(flux[good]).max()),
+            float(np.median(ivar[good])),
+            float(ivar[good].max()),
+        )
         if level > _MOST_FLUX or not _IVAR[0] < typical <= most < _IVAR[1]:
             raise SpectrumError(
                 f"flux up to {level:.3g} with ivar {typical:.3g}, {most:.3g} at most, leaves what can be computed with: "
@@ -143,7 +147,9 @@ class Spectrum:
         with np.errstate(over="ignore", under="ignore"):
             snr = float((np.abs(flux[good]) * np.sqrt(ivar[good])).max())
         if snr > _MOST_SNR:
-            raise SpectrumError(f"a signal-to-noise ratio of {snr:.3g} a pixel: flux and errors are not in the same unit")
+            raise SpectrumError(
+                f"a signal-to-noise ratio of {snr:.3g} a pixel: flux and errors are not in the same unit"
+            )
 
     def _check_correction(self) -> None:
         if self.v_correction is None:
@@ -152,7 +158,8 @@ class Spectrum:
         if not abs(self.v_correction) < limit:
             metres = ": is it in m/s? It must be in km/s" if 1 < abs(self.v_correction) / limit < 1000 else ""
             raise SpectrumError(
-                f"v_correction {self.v_correction:g} km/s: below {limit:g} is possible in the {self.frame} frame, None where unknown{metres}"
+                f"v_correction {self.v_correction:g} km/s: below {limit:g} is possible in the {self.frame} frame, "
+                f"None where unknown{metres}"
             )
 
     @property

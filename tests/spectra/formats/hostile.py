@@ -4,6 +4,8 @@
 of tens of megabytes.
 """
 
+# ruff: noqa: E501 - a line a file
+
 from __future__ import annotations
 
 import base64
@@ -31,7 +33,12 @@ def header(*cards):
     return text + b" " * (-len(text) % BLOCK)
 
 
-PRIMARY = header("SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0", "EXTEND  =                    T")
+PRIMARY = header(
+    "SIMPLE  =                    T",
+    "BITPIX  =                    8",
+    "NAXIS   =                    0",
+    "EXTEND  =                    T",
+)
 
 
 def image(*cards, data=b""):
@@ -46,7 +53,13 @@ def table_header(*cards):
 def good_table():
     table = Table({"wavelength": W, "flux": np.linspace(9.0, 11.0, 400), "error": np.full(400, 0.1)})
     table["wavelength"].unit = "Angstrom"
-    table.meta = {"medium": "vacuum", "frame": "observatory", "id": "HD 1", "v_correction": 12.3, "resolution": 22_500.0}
+    table.meta = {
+        "medium": "vacuum",
+        "frame": "observatory",
+        "id": "HD 1",
+        "v_correction": 12.3,
+        "resolution": 22_500.0,
+    }
     return table
 
 
@@ -97,7 +110,8 @@ def tiles(kind, shape=(3, 64)):
 
 def votable(data, fields=None, before=""):
     fields = fields or "".join(
-        f'<FIELD name="{n}" datatype="double" {u}/>' for n, u in (("wavelength", 'unit="Angstrom"'), ("flux", ""), ("error", ""))
+        f'<FIELD name="{n}" datatype="double" {u}/>'
+        for n, u in (("wavelength", 'unit="Angstrom"'), ("flux", ""), ("error", ""))
     )
     return (
         f'<?xml version="1.0"?>{before}<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE>'
@@ -124,50 +138,219 @@ def contents():
     two = "NAXIS   =                    2"
     n2 = "NAXIS2  =                    3"
     damaged = "damaged"
-    yield "duplicate NAXIS1", ".fits", image(two, "NAXIS1  =                    4", "NAXIS1  =                -2880", n2), damaged
-    yield "lower-case naxis1", ".fits", image(two, "naxis1  =                    4", n2, "NAXIS1  =                   64"), damaged
-    yield "NAXIS1 with HIERARCH", ".fits", image(two, "HIERARCH NAXIS1 = -2880", "NAXIS1  =                    4", n2), damaged
+    yield (
+        "duplicate NAXIS1",
+        ".fits",
+        image(two, "NAXIS1  =                    4", "NAXIS1  =                -2880", n2),
+        damaged,
+    )
+    yield (
+        "lower-case naxis1",
+        ".fits",
+        image(two, "naxis1  =                    4", n2, "NAXIS1  =                   64"),
+        damaged,
+    )
+    yield (
+        "NAXIS1 with HIERARCH",
+        ".fits",
+        image(two, "HIERARCH NAXIS1 = -2880", "NAXIS1  =                    4", n2),
+        damaged,
+    )
     yield "NAXIS1 as a float", ".fits", image(two, "NAXIS1  =                4.0E0", n2), damaged
     yield "NAXIS1 = -  2880", ".fits", image(two, "NAXIS1  = -  2880", n2), damaged
     yield "PCOUNT = -  5760", ".fits", image("NAXIS   =                    0", "PCOUNT  = -  5760"), damaged
-    yield "PCOUNT = -5760", ".fits", image("NAXIS   =                    0", "PCOUNT  =                -5760"), damaged
+    yield (
+        "PCOUNT = -5760",
+        ".fits",
+        image("NAXIS   =                    0", "PCOUNT  =                -5760"),
+        damaged,
+    )
     yield "NAXIS of 2e9", ".fits", image("NAXIS   =           2000000000"), damaged
-    yield "TFIELDS of 2e9", ".fits", table_header(two, "NAXIS1  =                    0", "NAXIS2  =                    0", "PCOUNT  =                    0", "GCOUNT  =                    1", "TFIELDS =           2000000000"), damaged
+    yield (
+        "TFIELDS of 2e9",
+        ".fits",
+        table_header(
+            two,
+            "NAXIS1  =                    0",
+            "NAXIS2  =                    0",
+            "PCOUNT  =                    0",
+            "GCOUNT  =                    1",
+            "TFIELDS =           2000000000",
+        ),
+        damaged,
+    )
     yield "NAXIS1 is missing", ".fits", image(two, n2), damaged
-    yield "random groups", ".fits", PRIMARY.replace(card("EXTEND  =                    T"), card("GROUPS  =                    T")), damaged
-    yield "5,000 HDUs", ".fits", PRIMARY + header("XTENSION= 'IMAGE   '", "BITPIX  =                    8", "NAXIS   =                    0") * 5000, "more than 1000 HDUs"
-    yield "5,000 HDUs in gzip", ".fits.gz", gzip.compress(PRIMARY + header("XTENSION= 'IMAGE   '", "BITPIX  =                    8", "NAXIS   =                    0") * 5000, 1), "more than 1000 HDUs"
-    yield "no END in gzip", ".fits.gz", gzip.compress(PRIMARY + card("XTENSION= 'IMAGE   '") + card("COMMENT") * 100_000, 1), "no end"
+    yield (
+        "random groups",
+        ".fits",
+        PRIMARY.replace(card("EXTEND  =                    T"), card("GROUPS  =                    T")),
+        damaged,
+    )
+    yield (
+        "5,000 HDUs",
+        ".fits",
+        PRIMARY
+        + header("XTENSION= 'IMAGE   '", "BITPIX  =                    8", "NAXIS   =                    0")
+        * 5000,
+        "more than 1000 HDUs",
+    )
+    yield (
+        "5,000 HDUs in gzip",
+        ".fits.gz",
+        gzip.compress(
+            PRIMARY
+            + header(
+                "XTENSION= 'IMAGE   '", "BITPIX  =                    8", "NAXIS   =                    0"
+            )
+            * 5000,
+            1,
+        ),
+        "more than 1000 HDUs",
+    )
+    yield (
+        "no END in gzip",
+        ".fits.gz",
+        gzip.compress(PRIMARY + card("XTENSION= 'IMAGE   '") + card("COMMENT") * 100_000, 1),
+        "no end",
+    )
     yield "bomb in bz2", ".fits.bz2", bz2.compress(PRIMARY + b"\0" * 135_000_000), "unpacks to more than"
     yield "tiles PLIO_1", ".fits", tiles("PLIO_1"), "funpack"
-    yield "tiles RICE_1 of 2e9 pixels", ".fits", replaced(tiles("RICE_1"), (b"ZNAXIS1 =                   64", b"ZNAXIS1 =           2000000000")), "funpack"
+    yield (
+        "tiles RICE_1 of 2e9 pixels",
+        ".fits",
+        replaced(tiles("RICE_1"), (b"ZNAXIS1 =                   64", b"ZNAXIS1 =           2000000000")),
+        "funpack",
+    )
     yield "heap of 2e9 numbers", ".fits", heap("1PD(9)", (2_000_000_000, 0)), "varying length"
     yield "heap before the file", ".fits", heap("1PD(9)", (4, -2880)), "varying length"
-    yield "Parquet of lists", ".parquet", parquet({"wavelength": [[1.0] * 50_000] * 50, "flux": [1.0] * 50, "error": [1.0] * 50}), "one a pixel"
-    yield "Parquet of 2,000 columns", ".parquet", parquet({f"c{i}": np.zeros(2) for i in range(2000)}), "columns"
-    yield "Parquet of 900 columns by 1e6 rows", ".parquet", parquet({"wavelength": np.arange(1e5)} | {f"c{i}": np.zeros(100_000, "i1") for i in range(300)}), "needs a column flux"
-    yield "Parquet of long words", ".parquet", parquet({"wavelength": ["x" * 100_000] * 1000, "flux": np.ones(1000), "error": np.ones(1000)}), "one a pixel"
+    yield (
+        "Parquet of lists",
+        ".parquet",
+        parquet({"wavelength": [[1.0] * 50_000] * 50, "flux": [1.0] * 50, "error": [1.0] * 50}),
+        "one a pixel",
+    )
+    yield (
+        "Parquet of 2,000 columns",
+        ".parquet",
+        parquet({f"c{i}": np.zeros(2) for i in range(2000)}),
+        "columns",
+    )
+    yield (
+        "Parquet of 900 columns by 1e6 rows",
+        ".parquet",
+        parquet({"wavelength": np.arange(1e5)} | {f"c{i}": np.zeros(100_000, "i1") for i in range(300)}),
+        "needs a column flux",
+    )
+    yield (
+        "Parquet of long words",
+        ".parquet",
+        parquet({"wavelength": ["x" * 100_000] * 1000, "flux": np.ones(1000), "error": np.ones(1000)}),
+        "one a pixel",
+    )
     names = [f"c{i}" for i in range(100_000)]
-    yield "ECSV of 1e5 columns", ".ecsv", ("# %ECSV 1.0\n# ---\n# datatype:\n" + "".join(f"# - {{name: {n}, datatype: float64}}\n" for n in names) + " ".join(names) + "\n").encode(), "columns"
+    yield (
+        "ECSV of 1e5 columns",
+        ".ecsv",
+        (
+            "# %ECSV 1.0\n# ---\n# datatype:\n"
+            + "".join(f"# - {{name: {n}, datatype: float64}}\n" for n in names)
+            + " ".join(names)
+            + "\n"
+        ).encode(),
+        "columns",
+    )
     bad_unit = replaced(ecsv(), (b"unit: Angstrom", b"unit: 10**9999999999 Angstrom"))
     yield "ECSV, wavelengths in 10**9999999999 Angstrom", ".ecsv", bad_unit, "not known"
-    yield "ECSV, flux in 10**9999999999 Jy", ".ecsv", replaced(ecsv(), (b"name: flux, ", b"name: flux, unit: 10**9999999999 Jy, ")), None
-    yield "ECSV, a quantity in 10**9999999999 Angstrom", ".ecsv", replaced(ecsv(), (b"- {id: HD 1}", b"- {id: HD 1}\n# - {a: !astropy.units.Unit {unit: 10**9999999999 Angstrom}}")), None
-    merged = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 20)}]}}\n" for i in range(1, 12))
+    yield (
+        "ECSV, flux in 10**9999999999 Jy",
+        ".ecsv",
+        replaced(ecsv(), (b"name: flux, ", b"name: flux, unit: 10**9999999999 Jy, ")),
+        None,
+    )
+    yield (
+        "ECSV, a quantity in 10**9999999999 Angstrom",
+        ".ecsv",
+        replaced(
+            ecsv(),
+            (b"- {id: HD 1}", b"- {id: HD 1}\n# - {a: !astropy.units.Unit {unit: 10**9999999999 Angstrom}}"),
+        ),
+        None,
+    )
+    merged = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 20)}]}}\n" for i in range(1, 12)
+    )
     listed = "".join(f"# - {line}\n" for line in merged.splitlines())
-    yield "ECSV, merged mappings", ".ecsv", replaced(ecsv(), (b"# meta: !!omap\n", b"# meta: !!omap\n" + listed.encode())), None
-    yield "ECSV, deep lists", ".ecsv", replaced(ecsv(), (b"- {id: HD 1}", b"- {id: " + b"[" * 1500 + b"}")), "damaged"
-    yield "ECSV, an object of Python", ".ecsv", replaced(ecsv(), (b"- {id: HD 1}", b"- {id: !!python/object/apply:os.system ['true']}")), "damaged"
-    yield "VOTable, data elsewhere", ".vot", votable(f'<BINARY><STREAM href="{ADDRESS}"/></BINARY>'), "lie elsewhere"
-    yield "VOTable, data elsewhere in UTF-16", ".vot", votable(f'<FITS><STREAM href="{ADDRESS}"/></FITS>').decode().replace('"1.0"?', '"1.0" encoding="utf-16"?').encode("utf-16"), "not a FITS file"
-    yield "VOTable, data in a file", ".vot", votable('<BINARY2><STREAM href="file:///etc/passwd" encoding="base64"/></BINARY2>'), "lie elsewhere"
+    yield (
+        "ECSV, merged mappings",
+        ".ecsv",
+        replaced(ecsv(), (b"# meta: !!omap\n", b"# meta: !!omap\n" + listed.encode())),
+        None,
+    )
+    yield (
+        "ECSV, deep lists",
+        ".ecsv",
+        replaced(ecsv(), (b"- {id: HD 1}", b"- {id: " + b"[" * 1500 + b"}")),
+        "damaged",
+    )
+    yield (
+        "ECSV, an object of Python",
+        ".ecsv",
+        replaced(ecsv(), (b"- {id: HD 1}", b"- {id: !!python/object/apply:os.system ['true']}")),
+        "damaged",
+    )
+    yield (
+        "VOTable, data elsewhere",
+        ".vot",
+        votable(f'<BINARY><STREAM href="{ADDRESS}"/></BINARY>'),
+        "lie elsewhere",
+    )
+    yield (
+        "VOTable, data elsewhere in UTF-16",
+        ".vot",
+        votable(f'<FITS><STREAM href="{ADDRESS}"/></FITS>')
+        .decode()
+        .replace('"1.0"?', '"1.0" encoding="utf-16"?')
+        .encode("utf-16"),
+        "lie elsewhere",
+    )
+    yield (
+        "VOTable, data in a file",
+        ".vot",
+        votable('<BINARY2><STREAM href="file:///etc/passwd" encoding="base64"/></BINARY2>'),
+        "lie elsewhere",
+    )
     packed = base64.b64encode(gzip.compress(b"\0" * 50_000_000)).decode()
-    yield "VOTable, packed", ".vot", votable(f'<BINARY><STREAM encoding="gzip">{packed}</STREAM></BINARY>'), "packed"
-    entities = "<!DOCTYPE x [" + '<!ENTITY a0 "x">' + "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10)) + "]>"
-    yield "VOTable, entities", ".vot", votable(f"<TABLEDATA><TR><TD>&a9;</TD></TR></TABLEDATA>", before=entities), "entities"
+    yield (
+        "VOTable, packed",
+        ".vot",
+        votable(f'<BINARY><STREAM encoding="gzip">{packed}</STREAM></BINARY>'),
+        "packed",
+    )
+    entities = (
+        "<!DOCTYPE x ["
+        + '<!ENTITY a0 "x">'
+        + "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
+        + "]>"
+    )
+    yield (
+        "VOTable, entities",
+        ".vot",
+        votable("<TABLEDATA><TR><TD>&a9;</TD></TR></TABLEDATA>", before=entities),
+        "entities",
+    )
     wide = '<FIELD name="wavelength" datatype="double" arraysize="1000000000"/><FIELD name="flux" datatype="double"/><FIELD name="error" datatype="double"/>'
-    yield "VOTable, a cell of 1e9 numbers", ".vot", votable("<TABLEDATA><TR><TD>1</TD><TD>1</TD><TD>1</TD></TR></TABLEDATA>", wide), "announces more"
-    yield "VOTable, 1e9 rows announced", ".vot", votable(f"<TABLEDATA>{rows(5)}</TABLEDATA>").replace(b"<TABLE>", b'<TABLE nrows="1000000000">'), "announces more"
+    yield (
+        "VOTable, a cell of 1e9 numbers",
+        ".vot",
+        votable("<TABLEDATA><TR><TD>1</TD><TD>1</TD><TD>1</TD></TR></TABLEDATA>", wide),
+        "announces more",
+    )
+    yield (
+        "VOTable, 1e9 rows announced",
+        ".vot",
+        votable(f"<TABLEDATA>{rows(5)}</TABLEDATA>").replace(b"<TABLE>", b'<TABLE nrows="1000000000">'),
+        "announces more",
+    )
     yield "VOTable, deep", ".vot", b"<VOTABLE>" + b"<GROUP>" * 100_000, "announces more"
     big = good_table()
     big["flux"], big["error"] = big["flux"] * 1e300, big["error"] * 1e300
@@ -176,8 +359,26 @@ def contents():
     big["ivar"] = np.full(400, 1e300)
     del big["error"]
     yield "ivar 1e300", ".ecsv", ecsv(big), "another unit"
-    yield "flux unit unknown", ".ecsv", replaced(ecsv(), (b"name: flux, ", b"name: flux, unit: furlongs, "), (b"name: error, ", b"name: error, unit: furlongs, ")), None
-    yield "flux unit unknown, error's known", ".ecsv", replaced(ecsv(), (b"name: flux, ", b"name: flux, unit: furlongs, "), (b"name: error, ", b"name: error, unit: Jy, ")), "no unit that is known"
+    yield (
+        "flux unit unknown",
+        ".ecsv",
+        replaced(
+            ecsv(),
+            (b"name: flux, ", b"name: flux, unit: furlongs, "),
+            (b"name: error, ", b"name: error, unit: furlongs, "),
+        ),
+        None,
+    )
+    yield (
+        "flux unit unknown, error's known",
+        ".ecsv",
+        replaced(
+            ecsv(),
+            (b"name: flux, ", b"name: flux, unit: furlongs, "),
+            (b"name: error, ", b"name: error, unit: Jy, "),
+        ),
+        "no unit that is known",
+    )
     yield "resolution 1e-300", ".ecsv", ecsv(resolution=1e-300), "resolving power"
     yield "resolution in text", ".ecsv", ecsv(resolution="9" * 5000), "resolving power"
     yield "v_correction inf", ".ecsv", ecsv(v_correction=np.inf), "v_correction inf"
@@ -193,16 +394,55 @@ def large():
     """Tens of megabytes, slow to make."""
     one = " ".join(["1.00000000000"] * 4) + "\n"
     start = ecsv().split(b"wavelength flux error\n")[0]
-    yield "ECSV of 60 MB, few rows", ".ecsv", start + b"wavelength flux error\n" + b" ".join([b"1.5"] * 15_000_000) + b"\n", "rows"
-    numbers = "\n".join(f"{w:.9f} 1.00000000000000000000000000 0.1000000000000000000000000000" for w in np.linspace(15e3, 17e3, 850_000))
+    yield (
+        "ECSV of 60 MB, few rows",
+        ".ecsv",
+        start + b"wavelength flux error\n" + b" ".join([b"1.5"] * 15_000_000) + b"\n",
+        "rows",
+    )
+    numbers = "\n".join(
+        f"{w:.9f} 1.00000000000000000000000000 0.1000000000000000000000000000"
+        for w in np.linspace(15e3, 17e3, 850_000)
+    )
     yield "ECSV of 60 MB", ".ecsv", start + b"wavelength flux error\n" + numbers.encode() + b"\n", None
     yield "ECSV of 70 MB", ".ecsv", start + b"wavelength flux error\n" + one.encode() * 1_300_000, "MiB"
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, 60_000_000, dtype=np.uint8).tobytes()
-    body = header("XTENSION= 'IMAGE   '", "BITPIX  =                    8", "NAXIS   =                    1", f"NAXIS1  = {len(noise):20d}")
-    yield "bz2 of 60 MB", ".fits.bz2", bz2.compress(PRIMARY + body + noise + b"\0" * (-len(noise) % BLOCK), 1), "another kind"
-    yield "a header of 60 MB", ".fits", PRIMARY[: -BLOCK] + b"".join(map(card, ("SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0"))) + card("COMMENT x") * 750_000 + card("END"), "no end"
-    columns = {f"c{i}": np.zeros(1_000_000) for i in range(60)} | {"wavelength": np.linspace(1e4, 2e4, 1_000_000), "flux": np.ones(1_000_000), "error": np.ones(1_000_000)}
+    body = header(
+        "XTENSION= 'IMAGE   '",
+        "BITPIX  =                    8",
+        "NAXIS   =                    1",
+        f"NAXIS1  = {len(noise):20d}",
+    )
+    yield (
+        "bz2 of 60 MB",
+        ".fits.bz2",
+        bz2.compress(PRIMARY + body + noise + b"\0" * (-len(noise) % BLOCK), 1),
+        "another kind",
+    )
+    yield (
+        "a header of 60 MB",
+        ".fits",
+        PRIMARY[:-BLOCK]
+        + b"".join(
+            map(
+                card,
+                (
+                    "SIMPLE  =                    T",
+                    "BITPIX  =                    8",
+                    "NAXIS   =                    0",
+                ),
+            )
+        )
+        + card("COMMENT x") * 750_000
+        + card("END"),
+        "no end",
+    )
+    columns = {f"c{i}": np.zeros(1_000_000) for i in range(60)} | {
+        "wavelength": np.linspace(1e4, 2e4, 1_000_000),
+        "flux": np.ones(1_000_000),
+        "error": np.ones(1_000_000),
+    }
     yield "Parquet of 63 columns by 1e6 rows", ".parquet", parquet(columns), "no unit"
 
 

@@ -174,7 +174,9 @@ def as_dr13(path):
     write_aspcapstar(path, at_rest(36.4))
 
     def change(hdus):
-        hdus[0].header.update({"NVISITS": 3, "OBJ": "star", "VHELIO": 36.4, "VRAD": 0.0, "SNR": 144.0, "FIELD": "169+04"})
+        hdus[0].header.update(
+            {"NVISITS": 3, "OBJ": "star", "VHELIO": 36.4, "VRAD": 0.0, "SNR": 144.0, "FIELD": "169+04"}
+        )
         param = np.array([[4500.0, -9999.0, 0.6, -0.5, 0.0, 0.0, 0.1, 1.0, 0.0]], "f4")
         fitted = np.array([[4400.0, 2.5, 0.6, -0.4, 0.0, 0.0, 0.2, 1.0, 0.0]], "f4")
         hdus[4] = fits.BinTableHDU.from_columns(
@@ -192,7 +194,13 @@ def test_aspcapstar_of_dr13_is_no_apstar(tmp_path):
     found = {k: v for k, v in spectrum.meta.items() if k.endswith("_survey") or k in ("snr", "field")}
     # What the pipeline did not calibrate is as it was fitted.
     assert (found.pop("field"), len(found)) == ("169+04", 5)
-    expected = {"teff_survey": 4500.0, "logg_survey": 2.5, "m_h_survey": -0.5, "alpha_m_survey": 0.1, "snr": 144.0}
+    expected = {
+        "teff_survey": 4500.0,
+        "logg_survey": 2.5,
+        "m_h_survey": -0.5,
+        "alpha_m_survey": 0.1,
+        "snr": 144.0,
+    }
     assert found == pytest.approx(expected)
 
 

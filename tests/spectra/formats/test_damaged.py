@@ -30,7 +30,9 @@ def test_faults_that_are_planted_are_found(folder, monkeypatch, fault):
     monkeypatch.setattr(fuzz_readers, "SECONDS", 0.5)
     (result,) = fuzz([0], folder, read=planted(fault), keep=folder / "failures")
     assert is_failure(result)
-    assert result["found"].startswith({"hang": "hang", "memory": "MemoryError", "crash": "the process", "exception": "ValueError"}[fault])
+    assert result["found"].startswith(
+        {"hang": "hang", "memory": "MemoryError", "crash": "the process", "exception": "ValueError"}[fault]
+    )
     assert list((folder / "failures").iterdir())
 
 

@@ -21,7 +21,9 @@ def deaf(monkeypatch):
     assert asked == []
 
 
-@pytest.mark.parametrize(("suffix", "content", "message"), [pytest.param(*rest, id=name) for name, *rest in contents()])
+@pytest.mark.parametrize(
+    ("suffix", "content", "message"), [pytest.param(*rest, id=name) for name, *rest in contents()]
+)
 def test_crafted_files(tmp_path, deaf, suffix, content, message):
     path = tmp_path / f"crafted{suffix}"
     path.write_bytes(content)

@@ -30,7 +30,9 @@ def ended():
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("isolated")
     write_apvisit(folder / "visit.fits", visit(2048), release="dr16")
-    write_apstar(folder / "star.fits", [replace(at_rest(v), lsf=kernels()) for v in (1.0, 2.0)], release="dr16")
+    write_apstar(
+        folder / "star.fits", [replace(at_rest(v), lsf=kernels()) for v in (1.0, 2.0)], release="dr16"
+    )
     write_table(folder / "table.ecsv", replace(at_rest(3.0), lsf=Gaussian(50_000)))
     return folder
 
@@ -44,7 +46,9 @@ def same(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     np.testing.assert_array_equal(one.grid.wavelength, other.grid.wavelength)
     assert type(one.lsf) is type(other.lsf)
-    np.testing.assert_allclose(one.lsf.resolving_power(one.grid), other.lsf.resolving_power(other.grid), rtol=1e-12)
+    np.testing.assert_allclose(
+        one.lsf.resolving_power(one.grid), other.lsf.resolving_power(other.grid), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["visit.fits", "star.fits", "table.ecsv"])

@@ -227,7 +227,12 @@ def part(start, stop, **meta):
 
 
 def test_tables_of_chips_are_one_spectrum(tmp_path):
-    path = fits_file(tmp_path / "a.fits", part(16_000, 16_400), part(15_000, 15_400), part(15_500, 15_900, resolution=30_000.0))
+    path = fits_file(
+        tmp_path / "a.fits",
+        part(16_000, 16_400),
+        part(15_000, 15_400),
+        part(15_500, 15_900, resolution=30_000.0),
+    )
     (spectrum,) = read_spectra(path)
     assert spectrum.grid.chips == ((0, 400), (400, 800), (800, 1200))
     assert spectrum.grid.wavelength[[0, -1]].tolist() == [15_000, 16_400]
@@ -263,18 +268,39 @@ def test_tables_without_errors_are_no_spectra_beside_one_with(tmp_path):
 def test_a_row_whose_cells_are_arrays_is_a_spectrum(tmp_path):
     """As in ESO's data products, by their names: the medium is in the UCD there, and frames have names of FITS."""
     wave = np.linspace(1500.0, 1540.0, 400)
-    made = Table({"WAVE": np.tile(wave, (2, 1)) * units.nm, "FLUX": np.ones((2, 400)), "ERR": np.full((2, 400), 0.1), "QUAL": np.zeros((2, 400), int)})
+    made = Table(
+        {
+            "WAVE": np.tile(wave, (2, 1)) * units.nm,
+            "FLUX": np.ones((2, 400)),
+            "ERR": np.full((2, 400), 0.1),
+            "QUAL": np.zeros((2, 400), int),
+        }
+    )
     made["QUAL"][0, 7] = 4
-    path = fits_file(tmp_path / "a.fits", made, primary={"OBJECT": "HD 1", "SPECSYS": "BARYCENT", "MEDIUM": "vacuum", "SPEC_RES": 40_000})
+    path = fits_file(
+        tmp_path / "a.fits",
+        made,
+        primary={"OBJECT": "HD 1", "SPECSYS": "BARYCENT", "MEDIUM": "vacuum", "SPEC_RES": 40_000},
+    )
     found = list(read_spectra(path))
-    assert [(s.index, s.id, s.frame, s.lsf) for s in found] == [(i, "HD 1", "barycentric", Gaussian(40_000)) for i in (0, 1)]
+    assert [(s.index, s.id, s.frame, s.lsf) for s in found] == [
+        (i, "HD 1", "barycentric", Gaussian(40_000)) for i in (0, 1)
+    ]
     assert np.flatnonzero(~found[0].good).tolist() == [7]
     np.testing.assert_allclose(found[1].grid.wavelength, 10 * wave)
 
 
 @pytest.mark.parametrize(
     "unit",
-    ["1E-17 erg/cm^2/s/Ang", "erg.cm**(-2).s**(-1).angstrom**(-1)", "ERG/CM2/S/ANGSTROM", "10^-17 erg/s/cm^2/Ang", "counts", "furlongs", ""],
+    [
+        "1E-17 erg/cm^2/s/Ang",
+        "erg.cm**(-2).s**(-1).angstrom**(-1)",
+        "ERG/CM2/S/ANGSTROM",
+        "10^-17 erg/s/cm^2/Ang",
+        "counts",
+        "furlongs",
+        "",
+    ],
 )
 def test_units_of_flux_that_need_no_conversion(tmp_path, unit):
     made = part(15_000, 15_400)
@@ -290,7 +316,17 @@ def test_units_of_flux_that_need_no_conversion(tmp_path, unit):
 
 @pytest.mark.parametrize(
     ("unit", "factor"),
-    [("micron", 1e-4), ("MICRONS", 1e-4), ("um", 1e-4), ("Ang", 1), ("ANGSTROMS", 1), ("A", 1), ("nanometers", 0.1), ("NM", 0.1), ("m", 1e-10)],
+    [
+        ("micron", 1e-4),
+        ("MICRONS", 1e-4),
+        ("um", 1e-4),
+        ("Ang", 1),
+        ("ANGSTROMS", 1),
+        ("A", 1),
+        ("nanometers", 0.1),
+        ("NM", 0.1),
+        ("m", 1e-10),
+    ],
 )
 def test_units_of_wavelength_as_people_write_them(tmp_path, unit, factor):
     from astropy.io import fits
@@ -303,7 +339,10 @@ def test_units_of_wavelength_as_people_write_them(tmp_path, unit, factor):
     np.testing.assert_allclose(read_spectrum(path).grid.wavelength[[0, -1]], [15_000, 15_400])
 
 
-@pytest.mark.parametrize(("name", "unit"), [("loglam", None), ("loglam", "log10(Angstrom)"), ("wavelength", "log(AA)"), ("LOGLAM", "Angstrom")])
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("loglam", None), ("loglam", "log10(Angstrom)"), ("wavelength", "log(AA)"), ("LOGLAM", "Angstrom")],
+)
 def test_logarithms_of_wavelengths(tmp_path, name, unit):
     from astropy.io import fits
 
@@ -327,7 +366,13 @@ def test_logarithms_that_are_none_are_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("meta", "medium"),
-    [({"VACUUM": True}, "vacuum"), ({"VACUUM": False}, "air"), ({"VACUUM": "T"}, "vacuum"), ({"AIRORVAC": "vac"}, "vacuum"), ({"MEDIUM": "AIR"}, "air")],
+    [
+        ({"VACUUM": True}, "vacuum"),
+        ({"VACUUM": False}, "air"),
+        ({"VACUUM": "T"}, "vacuum"),
+        ({"AIRORVAC": "vac"}, "vacuum"),
+        ({"MEDIUM": "AIR"}, "air"),
+    ],
 )
 def test_ways_to_tell_the_medium(tmp_path, meta, medium):
     made = part(15_000, 15_400)
@@ -345,7 +390,13 @@ def test_metadata_of_nothing_are_not_there(tmp_path, nothing):
 
 
 @pytest.mark.parametrize(
-    ("frame", "found"), [("TOPOCENT", "observatory"), ("heliocentric", "barycentric"), ("Rest", "rest"), ("BARYCENTRIC", "barycentric")]
+    ("frame", "found"),
+    [
+        ("TOPOCENT", "observatory"),
+        ("heliocentric", "barycentric"),
+        ("Rest", "rest"),
+        ("BARYCENTRIC", "barycentric"),
+    ],
 )
 def test_names_of_frames(tmp_path, frame, found):
     made = table()
@@ -405,7 +456,12 @@ def test_a_card_that_nobody_needs(tmp_path):
 
 @pytest.mark.parametrize(
     ("frame", "value", "message"),
-    [("observatory", 12_340.0, "is it in m/s"), ("observatory", np.inf, "inf"), ("rest", -4e5, "below 3000"), ("barycentric", 150.0, "below 100")],
+    [
+        ("observatory", 12_340.0, "is it in m/s"),
+        ("observatory", np.inf, "inf"),
+        ("rest", -4e5, "below 3000"),
+        ("barycentric", 150.0, "below 100"),
+    ],
 )
 def test_corrections_that_nothing_moves_with(tmp_path, frame, value, message):
     made = table()

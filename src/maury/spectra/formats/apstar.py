@@ -61,7 +61,9 @@ def is_aspcapstar(hdus: fits.HDUList) -> bool:
     one = [len(image_shape(hdus, hdu)) == 1 for hdu in (FLUX, ERROR, _MODEL)]
     model = number(hdus[_MODEL].header, "BITPIX") or 0
     labelled = len(hdus) <= _LABELS or isinstance(hdus[_LABELS], fits.BinTableHDU)
-    return all(one) and model < 0 and labelled and _is_log(hdus[FLUX].header) and "CRVAL1" in hdus[FLUX].header
+    return (
+        all(one) and model < 0 and labelled and _is_log(hdus[FLUX].header) and "CRVAL1" in hdus[FLUX].header
+    )
 
 
 def _is_log(header: fits.Header) -> bool:

@@ -7,7 +7,6 @@ are values and never objects, and nothing refers to another file or to the netwo
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,19 +20,14 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.names import printable
 from maury.spectra.formats.fits import reason
-from maury.spectra.formats.units import harmless
+from maury.untrusted import check_votable, is_votable
 
 MAX_PIXELS = 1_000_000
 _MAX_COLUMNS = 1000
 # Bytes. Text is ten times as much once it is numbers and back; XML more so.
 _MAX_TEXT, _MAX_XML, _MAX_HEADER, _MAX_FOOTER = 2**26, 2**23, 2**18, 2**22
 _BOM = b"\xef\xbb\xbf"
-# Letters of foreign text that a message repeats.
-_SHOWN = 60
-# Elements of a VOTable, one in another.
-_DEEPEST = 50
 Wanted = Callable[[str], bool]
 
 
@@ -86,11 +80,11 @@ def table_kind(path: Path) -> str | None:
         return "ecsv"
     if head.startswith(b"PAR1"):
         return "parquet"
-    return "votable" if text.lstrip().startswith(b"<") and b"<VOTABLE" in text else None
+    return "votable" if is_votable(head) else None
 
 
 def plain_meta(meta: Mapping[Any, Any] | None) -> dict[str, Any]:
-    """Return metadata by names in lower case, without lists and the like: by references a file of 1 kB can nest some that print as gigabytes."""
+    """Return metadata by names in lower case, without lists and the like: a file of 1 kB can nest some that print as gigabytes."""
     kept = (str, bool, int, float, np.generic, Measured)
     return {
         key.strip().lower(): value
@@ -117,7 +111,9 @@ def fits_columns(hdus: fits.HDUList, number: int, wanted: Wanted, where: str) ->
         if name.lower() in columns or not wanted(name.lower()):
             continue
         if re.match(r"\d*[PQ]", str(column.format)):
-            raise SpectrumError(f"{where}: column {name!r} holds arrays of varying length; write them with one length")
+            raise SpectrumError(
+                f"{where}: column {name!r} holds arrays of varying length; write them with one length"
+            )
         try:
             values = np.asarray(hdu.data.field(name))
             # Of integers alone: a null of floats is not a number.
@@ -176,11 +172,15 @@ def read_ecsv(path: Path, wanted: Wanted) -> PlainTable:
         If the file is too large, its header is damaged, or it holds no such columns.
     """
     if path.stat().st_size > _MAX_TEXT:
-        raise SpectrumError(f"{path}: a text table of more than {_MAX_TEXT >> 20} MiB; write it as FITS or Parquet")
+        raise SpectrumError(
+            f"{path}: a text table of more than {_MAX_TEXT >> 20} MiB; write it as FITS or Parquet"
+        )
     content = path.read_bytes().removeprefix(_BOM)
     start = _end_of_header(content)
     if start > _MAX_HEADER:
-        raise SpectrumError(f"{path}: its header has more than {_MAX_HEADER >> 10} KiB; no spectrum needs so many columns or words")
+        raise SpectrumError(
+            f"{path}: its header has more than {_MAX_HEADER >> 10} KiB; no spectrum needs so many columns or words"
+        )
     header = _ecsv_header(content[:start], path)
     delimiter = header.get("delimiter", " ")
     described = [entry for entry in header.get("datatype", []) if isinstance(entry, dict) and "name" in entry]
@@ -191,13 +191,15 @@ def read_ecsv(path: Path, wanted: Wanted) -> PlainTable:
     by_name = {str(entry["name"]): entry for entry in described}
     chosen = [name for name in by_name if wanted(name.lower().removesuffix(".mask"))]
     for name in chosen:
-        if "subtype" in by_name[name] or not re.fullmatch(r"(u?int|float)\d+|bool", str(by_name[name].get("datatype"))):
+        if "subtype" in by_name[name] or not re.fullmatch(
+            r"(u?int|float)\d+|bool", str(by_name[name].get("datatype"))
+        ):
             raise SpectrumError(f"{path}: column {name!r} does not hold numbers, one a pixel")
     try:
         read = _ecsv_rows(content[start:], delimiter, chosen)
     except Exception as error:
         raise SpectrumError(f"{path}: its rows cannot be read ({reason(error)})") from None
-    columns = {}
+    columns: dict[str, Column] = {}
     for name in chosen:
         if name.endswith(".mask") and name.removesuffix(".mask") in by_name:
             continue
@@ -232,7 +234,7 @@ def _end_of_header(content: bytes) -> int:
 def _ecsv_header(content: bytes, path: Path) -> dict[str, Any]:
     lines = content.decode("utf-8", "replace").splitlines()
     try:
-        loaded = yaml.load("\n".join(line[2:] for line in lines[1:]), _Loader)  # noqa: S506 - safe: no tag makes an object
+        loaded = yaml.load("\n".join(line[2:] for line in lines[1:]), _Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
         raise SpectrumError(f"{path}: cannot be read as a table: damaged header ({reason(error)})") from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("datatype"), list):
@@ -275,14 +277,18 @@ def read_parquet(path: Path, wanted: Wanted) -> PlainTable:
         import pyarrow as pa
         import pyarrow.parquet as parquet
     except ImportError:
-        raise SpectrumError(f"{path}: a Parquet table needs the package pyarrow: pip install pyarrow") from None
+        raise SpectrumError(
+            f"{path}: a Parquet table needs the package pyarrow: pip install pyarrow"
+        ) from None
     with path.open("rb") as stream:
         stream.seek(-8, io.SEEK_END)
         footer = int.from_bytes(stream.read(4), "little")
     if footer > _MAX_FOOTER:
         raise SpectrumError(f"{path}: damaged, or of more columns than a spectrum has")
     try:
-        with parquet.ParquetFile(path, thrift_string_size_limit=_MAX_FOOTER, thrift_container_size_limit=_MAX_FOOTER) as opened:
+        with parquet.ParquetFile(
+            path, thrift_string_size_limit=_MAX_FOOTER, thrift_container_size_limit=_MAX_FOOTER
+        ) as opened:
             known, schema = opened.metadata, opened.schema_arrow
             # A few kilobytes can hold the same row a thousand million times: look before it is unpacked.
             if known.num_rows > MAX_PIXELS or known.num_columns > _MAX_COLUMNS:
@@ -295,7 +301,9 @@ def read_parquet(path: Path, wanted: Wanted) -> PlainTable:
             for name in chosen:
                 kind = schema.field(name).type
                 if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                    raise SpectrumError(f"{path}: column {name!r} does not hold numbers, one a pixel, but {str(kind)[:40]}")
+                    raise SpectrumError(
+                        f"{path}: column {name!r} does not hold numbers, one a pixel, but {str(kind)[:40]}"
+                    )
             read = opened.read(columns=chosen, use_threads=False)
             described = (schema.metadata or {}).get(b"table_meta_yaml", b"")
             columns = {name: _arrow_numbers(read[name]) for name in chosen}
@@ -306,7 +314,9 @@ def read_parquet(path: Path, wanted: Wanted) -> PlainTable:
     unit_of = {str(entry.get("name")): entry.get("unit") for entry in entries}
     found: dict[str, Column] = {}
     for name, values in columns.items():
-        told = unit_of.get(name) or ((schema.field(name).metadata or {}).get(b"unit", b"").decode("utf-8", "replace") or None)
+        told = unit_of.get(name) or (
+            (schema.field(name).metadata or {}).get(b"unit", b"").decode("utf-8", "replace") or None
+        )
         found.setdefault(name.lower(), Column(values, None if told is None else str(told)))
     return PlainTable(tuple(name.lower() for name in names), found, _yaml_meta(header))
 
@@ -322,7 +332,9 @@ def _arrow_numbers(column: Any) -> NDArray[Any]:
 def _parquet_header(text: bytes, path: Path) -> dict[str, Any]:
     if len(text) > _MAX_HEADER:
         raise SpectrumError(f"{path}: its header has more than {_MAX_HEADER >> 10} KiB")
-    return _ecsv_header(b"# \n" + b"\n".join(b"# " + line for line in text.splitlines()), path) if text else {}
+    return (
+        _ecsv_header(b"# \n" + b"\n".join(b"# " + line for line in text.splitlines()), path) if text else {}
+    )
 
 
 # VOTable
@@ -339,9 +351,11 @@ def read_votable(path: Path, wanted: Wanted) -> PlainTable:
     from astropy.io import votable
 
     if path.stat().st_size > _MAX_XML:
-        raise SpectrumError(f"{path}: a VOTable of more than {_MAX_XML >> 20} MiB; write it as FITS or Parquet")
+        raise SpectrumError(
+            f"{path}: a VOTable of more than {_MAX_XML >> 20} MiB; write it as FITS or Parquet"
+        )
     content = path.read_bytes()
-    check_votable(content, path)
+    check_votable(content, path, SpectrumError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -366,63 +380,3 @@ def read_votable(path: Path, wanted: Wanted) -> PlainTable:
     told = [*parsed.params, *(p for resource in parsed.resources for p in resource.params), *table.params]
     meta = {str(param.name): param.value for param in told}
     return PlainTable(tuple(str(f.name).lower() for f in table.fields), columns, plain_meta(meta))
-
-
-def _integer(text: str) -> int:
-    """Value of a number that a hostile file wrote: large ones are all alike, and none is an error here."""
-    return int(text) if text.isdigit() and len(text) < 10 else 10**10
-
-
-def check_votable(content: bytes, path: Path) -> None:
-    """Refuse XML that refers to anything outside itself, declares entities, or unpacks.
-
-    Raises
-    ------
-    SpectrumError
-        If a STREAM has an address or is compressed, or there is a document type with entities.
-    """
-    from xml.parsers import expat
-
-    depth = rows = width = 0
-
-    def begins(name: str, attributes: Mapping[str, str]) -> None:
-        nonlocal depth, rows, width
-        depth += 1
-        names = {key.rpartition(":")[2].lower(): value for key, value in attributes.items()}
-        element = name.rpartition(":")[2].upper()
-        if element == "TABLE":
-            rows, width = _integer(names.get("nrows", "0")), 0
-        elif element == "FIELD":
-            width += 16 * math.prod(map(_integer, re.findall(r"\d+", names.get("arraysize", "1"))))
-        elif element == "TR":
-            rows += 1
-        # astropy takes the units of all columns and parameters for true, and some take it for ever.
-        if "unit" in names and not harmless(names["unit"]):
-            raise SpectrumError(f"{path}: unit {printable(names['unit'][:_SHOWN])} is none")
-        if depth > _DEEPEST or rows * max(width, 1) > _MAX_TEXT * 4:
-            raise SpectrumError(f"{path}: announces more than a spectrum can have; it is damaged or forged")
-        if element == "STREAM":
-            if "href" in names:
-                raise SpectrumError(
-                    f"{path}: its data lie elsewhere ({printable(names['href'][:_SHOWN])}); files are read, addresses are not: "
-                    "save the table with its data in it"
-                )
-            if names.get("encoding", "").lower() not in ("", "none", "base64"):
-                raise SpectrumError(f"{path}: its data are packed ({printable(names['encoding'][:_SHOWN])}); save them as TABLEDATA")
-
-    def ends(_name: str) -> None:
-        nonlocal depth
-        depth -= 1
-
-    def refuse(*_: Any) -> None:
-        raise SpectrumError(f"{path}: declares entities of its own, which no VOTable needs")
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = begins, ends
-    parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse
-    try:
-        parser.Parse(content, True)
-    except expat.ExpatError as error:
-        raise SpectrumError(f"{path}: cannot be read as XML ({error})") from None
-

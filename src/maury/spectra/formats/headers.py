@@ -1,9 +1,9 @@
 """Headers of a FITS file, read from their bytes before astropy opens it.
 
-astropy trusts what a header announces, and two parts of it may read the same header differently: of two cards ``NAXIS1`` one takes the first
-and one the last, and lower case, ``PCOUNT = -  5760`` or an axis that is missing send it round in circles. So the keywords that say how large
-a file's parts are must stand as the FITS standard has them (version 4.0, sections 4.1 and 4.4.1): once, in upper case, as plain integers. Then
-there is one way to read them, and every part is known to lie inside the file.
+astropy trusts what a header announces, and two parts of it may read the same header differently: of two cards ``NAXIS1`` one takes the
+first and one the last, and lower case, ``PCOUNT = -  5760`` or an axis that is missing send it round in circles. So the keywords that say
+how large a file's parts are must stand as the FITS standard has them (version 4.0, sections 4.1 and 4.4.1): once, in upper case, as plain
+integers. Then there is one way to read them, and every part is known to lie inside the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from maury.errors import SpectrumError
 BLOCK = 2880
 _CARD = 80
 # A card that is, or looks to some reader as if it were, one of those that tell sizes.
-_STRUCTURE = re.compile(rb"\s*(?:HIERARCH\s+)?(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|GROUPS|Z?THEAP)\s*(?==)", re.IGNORECASE)
+_STRUCTURE = re.compile(
+    rb"\s*(?:HIERARCH\s+)?(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|GROUPS|Z?THEAP)\s*(?==)", re.IGNORECASE
+)
 _INTEGER = re.compile(rb"([A-Z]+\d{0,3}) *= +([+-]?\d{1,18}) *(?:/.*)?", re.DOTALL)
 _LOGICAL = re.compile(rb"GROUPS  = +F *(?:/.*)?", re.DOTALL)
 _COMPRESSED = re.compile(rb"\s*(?:HIERARCH\s+)?ZIMAGE\s*=", re.IGNORECASE)
@@ -52,7 +54,9 @@ def check_headers(stream: BinaryIO, size: int, path: Path) -> None:
         cards, length = _header(stream, start, f"{path} HDU {number}")
         blocks += length // BLOCK
         if blocks > _MOST_IN_ALL:
-            raise SpectrumError(f"{path}: its headers have more than {_MOST_IN_ALL * 36} lines; it is damaged or forged")
+            raise SpectrumError(
+                f"{path}: its headers have more than {_MOST_IN_ALL * 36} lines; it is damaged or forged"
+            )
         data = _data_bytes(cards, f"{path} HDU {number}")
         end = start + length + data
         if end > size:
@@ -82,7 +86,9 @@ def _header(stream: BinaryIO, start: int, where: str) -> tuple[dict[str, int], i
             if card.startswith(b"END") and not card[3:].strip():
                 return sizes, (block_number + 1) * BLOCK
             if _COMPRESSED.match(card):
-                raise SpectrumError(f"{where}: an image compressed by tiles (.fz), which is not read: unpack the file with funpack")
+                raise SpectrumError(
+                    f"{where}: an image compressed by tiles (.fz), which is not read: unpack the file with funpack"
+                )
             if _STRUCTURE.match(card):
                 _note(card, sizes, where)
     raise SpectrumError(f"{where}: its header is damaged or forged: no end within {_MOST_BLOCKS * 36} lines")
@@ -118,7 +124,9 @@ def _data_bytes(sizes: dict[str, int], where: str) -> int:
     """Bytes of data that a header announces, without padding."""
     axes = sizes.get("NAXIS")
     if axes is None or sizes.get("BITPIX") not in _BITPIX:
-        raise SpectrumError(f"{where}: its header is damaged or truncated: NAXIS or BITPIX is missing or none that FITS knows")
+        raise SpectrumError(
+            f"{where}: its header is damaged or truncated: NAXIS or BITPIX is missing or none that FITS knows"
+        )
     if axes > _MOST_AXES or sizes.get("TFIELDS", 0) > _MOST_FIELDS:
         raise SpectrumError(
             f"{where}: NAXIS is {axes}, TFIELDS {sizes.get('TFIELDS', 0)}: the header is damaged or forged, or of no spectrum"

@@ -1,8 +1,8 @@
 """Read files of strangers in a process of their own, which is ended when it takes too long or too much.
 
 The readers refuse what they know to be hostile. What they do not know ends here: another process opens the file, with limits of processor
-time and memory that the kernel keeps, without leave to write, to start programs or to reach the network, and hands arrays back; nothing that
-it says is executed. It stays for further files, since it takes a second to start.
+time and memory that the kernel keeps, without leave to write, to start programs or to reach the network, and hands arrays back; nothing
+that it says is executed. It stays for further files, since it takes a second to start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -28,7 +27,7 @@ import numpy as np
 from maury.errors import Failure, SpectrumError
 from maury.spectra.formats import registry
 from maury.spectra.instrument import Instrument, of_card
-from maury.spectra.linespread import ChipGaussians, Gaussian, GaussHermite, LineSpread, Tabulated
+from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian, LineSpread, Tabulated
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 __all__ = ["Limits", "read_all", "read_spectra", "read_spectrum"]
@@ -113,7 +112,9 @@ def read_spectrum(
     """
     if index < 0:
         raise SpectrumError(f"{path}: spectra count from 0, not from {index}")
-    with contextlib.closing(read_spectra(path, reject=reject, instrument=instrument, limits=limits)) as spectra:
+    with contextlib.closing(
+        read_spectra(path, reject=reject, instrument=instrument, limits=limits)
+    ) as spectra:
         for spectrum in islice(spectra, index, None):
             return spectrum
     raise SpectrumError(f"{path}: has no spectrum {index}: it holds fewer")
@@ -123,7 +124,9 @@ def read_all(
     files: Iterable[str | os.PathLike[str]], instrument: Instrument | None = None, *, limits: Limits = LIMITS
 ) -> Iterator[Spectrum | Failure]:
     """Yield every spectrum of some files as `maury.spectra.formats.registry.read_all` does, read in another process."""
-    return registry.read_all(files, instrument, lambda path: read_spectra(path, instrument=instrument, limits=limits))
+    return registry.read_all(
+        files, instrument, lambda path: read_spectra(path, instrument=instrument, limits=limits)
+    )
 
 
 # The side that asks
@@ -146,7 +149,7 @@ class _Reader:
     def __init__(self, limits: Limits) -> None:
         self.limits, self.owner, self.files = limits, os.getpid(), 0
         code = _START.format(path=sys.path, module=__name__)
-        self._process = subprocess.Popen(  # noqa: S603 - this very Python
+        self._process = subprocess.Popen(
             [sys.executable, "-c", code, json.dumps([limits.seconds, limits.memory])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -207,7 +210,9 @@ class _Reader:
             raise _Ended(self._stop("its reader gave no sensible answer"))
         head = json.loads(bytes(self._bytes(size, end)))
         shapes = {name: (np.dtype(kind), tuple(shape)) for name, kind, shape in head.get("arrays", [])}
-        sizes = {name: kind.itemsize * int(np.prod(shape, dtype=object)) for name, (kind, shape) in shapes.items()}
+        sizes = {
+            name: kind.itemsize * int(np.prod(shape, dtype=object)) for name, (kind, shape) in shapes.items()
+        }
         if sum(sizes.values()) > self.limits.memory or any(kind.hasobject for kind, _ in shapes.values()):
             raise _Ended(self._stop("its reader gave no sensible answer"))
         return head, {
@@ -238,14 +243,21 @@ class _Reader:
         if code == -signal.SIGPROF:
             return f"takes more than {self.limits.seconds:g} s of the processor to read; it is damaged or hostile"
         if code == _NO_MEMORY:
-            return f"takes more than {self.limits.memory >> 20} MiB of memory to read; it is damaged or hostile"
+            return (
+                f"takes more than {self.limits.memory >> 20} MiB of memory to read; it is damaged or hostile"
+            )
         name = signal.Signals(-code).name if code < 0 else f"status {code}"
         return f"its reader ended ({name}); it is damaged or hostile"
 
     @property
     def usable(self) -> bool:
         """Whether it may be asked for another file, by this process."""
-        return not self._busy and self._process.poll() is None and self.files < _FILES and self.owner == os.getpid()
+        return (
+            not self._busy
+            and self._process.poll() is None
+            and self.files < _FILES
+            and self.owner == os.getpid()
+        )
 
     def close(self) -> None:
         """End the process."""
@@ -290,11 +302,17 @@ def close_all() -> None:
 # What is sent: a length, a description in JSON, arrays as they are
 
 
-def _write(stream: IO[bytes], head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+def _write(
+    stream: IO[bytes], head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+) -> None:
     arrays = {name: np.ascontiguousarray(values) for name, values in (arrays or {}).items()}
     listed = [[name, values.dtype.str, values.shape] for name, values in arrays.items()]
     text = json.dumps({**head, "arrays": listed}).encode()
-    for part in (len(text).to_bytes(8, "big"), text, *(memoryview(values).cast("B") for values in arrays.values() if values.size)):
+    for part in (
+        len(text).to_bytes(8, "big"),
+        text,
+        *(memoryview(values).cast("B") for values in arrays.values() if values.size),
+    ):
         view = memoryview(part)
         while view:
             view = view[stream.write(view) :]
@@ -315,7 +333,11 @@ def _packed(spectrum: Spectrum) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays["kernels"] = spectrum.lsf.kernels
     head = {name: getattr(spectrum, name) for name in ("id", "frame", "v_correction", "path", "index")}
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in spectrum.meta.items()}
-    return head | {"chips": [[int(a), int(b)] for a, b in spectrum.grid.chips], "lsf": lsf, "meta": plain}, arrays
+    return head | {
+        "chips": [[int(a), int(b)] for a, b in spectrum.grid.chips],
+        "lsf": lsf,
+        "meta": plain,
+    }, arrays
 
 
 def _unpacked(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Spectrum:
@@ -324,7 +346,11 @@ def _unpacked(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Spectrum:
     lsf: LineSpread | None = None
     if head["lsf"] is not None:
         known = head["lsf"]
-        lsf = Gaussian(**known) if "resolution" in known else ChipGaussians(tuple(known["resolutions"]), known["integrate"])
+        lsf = (
+            Gaussian(**known)
+            if "resolution" in known
+            else ChipGaussians(tuple(known["resolutions"]), known["integrate"])
+        )
     elif "coefficients" in arrays:
         lsf = GaussHermite(arrays["coefficients"])
     elif "kernels" in arrays:
@@ -336,12 +362,24 @@ def _unpacked(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Spectrum:
 
 _NO_MEMORY = 77
 # What Python's own events of these kinds would do has no place in a reader.
-_FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.spawn", "os.posix_spawn", "urllib.", "ctypes.dlopen")
+_FORBIDDEN = (
+    "socket.",
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.spawn",
+    "os.posix_spawn",
+    "urllib.",
+    "ctypes.dlopen",
+)
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def _guard(event: str, arguments: tuple[Any, ...]) -> None:
-    if event.startswith(_FORBIDDEN) or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING):
+    if event.startswith(_FORBIDDEN) or (
+        event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
+    ):
         raise PermissionError(f"a reader may not do this: {event}")
 
 
@@ -382,7 +420,11 @@ def _limit(memory: int) -> None:
     except ImportError:
         return
     # Of what a process writes to; address space alone costs nothing.
-    for kind, value in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
+    for kind, value in (
+        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (value, value))
 
@@ -413,7 +455,9 @@ def _read_one(request: dict[str, Any], questions: IO[bytes], answers: IO[bytes])
         with contextlib.suppress(OSError):
             os.chdir(request["cwd"])
         instrument = None if request["instrument"] is None else of_card(request["instrument"])
-        for spectrum in registry.read_spectra(request["path"], reject=request["reject"], instrument=instrument):
+        for spectrum in registry.read_spectra(
+            request["path"], reject=request["reject"], instrument=instrument
+        ):
             head, arrays = _packed(spectrum)
             _write(answers, {"kind": "spectrum", "spectrum": head}, arrays)
             question = _question(questions)

@@ -32,10 +32,10 @@ from maury.spectra.formats.columns import (
     table_kind,
 )
 from maury.spectra.formats.fits import open_fits, reason
+from maury.spectra.formats.units import known_unit, noise_scale, to_angstrom
 from maury.spectra.instrument import Instrument
 from maury.spectra.linespread import ChipGaussians, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
-from maury.spectra.formats.units import known_unit, noise_scale, to_angstrom
 
 __all__ = ["from_specutils", "read_table", "to_vacuum", "write_table"]
 
@@ -165,7 +165,11 @@ def _joined(group: list[tuple[int, Spectrum]]) -> Spectrum:
     )
     grid = PixelGrid(np.concatenate([part.grid.wavelength for part in parts]), chips)
     flux, ivar = (np.concatenate([getattr(part, name) for part in parts]) for name in ("flux", "ivar"))
-    powers = [part.lsf.resolution if isinstance(part.lsf, Gaussian) else None for part in parts for _ in part.grid.chips]
+    powers = [
+        part.lsf.resolution if isinstance(part.lsf, Gaussian) else None
+        for part in parts
+        for _ in part.grid.chips
+    ]
     known = [power for power in powers if power is not None]
     lsf: LineSpread | None = ChipGaussians.simplest(known) if len(known) == len(powers) else None
     return replace(parts[0], grid=grid, flux=flux, ivar=ivar, lsf=lsf)
@@ -237,7 +241,11 @@ def from_columns(
         kind: next((name for name in names if name in columns), None)
         for kind, names in (("wavelength", _WAVELENGTH), ("flux", _FLUX), ("noise", _NOISE), ("mask", _MASK))
     }
-    for kind, names in (("wavelength", _WAVELENGTH[:1]), ("flux", _FLUX), ("noise", ("ivar", "error", "uncertainty"))):
+    for kind, names in (
+        ("wavelength", _WAVELENGTH[:1]),
+        ("flux", _FLUX),
+        ("noise", ("ivar", "error", "uncertainty")),
+    ):
         if found[kind] is None:
             has = printable(", ".join(table.names[:_TOLD])) or "none"
             raise SpectrumError(f"{where}: needs a column {' or '.join(names)}; it has {has}")
@@ -330,7 +338,9 @@ def _numbers(column: Column, name: str, where: str) -> NDArray[np.float64]:
         raise SpectrumError(f"{where}: column {name!r} does not hold numbers")
     values = column.values.astype(np.float64)
     if values.ndim != 1 or not 2 <= values.size <= MAX_PIXELS:
-        raise SpectrumError(f"{where}: column {name!r} has the shape {values.shape}; one number a pixel is wanted")
+        raise SpectrumError(
+            f"{where}: column {name!r} has the shape {values.shape}; one number a pixel is wanted"
+        )
     return np.asarray(values)
 
 
@@ -419,7 +429,9 @@ def _number(meta: Mapping[str, Any], keys: tuple[str, ...], unit: str, where: st
             value = float(value.value) * (1.0 if known is None else float(known.to(unit)))
         value = float(value)
     except (TypeError, ValueError):
-        raise SpectrumError(f"{where}: metadata {key!r} is no number: {printable(str(meta[key]))[:_TOLD]!r}") from None
+        raise SpectrumError(
+            f"{where}: metadata {key!r} is no number: {printable(str(meta[key]))[:_TOLD]!r}"
+        ) from None
     return None if math.isnan(value) else value
 
 

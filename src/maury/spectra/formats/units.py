@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.names import printable
+from maury.untrusted import is_harmless_unit
 
 _LONGEST = 80
-# A power of four digits is no unit, and may take astropy for ever: 10**9999999999 Angstrom.
-_HUGE = re.compile(r"\d{4,}")
 _FORMATS = ("generic", "fits", "cds", "vounit", "ogip")
 # Spellings that astropy does not know in every format, in lower case; the unit's own name is among them for plurals and upper case.
 _SPELLINGS = {
@@ -53,7 +52,7 @@ def known_unit(text: Any) -> units.UnitBase | None:
         text = str(text)
     if isinstance(text, units.UnitBase):
         return text
-    if not isinstance(text, str) or not text.strip() or not harmless(text):
+    if not isinstance(text, str) or not text.strip() or not is_harmless_unit(text):
         return None
     respelt = _WORD.sub(lambda word: _KNOWN.get(word[0].lower(), word[0]), text.strip())
     lower = _WORD.sub(lambda word: _KNOWN.get(word[0].lower(), word[0].lower()), text.strip())
@@ -68,11 +67,6 @@ def known_unit(text: Any) -> units.UnitBase | None:
                 # Its parsers fail in many ways on what is no unit.
                 continue
     return None
-
-
-def harmless(text: str) -> bool:
-    """Tell whether astropy may be asked what a unit is: it would never answer to some."""
-    return len(text) <= _LONGEST and not _HUGE.search(text)
 
 
 def to_angstrom(values: NDArray[np.float64], unit: Any, name: str, where: str) -> NDArray[np.float64]:
@@ -102,7 +96,9 @@ def to_angstrom(values: NDArray[np.float64], unit: Any, name: str, where: str) -
     # To astropy it is the ampere, to spectroscopists it is not.
     known = units.AA if str(unit).strip() in ("A", "a") else known_unit(unit)
     if known is None:
-        raise SpectrumError(f"{where}: unit {_shown(unit)} of its wavelengths is not known: Angstrom, nm or micron are")
+        raise SpectrumError(
+            f"{where}: unit {_shown(unit)} of its wavelengths is not known: Angstrom, nm or micron are"
+        )
     try:
         with np.errstate(all="ignore"):
             out = (values * known).to_value(units.AA, equivalencies=units.spectral())
@@ -111,9 +107,7 @@ def to_angstrom(values: NDArray[np.float64], unit: Any, name: str, where: str) -
     return _checked(np.asarray(out, np.float64), where)
 
 
-def _from_logarithm(
-    values: NDArray[np.float64], unit: Any, name: str, where: str
-) -> NDArray[np.float64]:
+def _from_logarithm(values: NDArray[np.float64], unit: Any, name: str, where: str) -> NDArray[np.float64]:
     scale = known_unit(unit) if unit is not None and str(unit).strip() else units.AA
     if scale is None or not scale.is_equivalent(units.AA):
         scale = units.AA
