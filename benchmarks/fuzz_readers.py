@@ -9,6 +9,8 @@ memory. The kernel ends the process that takes too long, so that no reader can c
 run end with 1. ``--plant hang`` (or ``memory``, ``crash``, ``exception``) puts a fault into the reader, to see that it is found.
 """
 
+# ruff: noqa: E501 - lists of what may be wrong
+
 import argparse
 import bz2
 import gzip
@@ -42,11 +44,38 @@ NUMBERS = ("0", "-1", "1", "2", "3", "-2880", "999", "1000", "65536", "200000000
 SIZES = ("BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "PCOUNT", "GCOUNT", "TFIELDS", "THEAP")
 FORMATS = ("'D'", "'0D'", "'8575E'", "'999999999D'", "'2000000000X'", "'1PD(9)'", "'1QD(2000000000)'", "'A'", "'L'", "'M'", "'J'", "'-1D'",
            "'D(3'", "''")  # fmt: skip
-TEXTS = ("'\x1b[2J'", "'\x00'", "'1E-17 erg/cm^2/s/Ang'", "'10**9999999999 m'", "'furlong'", "'Angstrom'", "'" + "x" * 66 + "'", "''", "NaN")
+TEXTS = (
+    "'\x1b[2J'",
+    "'\x00'",
+    "'1E-17 erg/cm^2/s/Ang'",
+    "'10**9999999999 m'",
+    "'furlong'",
+    "'Angstrom'",
+    "'" + "x" * 66 + "'",
+    "''",
+    "NaN",
+)
 KEYS = ("TNULL1", "TSCAL1", "TZERO1", "TDIM1", "TUNIT1", "TUNIT2", "TTYPE1", "CRVAL1", "CDELT1", "CRPIX1", "CRVAL", "CDELT", "BZERO", "BSCALE",
         "NVISITS", "OBJID", "BC", "VHELIO", "RA", "JD-MID", "SURVEY", "EXTNAME", "XTENSION", "DC-FLAG", "CTYPE1", "MEDIUM", "FRAME",
         "V_CORREC", "RESOLUTI", "ZIMAGE", "GROUPS", "CONTINUE", "END")  # fmt: skip
-CELLS = ("", "nan", "inf", "-inf", "1e999", "-0", "x", '"', "1e300", "0", "1e-300", "True", "1 2", "\u00e9", "1_0", "0x10")
+CELLS = (
+    "",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "-0",
+    "x",
+    '"',
+    "1e300",
+    "0",
+    "1e-300",
+    "True",
+    "1 2",
+    "\u00e9",
+    "1_0",
+    "0x10",
+)
 WORDS = (("float64", "int8"), ("float64", "string"), ("float64", "object"), ("float64", "float128"), ("float64", "bool"), ("Angstrom", "micron"),
          ("Angstrom", "10**9999999999 m"), ("Angstrom", "kg"), ("vacuum", "air"), ("vacuum", ".nan"), ("vacuum", "[" * 50), ("omap", "map"),
          ("meta", "mota"), ("datatype", "delimiter"), ("name", "nome"), ("- {", "- !x {"), ("{", "{<<: *a, "), ("rest", "\\e[2J"), ("ECSV", "ecsv"))  # fmt: skip
@@ -64,7 +93,9 @@ def damage(content, rng):
     elif way == 2:
         # Within headers, whose cards are 80 bytes long: the first block and others of text.
         card = CARD * rng.integers(max(min(len(data), 28800) // CARD, 1))
-        data[card : card + CARD] = b" " * CARD if rng.integers(2) else bytes(rng.integers(32, 127, CARD, dtype=np.uint8))
+        data[card : card + CARD] = (
+            b" " * CARD if rng.integers(2) else bytes(rng.integers(32, 127, CARD, dtype=np.uint8))
+        )
     elif way == 3:
         for i in rng.integers(min(len(data), 28800), size=rng.integers(1, 30)):
             data[i] = rng.integers(32, 127)
@@ -107,7 +138,9 @@ def forge_fits(content, rng):
         way = rng.integers(8)
         if way <= 2:
             # A number that tells a size: another value, another spelling, twice, or gone.
-            sized = [at for at in cards if re.match(rb"BITPIX|NAXIS|PCOUNT|GCOUNT|TFIELDS", data[at : at + 8])]
+            sized = [
+                at for at in cards if re.match(rb"BITPIX|NAXIS|PCOUNT|GCOUNT|TFIELDS", data[at : at + 8])
+            ]
             if sized:
                 at = pick(rng, sized)
                 key = bytes(data[at : at + 8]).decode("latin-1")
@@ -133,7 +166,9 @@ def forge_fits(content, rng):
             if rng.integers(2):
                 data[other:other] = piece
         elif way == 6:
-            value = np.array(pick(rng, (np.nan, np.inf, 0.0, -1.0, 1e300, 1e-300, 1e38)), pick(rng, (">f4", ">f8")))
+            value = np.array(
+                pick(rng, (np.nan, np.inf, 0.0, -1.0, 1e300, 1e-300, 1e38)), pick(rng, (">f4", ">f8"))
+            )
             at = int(rng.integers(len(data) // 8)) * 8
             number = int(rng.integers(1, 5000))
             with np.errstate(over="ignore"):
@@ -164,7 +199,9 @@ def forge_ecsv(content, rng):
         elif way == 3:
             text = text.replace(" ", pick(rng, (",", "\t", "  ", ";", "|")))
         else:
-            text = pick(rng, ("\ufeff", "", "\n", "# ")) + text + pick(rng, ("\n\n", "\x00", '"', "1 2 3\n", ""))
+            text = (
+                pick(rng, ("\ufeff", "", "\n", "# ")) + text + pick(rng, ("\n\n", "\x00", '"', "1 2 3\n", ""))
+            )
     return text.encode("utf-8", "replace")
 
 
@@ -214,7 +251,7 @@ PLANTS = ("hang", "memory", "crash", "exception")
 
 
 def planted(fault):
-    """A reader with a fault that a careless harness would overlook."""
+    """Return a reader with a fault that a careless harness would overlook."""
 
     def read(path):
         if fault == "hang":
@@ -237,7 +274,8 @@ def check(spectra):
     """Look at spectra as whoever infers them would: fluxes are finite where they are used, names and words can be printed."""
     for spectrum in spectra:
         assert spectrum.flux.shape == spectrum.ivar.shape
-        assert np.isfinite(spectrum.flux).all() and np.isfinite(spectrum.ivar).all()
+        assert np.isfinite(spectrum.flux).all()
+        assert np.isfinite(spectrum.ivar).all()
         words = [spectrum.id, *(value for value in spectrum.meta.values() if isinstance(value, str))]
         assert all(word.isprintable() for word in words), "a word that is not printable"
 
@@ -264,12 +302,14 @@ def child(path, name, content, seed, number, read, answer):
     signal.setitimer(signal.ITIMER_PROF, 0)
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak = int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024
-    os.write(answer, json.dumps({"found": found, "seconds": time.process_time() - began, "peak_MB": peak}).encode())
+    os.write(
+        answer, json.dumps({"found": found, "seconds": time.process_time() - began, "peak_MB": peak}).encode()
+    )
     os._exit(0)
 
 
 def one(folder, name, content, seed, number, read):
-    """What becomes of file ``number``."""
+    """Return what becomes of file ``number``."""
     path = folder / f"{number}-{name}"
     answer, question = os.pipe()
     process = os.fork()
@@ -344,13 +384,16 @@ def is_failure(result):
 
 
 def summary(results):
-    """Counts, the slowest and the largest."""
+    """Return counts, the slowest and the largest."""
     counts = Counter("failure" if is_failure(r) else r["found"] for r in results)
     hangs = sum(r["found"].startswith("hang") for r in results)
     slowest, largest = (max(results, key=lambda r, k=k: r[k], default=None) for k in ("seconds", "peak_MB"))
     out = {"files": len(results), **counts, "hangs": hangs}
     if results:
-        out |= {"slowest_s": round(slowest["seconds"], 2), "slowest": f"{slowest['number']}-{slowest['name']}"}
+        out |= {
+            "slowest_s": round(slowest["seconds"], 2),
+            "slowest": f"{slowest['number']}-{slowest['name']}",
+        }
         out |= {"peak_MB": round(largest["peak_MB"]), "largest": f"{largest['number']}-{largest['name']}"}
     return out
 
@@ -371,7 +414,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--number", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long; run again to go on")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="stop after so long; run again to go on"
+    )
     parser.add_argument("--output", type=Path, default=Path("fuzz"))
     parser.add_argument("--plant", choices=PLANTS)
     options = parser.parse_args()
@@ -382,7 +427,12 @@ def main():
     left = [i for i in range(options.number) if i not in seen]
     read = planted(options.plant) if options.plant else read_spectra
     end = time.monotonic() + options.seconds
-    with TemporaryDirectory() as folder, record.open("a", encoding="utf-8") if not options.plant else open(os.devnull, "w", encoding="utf-8") as log:
+    with (
+        TemporaryDirectory() as folder,
+        record.open("a", encoding="utf-8")
+        if not options.plant
+        else open(os.devnull, "w", encoding="utf-8") as log,
+    ):
         for result in fuzz(left, Path(folder), options.seed, read, options.output / "failures"):
             results.append(result)
             print(json.dumps(result), file=log, flush=True)

@@ -18,9 +18,12 @@ from filelock import FileLock, Timeout
 
 from maury.errors import MauryError
 from maury.text import readable
+from maury.untrusted import check_votable, is_votable
 
 if TYPE_CHECKING:
     from astropy.table import Table
+
+_REFERRING = (".h5", ".hdf5", ".hdf", ".asdf")
 
 
 # Bytes of a name, such that an ending and a temporary name find room within the 255 that disks allow.
@@ -124,10 +127,20 @@ def sha256(path: Path) -> str:
 
 
 def open_table(path: Path, error: type[MauryError]) -> Table:
-    """Read a table in any format that astropy knows by its name; what goes wrong is raised as ``error``."""
+    """Read a table in any format that astropy knows by its name; what goes wrong is raised as ``error``.
+
+    Nothing outside the file is read: a VOTable may name an address for its data, HDF5 and ASDF other files.
+    """
     # Half a second to import.
     from astropy.table import Table
 
+    if path.suffix.lower() in _REFERRING:
+        raise error(f"{path}: may refer to other files, and is not read: write it as ECSV, FITS or Parquet")
+    if path.is_file():
+        with path.open("rb") as opened:
+            head = opened.read(2048)
+            if is_votable(head):
+                check_votable(head + opened.read(), path, error)
     try:
         if path.suffix == ".ecsv":
             return Table.read(path, format="ascii.ecsv", encoding="utf-8")

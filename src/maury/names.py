@@ -17,7 +17,7 @@ _FEW = 12
 
 
 def printable(text: str) -> str:
-    """Return a text of whatever origin as a terminal and a file of UTF-8 may have it: what is not printable is spelt out.
+    r"""Return a text of whatever origin as a terminal and a file of UTF-8 may have it: what is not printable is spelt out.
 
     Control characters (NUL, the escape that begins a terminal's commands), marks that turn the direction of writing and lone surrogates
     are not.
@@ -25,7 +25,7 @@ def printable(text: str) -> str:
     Examples
     --------
     >>> print(printable("HD 1" + chr(27) + "[2J"))
-    HD 1\\x1b[2J
+    HD 1\x1b[2J
     """
     if text.isprintable():
         return text

@@ -9,6 +9,7 @@ from maury.errors import ConfigError, ModelError
 from maury.likelihood.problem import Problem
 from maury.networks.config import Module, NetworkConfig, PaperNetwork, Score, Setting, Transformer
 from maury.networks.estimator import Estimator
+from maury.networks.prepare import preparation_of
 from maury.networks.transformer import SpectrumTransformer, rotate
 from maury.spectra.instrument import apstar_grid
 from maury.training.simulations import Observing, Simulator
@@ -66,6 +67,13 @@ def test_each_featurizer_trains_saves_loads_and_infers(problem, simulation, tmp_
     torch.testing.assert_close(first.features, second.features)
     theta = problem.stellar.from_normal(again.sample(500, second[1], torch.Generator().manual_seed(0)))
     assert ((theta >= problem.stellar.low) & (theta <= problem.stellar.high)).all()
+
+
+@pytest.mark.parametrize("kind", [*SMALL, "score"])
+def test_templates_are_found_wherever_they_are(problem, kind):
+    """The check of stars far from the prior's velocities needs them."""
+    found = preparation_of(estimator_of(problem, small(kind)).featurizer)
+    assert (found is not None) == (kind in ("aligned", "score"))
 
 
 @pytest.mark.parametrize("kind", ["resnet-gru", "transformer", "module", "aligned", "score"])

@@ -80,8 +80,8 @@ class Spectrum:
     frame
         ``"observatory"``, ``"barycentric"`` or ``"rest"``: in which frame the wavelengths are.
     v_correction
-        What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown. Of an observatory it stays below
-        100 km/s (the earth moves with 31), of a spectrum that was moved to rest below 3000.
+        What takes ``v_rad`` measured in ``frame`` to the solar-system barycentre, km/s; None where unknown. Of an observatory
+        it stays below 100 km/s (the earth moves with 31), of a spectrum that was moved to rest below 3000.
     bitmask
         The file's own pixel mask, shape ``(n_pixels,)``, kept for pictures and for other rules;
         None where absent.
@@ -151,7 +151,8 @@ class Spectrum:
         if not abs(self.v_correction) < limit:
             metres = ": is it in m/s? It must be in km/s" if 1 < abs(self.v_correction) / limit < 1000 else ""
             raise SpectrumError(
-                f"v_correction {self.v_correction:g} km/s: below {limit:g} is possible in the {self.frame} frame, None where unknown{metres}"
+                f"v_correction {self.v_correction:g} km/s: below {limit:g} is possible in the {self.frame} frame, "
+                f"None where unknown{metres}"
             )
 
     @property

@@ -167,3 +167,67 @@ def test_errors_and_fluxes_of_no_use_are_masked(tmp_path):
 def test_other_grids_are_refused(tmp_path):
     with pytest.raises(SpectrumError, match="another grid"):
         write_apstar(tmp_path / "a.fits", [visit()])
+
+
+def as_dr13(path):
+    """An aspcapStar as up to DR16: an apStar's keywords in the first header, labels in PARAM and FPARAM alone."""
+    write_aspcapstar(path, at_rest(36.4))
+
+    def change(hdus):
+        hdus[0].header.update(
+            {"NVISITS": 3, "OBJ": "star", "VHELIO": 36.4, "VRAD": 0.0, "SNR": 144.0, "FIELD": "169+04"}
+        )
+        param = np.array([[4500.0, -9999.0, 0.6, -0.5, 0.0, 0.0, 0.1, 1.0, 0.0]], "f4")
+        fitted = np.array([[4400.0, 2.5, 0.6, -0.4, 0.0, 0.0, 0.2, 1.0, 0.0]], "f4")
+        hdus[4] = fits.BinTableHDU.from_columns(
+            [fits.Column("PARAM", "9E", array=param), fits.Column("FPARAM", "9E", array=fitted)]
+        )
+
+    edit(path, change)
+    return path
+
+
+def test_aspcapstar_of_dr13_is_no_apstar(tmp_path):
+    (spectrum,) = read_spectra(as_dr13(tmp_path / "aspcapStar-r6-l30e.2-star.fits"))
+    assert (spectrum.id, spectrum.frame, spectrum.v_correction) == ("star", "rest", 36.4)
+    assert barycentric_velocity(spectrum) == pytest.approx(V_BARY, abs=0.02)
+    found = {k: v for k, v in spectrum.meta.items() if k.endswith("_survey") or k in ("snr", "field")}
+    # What the pipeline did not calibrate is as it was fitted.
+    assert (found.pop("field"), len(found)) == ("169+04", 5)
+    expected = {
+        "teff_survey": 4500.0,
+        "logg_survey": 2.5,
+        "m_h_survey": -0.5,
+        "alpha_m_survey": 0.1,
+        "snr": 144.0,
+    }
+    assert found == pytest.approx(expected)
+
+
+def test_real_aspcapstar_files(shared):
+    import csv
+
+    folder = shared / "data" / "real"
+    if not (folder / "labels.csv").is_file():
+        pytest.skip(f"{folder / 'labels.csv'} is absent")
+    with (folder / "labels.csv").open(encoding="utf-8") as opened:
+        rows = [row for row in csv.DictReader(opened) if row["kind"] == "aspcapStar"]
+    assert rows
+    for row in rows:
+        (spectrum,) = read_spectra(folder / row["file"])
+        found = {name: spectrum.meta[f"{name}_survey"] for name in ("teff", "logg", "m_h", "alpha_m")}
+        found |= {"snr": spectrum.meta["snr"], "v_rad": spectrum.v_correction}
+        assert found == pytest.approx({name: float(row[name]) for name in found}, rel=1e-4, abs=1e-4)
+        assert spectrum.id == row["star_id"]
+        assert spectrum.good.sum() > 6500
+
+
+def test_real_apogee_files_are_read(shared):
+    folder = shared / "data" / "real" / "apogee_dr13"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    for path in sorted(folder.iterdir()):
+        spectra = list(read_spectra(path))
+        expected = {"apStar": (8575, "rest"), "aspcapStar": (8575, "rest"), "apVisit": (12288, "observatory")}
+        assert {(s.grid.n_pixels, s.frame) for s in spectra} == {expected[path.name.split("-")[0]]}
+        assert len(spectra) == 1 or path.name.startswith("apStar")

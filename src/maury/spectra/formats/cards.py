@@ -49,7 +49,10 @@ def unsigned(mask: NDArray[Any]) -> NDArray[np.int64]:
 def inverse_variance(
     flux: NDArray[np.float64], error: NDArray[np.float64], usable: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Inverse variance ``(n_chips, n)``: 0 where values are not finite or the error is not positive, far beyond the chip's median or nothing beside the flux."""
+    """Inverse variance ``(n_chips, n)``, 0 where a pixel is of no use.
+
+    That is where values are not finite, or the error is not positive, far beyond the chip's median, or nothing beside the flux.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         good = (
             usable & np.isfinite(flux) & np.isfinite(error) & (error > 0) & (np.abs(flux) < SNR_LIMIT * error)

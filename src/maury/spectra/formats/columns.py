@@ -7,7 +7,6 @@ are values and never objects, and nothing refers to another file or to the netwo
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,19 +20,14 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.names import printable
 from maury.spectra.formats.fits import reason
-from maury.spectra.formats.units import harmless
+from maury.untrusted import check_votable, is_votable
 
 MAX_PIXELS = 1_000_000
 _MAX_COLUMNS = 1000
 # Bytes. Text is ten times as much once it is numbers and back; XML more so.
 _MAX_TEXT, _MAX_XML, _MAX_HEADER, _MAX_FOOTER = 2**26, 2**23, 2**18, 2**22
 _BOM = b"\xef\xbb\xbf"
-# Letters of foreign text that a message repeats.
-_SHOWN = 60
-# Elements of a VOTable, one in another.
-_DEEPEST = 50
 Wanted = Callable[[str], bool]
 
 
@@ -86,11 +80,11 @@ def table_kind(path: Path) -> str | None:
         return "ecsv"
     if head.startswith(b"PAR1"):
         return "parquet"
-    return "votable" if text.lstrip().startswith(b"<") and b"<VOTABLE" in text else None
+    return "votable" if is_votable(head) else None
 
 
 def plain_meta(meta: Mapping[Any, Any] | None) -> dict[str, Any]:
-    """Return metadata by names in lower case, without lists and the like: by references a file of 1 kB can nest some that print as gigabytes."""
+    """Return metadata by names in lower case, without lists and the like: a file of 1 kB can nest some that print as gigabytes."""
     kept = (str, bool, int, float, np.generic, Measured)
     return {
         key.strip().lower(): value
@@ -205,7 +199,7 @@ def read_ecsv(path: Path, wanted: Wanted) -> PlainTable:
         read = _ecsv_rows(content[start:], delimiter, chosen)
     except Exception as error:
         raise SpectrumError(f"{path}: its rows cannot be read ({reason(error)})") from None
-    columns = {}
+    columns: dict[str, Column] = {}
     for name in chosen:
         if name.endswith(".mask") and name.removesuffix(".mask") in by_name:
             continue
@@ -361,12 +355,12 @@ def read_votable(path: Path, wanted: Wanted) -> PlainTable:
             f"{path}: a VOTable of more than {_MAX_XML >> 20} MiB; write it as FITS or Parquet"
         )
     content = path.read_bytes()
-    check_votable(content, path)
+    check_votable(content, path, SpectrumError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = votable.parse(io.BytesIO(content), verify="ignore")
-            tables = [table for table in parsed.iter_tables() if table.nrows]
+            tables = [table for table in parsed.iter_tables() if len(table.array)]
             table = next(t for t in tables if any(wanted(str(f.name).lower()) for f in t.fields))
             rows = table.array
     except StopIteration:
@@ -386,64 +380,3 @@ def read_votable(path: Path, wanted: Wanted) -> PlainTable:
     told = [*parsed.params, *(p for resource in parsed.resources for p in resource.params), *table.params]
     meta = {str(param.name): param.value for param in told}
     return PlainTable(tuple(str(f.name).lower() for f in table.fields), columns, plain_meta(meta))
-
-
-def _integer(text: str) -> int:
-    """Value of a number that a hostile file wrote: large ones are all alike, and none is an error here."""
-    return int(text) if text.isdigit() and len(text) < 10 else 10**10
-
-
-def check_votable(content: bytes, path: Path) -> None:
-    """Refuse XML that refers to anything outside itself, declares entities, or unpacks.
-
-    Raises
-    ------
-    SpectrumError
-        If a STREAM has an address or is compressed, or there is a document type with entities.
-    """
-    from xml.parsers import expat
-
-    depth = rows = width = 0
-
-    def begins(name: str, attributes: Mapping[str, str]) -> None:
-        nonlocal depth, rows, width
-        depth += 1
-        names = {key.rpartition(":")[2].lower(): value for key, value in attributes.items()}
-        element = name.rpartition(":")[2].upper()
-        if element == "TABLE":
-            rows, width = _integer(names.get("nrows", "0")), 0
-        elif element == "FIELD":
-            width += 16 * math.prod(map(_integer, re.findall(r"\d+", names.get("arraysize", "1"))))
-        elif element == "TR":
-            rows += 1
-        # astropy takes the units of all columns and parameters for true, and some take it for ever.
-        if "unit" in names and not harmless(names["unit"]):
-            raise SpectrumError(f"{path}: unit {printable(names['unit'][:_SHOWN])} is none")
-        if depth > _DEEPEST or rows * max(width, 1) > _MAX_TEXT * 4:
-            raise SpectrumError(f"{path}: announces more than a spectrum can have; it is damaged or forged")
-        if element == "STREAM":
-            if "href" in names:
-                raise SpectrumError(
-                    f"{path}: its data lie elsewhere ({printable(names['href'][:_SHOWN])}); files are read, addresses are not: "
-                    "save the table with its data in it"
-                )
-            if names.get("encoding", "").lower() not in ("", "none", "base64"):
-                raise SpectrumError(
-                    f"{path}: its data are packed ({printable(names['encoding'][:_SHOWN])}); save them as TABLEDATA"
-                )
-
-    def ends(_name: str) -> None:
-        nonlocal depth
-        depth -= 1
-
-    def refuse(*_: Any) -> None:
-        raise SpectrumError(f"{path}: declares entities of its own, which no VOTable needs")
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = begins, ends
-    parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse
-    try:
-        parser.Parse(content, True)
-    except expat.ExpatError as error:
-        raise SpectrumError(f"{path}: cannot be read as XML ({error})") from None

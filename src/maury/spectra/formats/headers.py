@@ -1,9 +1,9 @@
 """Headers of a FITS file, read from their bytes before astropy opens it.
 
-astropy trusts what a header announces, and two parts of it may read the same header differently: of two cards ``NAXIS1`` one takes the first
-and one the last, and lower case, ``PCOUNT = -  5760`` or an axis that is missing send it round in circles. So the keywords that say how large
-a file's parts are must stand as the FITS standard has them (version 4.0, sections 4.1 and 4.4.1): once, in upper case, as plain integers. Then
-there is one way to read them, and every part is known to lie inside the file.
+astropy trusts what a header announces, and two parts of it may read the same header differently: of two cards ``NAXIS1`` one takes the
+first and one the last, and lower case, ``PCOUNT = -  5760`` or an axis that is missing send it round in circles. So the keywords that say
+how large a file's parts are must stand as the FITS standard has them (version 4.0, sections 4.1 and 4.4.1): once, in upper case, as plain
+integers. Then there is one way to read them, and every part is known to lie inside the file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Read files of strangers in a process of their own, which is ended when it takes too long or too much.
 
 The readers refuse what they know to be hostile. What they do not know ends here: another process opens the file, with limits of processor
-time and memory that the kernel keeps, without leave to write, to start programs or to reach the network, and hands arrays back; nothing that
-it says is executed. It stays for further files, since it takes a second to start.
+time and memory that the kernel keeps, without leave to write, to start programs or to reach the network, and hands arrays back; nothing
+that it says is executed. It stays for further files, since it takes a second to start.
 """
 
 from __future__ import annotations

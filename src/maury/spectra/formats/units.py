@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.names import printable
+from maury.untrusted import is_harmless_unit
 
 _LONGEST = 80
-# A power of four digits is no unit, and may take astropy for ever: 10**9999999999 Angstrom.
-_HUGE = re.compile(r"\d{4,}")
 _FORMATS = ("generic", "fits", "cds", "vounit", "ogip")
 # Spellings that astropy does not know in every format, in lower case; the unit's own name is among them for plurals and upper case.
 _SPELLINGS = {
@@ -53,7 +52,7 @@ def known_unit(text: Any) -> units.UnitBase | None:
         text = str(text)
     if isinstance(text, units.UnitBase):
         return text
-    if not isinstance(text, str) or not text.strip() or not harmless(text):
+    if not isinstance(text, str) or not text.strip() or not is_harmless_unit(text):
         return None
     respelt = _WORD.sub(lambda word: _KNOWN.get(word[0].lower(), word[0]), text.strip())
     lower = _WORD.sub(lambda word: _KNOWN.get(word[0].lower(), word[0].lower()), text.strip())
@@ -68,11 +67,6 @@ def known_unit(text: Any) -> units.UnitBase | None:
                 # Its parsers fail in many ways on what is no unit.
                 continue
     return None
-
-
-def harmless(text: str) -> bool:
-    """Tell whether astropy may be asked what a unit is: it would never answer to some."""
-    return len(text) <= _LONGEST and not _HUGE.search(text)
 
 
 def to_angstrom(values: NDArray[np.float64], unit: Any, name: str, where: str) -> NDArray[np.float64]:

@@ -1,0 +1,183 @@
+"""Reading in another process: the same spectra, and an end to whatever takes too long or too much."""
+
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fixtures13 import at_rest, kernels, visit
+
+from maury.errors import Failure, SpectrumError
+from maury.spectra import read_spectra, write_apstar, write_apvisit, write_table
+from maury.spectra.formats import isolated
+from maury.spectra.formats.isolated import Limits
+from maury.spectra.instrument import apogee
+from maury.spectra.linespread import ChipGaussians, Gaussian
+
+SHORT = Limits(seconds=0.3, patience=60.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended():
+    yield
+    isolated.close_all()
+    assert isolated._idle == []
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("isolated")
+    write_apvisit(folder / "visit.fits", visit(2048), release="dr16")
+    write_apstar(
+        folder / "star.fits", [replace(at_rest(v), lsf=kernels()) for v in (1.0, 2.0)], release="dr16"
+    )
+    write_table(folder / "table.ecsv", replace(at_rest(3.0), lsf=Gaussian(50_000)))
+    return folder
+
+
+def same(one, other):
+    assert (one.id, one.frame, one.v_correction, one.index, one.path, one.meta) == (
+        other.id, other.frame, other.v_correction, other.index, other.path, other.meta,
+    )  # fmt: skip
+    assert one.grid.chips == other.grid.chips
+    for name in ("flux", "ivar", "bitmask"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_array_equal(one.grid.wavelength, other.grid.wavelength)
+    assert type(one.lsf) is type(other.lsf)
+    np.testing.assert_allclose(
+        one.lsf.resolving_power(one.grid), other.lsf.resolving_power(other.grid), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ["visit.fits", "star.fits", "table.ecsv"])
+def test_the_same_spectra(files, name):
+    found, expected = list(isolated.read_spectra(files / name)), list(read_spectra(files / name))
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        same(one, other)
+
+
+def test_all_kinds_of_line_spread_survive(files):
+    spectrum = next(read_spectra(files / "table.ecsv"))
+    for lsf in (None, Gaussian(2e4, integrate=False), ChipGaussians((1e4, 2e4, 3e4))):
+        head, arrays = isolated._packed(replace(spectrum, lsf=lsf))
+        assert isolated._unpacked(head, arrays).lsf == lsf
+
+
+def test_errors_are_those_of_the_file(files, tmp_path):
+    with pytest.raises(SpectrumError, match=r"absent\.fits: no such file"):
+        list(isolated.read_spectra(tmp_path / "absent.fits"))
+    with pytest.raises(SpectrumError, match="count from 0"):
+        isolated.read_spectrum(files / "visit.fits", -1)
+    with pytest.raises(SpectrumError, match="has no spectrum 1"):
+        isolated.read_spectrum(files / "visit.fits", 1)
+    found = list(isolated.read_all([tmp_path / "absent.fits", files / "visit.fits"]))
+    assert isinstance(found[0], Failure)
+    assert found[0].flag == "unreadable"
+    assert found[1].id == "star"
+
+
+def test_one_process_reads_many_files_and_relative_paths(files, monkeypatch):
+    isolated.close_all()
+    monkeypatch.chdir(files)
+    assert isolated.read_spectrum("star.fits", 1).v_correction == pytest.approx(1.0)
+    (reader,) = isolated._idle
+    # The rest of the file is not asked for: the process is free for the next.
+    assert isolated.read_spectrum("visit.fits", instrument=apogee()).path == "visit.fits"
+    assert isolated._idle == [reader]
+
+
+def test_threads_have_processes_of_their_own(files):
+    found = {}
+
+    def read(number):
+        found[number] = len(list(isolated.read_spectra(files / "star.fits")))
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: 3, 1: 3}
+
+
+def misled(monkeypatch, body):
+    """Have the other process read as a file would have it, that had its way with the readers."""
+    start = "import sys; sys.path[:] = @path; import @module as here; from @module import _serve, registry\nhere._prepare = lambda: None\n"
+    text = (start + body + "\n_serve()").replace("{", "{{").replace("}", "}}")
+    monkeypatch.setattr(isolated, "_START", text.replace("@path", "{path!r}").replace("@module", "{module}"))
+
+
+HANG = """
+def read(*a, **k):
+    while True:
+        try:
+            while True: pass
+        except BaseException: continue
+registry.read_spectra = read"""
+GREEDY = """
+import numpy
+def read(*a, **k):
+    yield numpy.ones(2**28)
+registry.read_spectra = read"""
+CRASH = """
+import os, signal
+def read(*a, **k):
+    os.kill(os.getpid(), signal.SIGSEGV)
+registry.read_spectra = read"""
+SLEEPS = """
+import time
+def read(*a, **k):
+    time.sleep(100)
+registry.read_spectra = read"""
+CALLS = """
+import socket
+def read(*a, **k):
+    socket.create_connection(("127.0.0.1", 9))
+registry.read_spectra = read"""
+WRITES = """
+def read(*a, **k):
+    open("written", "w")
+registry.read_spectra = read"""
+STARTS = """
+import subprocess
+def read(*a, **k):
+    subprocess.run(["true"])
+registry.read_spectra = read"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits are those of Unix")
+@pytest.mark.parametrize(
+    ("body", "limits", "error", "message"),
+    [
+        (HANG, SHORT, SpectrumError, "more than 0.3 s of the processor"),
+        (GREEDY, Limits(), SpectrumError, "more than 1024 MiB of memory"),
+        (CRASH, Limits(), SpectrumError, "SIGSEGV"),
+        (SLEEPS, Limits(patience=0.5), SpectrumError, "not read within 0.5 s"),
+        (CALLS, Limits(), RuntimeError, "may not do this: socket"),
+        (WRITES, Limits(), RuntimeError, "may not do this: open"),
+        (STARTS, Limits(), RuntimeError, "may not do this: subprocess"),
+    ],
+)
+def test_what_a_file_may_not_do(files, monkeypatch, body, limits, error, message):
+    isolated.close_all()
+    monkeypatch.chdir(files)
+    with monkeypatch.context() as patched:
+        misled(patched, body)
+        with pytest.raises(error, match=message):
+            list(isolated.read_spectra("visit.fits", limits=limits))
+    isolated.close_all()
+    assert not (files / "written").exists()
+
+
+def test_an_interrupted_process_is_replaced(files):
+    isolated.close_all()
+    spectra = isolated.read_spectra(files / "star.fits")
+    next(spectra)
+    spectra.close()
+    (reader,) = isolated._idle
+    os.kill(reader._process.pid, signal.SIGKILL)
+    reader._process.wait()
+    assert len(list(isolated.read_spectra(files / "star.fits"))) == 3
