@@ -13,6 +13,7 @@ run end with 1. ``--plant hang`` (or ``memory``, ``crash``, ``exception``) puts 
 
 import argparse
 import bz2
+import faulthandler
 import gzip
 import json
 import os
@@ -284,6 +285,7 @@ def child(path, name, content, seed, number, read, answer):
     """Make file ``number``, read it, and tell what came of it; never returns."""
     rng = np.random.default_rng([seed, number])
     path.write_bytes(damage(content, rng) if number % 2 else forge(name, content, rng))
+    faulthandler.disable()
     # No handler: a catch-all cannot swallow it.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))

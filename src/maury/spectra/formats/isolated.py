@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any
@@ -61,7 +61,7 @@ def read_spectra(
     reject: int | None = None,
     instrument: Instrument | None = None,
     limits: Limits = LIMITS,
-) -> Iterator[Spectrum]:
+) -> Generator[Spectrum, None, None]:
     """Yield every spectrum of a file as `maury.spectra.read_spectra` does, read in another process.
 
     Threads may read at the same time, each with a process of its own.
@@ -335,18 +335,23 @@ def _write(
     arrays = {name: np.ascontiguousarray(values) for name, values in (arrays or {}).items()}
     listed = [[name, values.dtype.str, values.shape] for name, values in arrays.items()]
     text = json.dumps({**head, "arrays": listed}).encode()
-    for part in (
+    parts: list[bytes] = [
         len(text).to_bytes(8, "big"),
         text,
-        *(memoryview(values).cast("B") for values in arrays.values() if values.size),
-    ):
+        *(values.tobytes() for values in arrays.values()),
+    ]
+    for part in parts:
         view = memoryview(part)
         while view:
             view = view[stream.write(view) :]
 
 
 def _packed(spectrum: Spectrum) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    arrays = {"wavelength": spectrum.grid.wavelength, "flux": spectrum.flux, "ivar": spectrum.ivar}
+    arrays: dict[str, np.ndarray] = {
+        "wavelength": spectrum.grid.wavelength,
+        "flux": spectrum.flux,
+        "ivar": spectrum.ivar,
+    }
     if spectrum.bitmask is not None:
         arrays["bitmask"] = spectrum.bitmask
     lsf: dict[str, Any] | None = None
