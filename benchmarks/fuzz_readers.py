@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "spectra"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "spectra" / "formats"))
 
 from fixtures13 import at_rest, write_all
 

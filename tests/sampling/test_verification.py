@@ -96,7 +96,7 @@ def funnel(x):
 def test_a_funnel():
     heavy = Independent(StudentT(2.0, torch.zeros(4).double(), 3.0), 1)
     found = sampling.verify(funnel, heavy, draws=3000, seed=3, nested=False)
-    assert found.log_evidence == pytest.approx(0, abs=0.1)
+    assert found.log_evidence == pytest.approx(0, abs=0.2)
     mean = float(found.weights @ found.draws[:, 0])
     std = float(found.weights @ (found.draws[:, 0] - mean) ** 2) ** 0.5
     assert mean == pytest.approx(0, abs=0.4)
