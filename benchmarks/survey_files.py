@@ -30,8 +30,8 @@ from maury.spectra import (
     write_mwm,
 )
 from maury.spectra.barycentric import barycentric_correction
-from maury.spectra.instrument import nominal_visit_lsf
-from maury.spectra.linespread import APOGEE_RESOLUTION, NOMINAL_VISIT, GaussHermite, Gaussian, Tabulated
+from maury.spectra.instrument import apogee, nominal_visit_lsf
+from maury.spectra.linespread import GaussHermite, Gaussian, Tabulated
 from maury.training.simulations import Observing, Simulator
 
 # Name, and whether the file holds many spectra.
@@ -98,10 +98,10 @@ def plans(spectra: int, per_file: float, rng: np.random.Generator) -> Iterator[P
 
 def simulators(model: Model) -> dict[str, tuple[Simulator, GaussHermite | None]]:
     """Detectors of all formats."""
-    coarse = np.array(NOMINAL_VISIT, dtype=float)
+    coarse = np.array(apogee().gauss_hermite[0], dtype=float)
     # Half as many pixels, of twice the width.
     coarse[[1, 9, -1]] *= 0.5
-    average = Gaussian(APOGEE_RESOLUTION, integrate=False)
+    average = Gaussian(apogee().network.resolution, integrate=False)
     visit = Observing(masked=(0.02, 0.15))
     fine, wide = nominal_visit_lsf(), GaussHermite(np.tile(coarse, (3, 1)))
     return {

@@ -31,7 +31,8 @@ from maury.training.simulations import Observing, Simulator, detector, pixels_na
 # Share of pixels that real visits lose by the default rule.
 REAL_MASKS = (0.04, 0.12)
 _BATCH = 25
-_SEEDS = 1_000_003
+# Between the seeds of a run's batches, so that no two runs share one.
+SEEDS = 1_000_003
 # Beyond this, u is a bound of the prior.
 _FAR = 8.0
 
@@ -149,7 +150,7 @@ def simulated_spectra(
     simulator = Simulator(model.problem, grid, observing or Observing(masked=REAL_MASKS), lsf)
     for first in range(start, number, _BATCH):
         # Each batch has a seed of its own and is always whole: any spectrum is the same, however many are asked for.
-        generator = torch.Generator().manual_seed(seed * _SEEDS + first // _BATCH)
+        generator = torch.Generator().manual_seed(seed * SEEDS + first // _BATCH)
         batch = simulator(_BATCH, generator)
         for i in range(min(_BATCH, number - first)):
             flux, ivar = batch.flux[i].double().numpy(), batch.ivar[i].double().numpy()
@@ -232,7 +233,7 @@ def _batch(
     for i, posterior, (_, theta, snr) in zip(range(start, stop), posteriors, spectra, strict=True):
         if isinstance(posterior, Exception):
             raise posterior
-        generator = torch.Generator().manual_seed((seed + 1) * _SEEDS + i)
+        generator = torch.Generator().manual_seed((seed + 1) * SEEDS + i)
         reference = torch.randn(len(labels), generator=generator, dtype=torch.float64)
         found.append(_plain(_judge(model, posterior, theta, snr, reference)))
     return found

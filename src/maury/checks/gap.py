@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maury.checks.calibration import REAL_MASKS
+from maury.checks.calibration import REAL_MASKS, SEEDS
 from maury.checks.runs import Key, run
 from maury.constants import C_KMS
 from maury.errors import ConfigError
@@ -34,7 +34,6 @@ from maury.spectra.linespread import FWHM
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulations import Observing, Simulator
 
-_SEEDS = 1_000_003
 _TELLURICS, _SKY_LINES = 80, 40
 # km/s: width of a telluric line, and of a sky line on the detector.
 _LINE_WIDTH = 6.0
@@ -99,7 +98,7 @@ class Bed:
 
     def spectrum(self, fault: Fault, strength: float, number: int, seed: int) -> tuple[Spectrum, Tensor]:
         """Return a spectrum and its labels ``(n_all,)``: of a number and a seed always the same star, whatever the strength."""
-        generator = torch.Generator().manual_seed(seed * _SEEDS + number)
+        generator = torch.Generator().manual_seed(seed * SEEDS + number)
         labels = self.labels(1, fault, generator)
         with torch.no_grad():
             clean = fault.apply(self, labels, strength, generator)

@@ -14,6 +14,9 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Of each chip's series.
+DEGREE = 4
+
 
 def chebyshev_basis(n_pixels: int, degree: int) -> Tensor:
     """``T_0 .. T_degree`` over pixels spread evenly on [-1, 1], float64, shape ``(n_pixels, degree + 1)``."""

@@ -16,7 +16,7 @@ from maury.forward.binary import Pair
 from maury.forward.detector import Banded
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
-from maury.likelihood.continuum import chip_basis, fit_continuum
+from maury.likelihood.continuum import DEGREE, chip_basis, fit_continuum
 from maury.likelihood.fit import Fit
 from maury.likelihood.noise import Correlated, Correlation, Covariance, Independent, innovations
 from maury.spectra.linespread import LineSpread
@@ -25,7 +25,6 @@ from maury.spectra.spectrum import PixelGrid, Spectrum
 Array = NDArray[np.float64]
 # Of each chip's continuum: Cholesky factor of the precision, right side, and departure from the reference.
 Chips = list[tuple[Tensor, Tensor, Tensor]]
-DEGREE = 4
 # Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
 SPREAD = 0.3
 # Spectra evaluated together: their arrays stay in the processor's cache.

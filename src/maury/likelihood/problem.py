@@ -14,7 +14,8 @@ from torch import Tensor
 from maury.errors import LabelError
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
-from maury.likelihood.pixels import DEGREE, Likelihood
+from maury.likelihood.continuum import DEGREE
+from maury.likelihood.pixels import Likelihood
 from maury.likelihood.ties import Tied
 from maury.names import meant
 from maury.spectra.instrument import Instrument, apogee

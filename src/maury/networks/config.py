@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from maury.errors import ConfigError, ModelError
+from maury.likelihood.continuum import DEGREE
 from maury.likelihood.problem import Problem
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context
 from maury.networks.flows import MOST_LAYERS, MOST_UNITS, NSF, OF_LAPLACE, FlowConfig
 from maury.networks.plain import Inputs, Normalise, PlainFeaturizer
-from maury.networks.prepare import DEGREE, Preparation, build_preparation, network_ranges
+from maury.networks.prepare import Preparation, build_preparation, network_ranges
 from maury.networks.resnet_gru import ResNetGRU
 from maury.networks.score import ScoreFeaturizer
 from maury.networks.transformer import SpectrumTransformer

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from maury.errors import ModelError
-from maury.likelihood.continuum import chebyshev_basis, fit_continuum
+from maury.likelihood.continuum import DEGREE, chebyshev_basis, fit_continuum
 from maury.networks.context import Context
 
 Inputs = Literal["flux", "flux+ivar+mask"]
-_DEGREE = 4
 
 
 class Normalise(nn.Module):
@@ -26,7 +25,7 @@ class Normalise(nn.Module):
         Half of the fit's, for it has to follow the star's own slopes as well.
     """
 
-    def __init__(self, chips: tuple[tuple[int, int], ...], degree: int = _DEGREE) -> None:
+    def __init__(self, chips: tuple[tuple[int, int], ...], degree: int = DEGREE) -> None:
         super().__init__()
         self.chips = chips
         self._bases = [chebyshev_basis(stop - start, 2 * degree).float() for start, stop in chips]

@@ -17,11 +17,10 @@ from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.forward.doppler import log_shift
 from maury.libraries.emulator import Emulator, principal_components
-from maury.likelihood.continuum import chebyshev_basis, fit_continuum
+from maury.likelihood.continuum import DEGREE, chebyshev_basis, fit_continuum
 from maury.likelihood.problem import Problem
 from maury.spectra.instrument import Instrument
 
-DEGREE = 4
 # Fractional error that no spectrum is believed below while it is being prepared.
 _FLOOR = 0.01
 # Shares of the range of teff.

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from maury.constants import C_KMS
 from maury.labels import LabelSet
+from maury.likelihood.continuum import DEGREE
 from maury.likelihood.fit import Fit
-from maury.likelihood.pixels import DEGREE, usable_pixels
+from maury.likelihood.pixels import usable_pixels
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import Model
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 # A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
-_PILE_UP = 0.1
+_PILE_UP, _OUTERMOST = 0.1, 0.01
 # Bounds at which a star may rightly sit: no rotation that can be seen, no model error that can be seen.
 _NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
 _HIGH_JITTER = 0.05
@@ -147,7 +148,7 @@ def _at_bounds(labels: LabelSet, theta: Array, weights: Array) -> list[str]:
     """Return flags ``at_bound:<label>`` of labels whose posterior piles up at an end of the prior."""
     flags = []
     for i, label in enumerate(labels.labels):
-        margin = 0.01 * (label.prior.high - label.prior.low)
+        margin = _OUTERMOST * (label.prior.high - label.prior.low)
         ends = {
             "low": theta[:, i] < label.prior.low + margin,
             "high": theta[:, i] > label.prior.high - margin,

@@ -129,9 +129,10 @@ class _Outside(Proposal):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        # Not all of them know how to draw nothing.
         with _seeded(generator):
-            found = torch.as_tensor(np.asarray(self.drawn(n))) if n else torch.empty(0, 0)
-        return found.double().reshape(n, -1)
+            found = torch.as_tensor(np.asarray(self.drawn(max(n, 1))))
+        return found.double().reshape(max(n, 1), -1)[:n]
 
     @torch.no_grad()
     def log_prob(self, u: Tensor) -> Tensor:
