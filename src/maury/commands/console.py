@@ -50,6 +50,15 @@ NoiseOption = Annotated[
 ]
 
 
+BudgetOption = Annotated[
+    int,
+    typer.Option(
+        help="Likelihoods a spectrum may take; after them the best answer is given, flagged not_converged. Nested sampling needs 100000.",
+        min=1000,
+    ),
+]
+
+
 def bar(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
     """Show a progress bar while the items are taken, if anyone is watching."""
     from rich.progress import track

@@ -10,6 +10,7 @@ import typer
 
 from maury.commands.console import (
     BAD_INPUT,
+    BudgetOption,
     ModelOption,
     NoiseModel,
     NoiseOption,
@@ -21,6 +22,7 @@ from maury.commands.console import (
     print_error,
     print_json,
 )
+from maury.constants import BUDGET
 from maury.errors import Failure, MauryError
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def infer(
     false_alarm: Annotated[
         float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
     ] = 0.01,
+    budget: BudgetOption = BUDGET,
     joint: Annotated[
         bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
     ] = False,
@@ -90,7 +93,9 @@ def infer(
     if joint and companion != Companion.no:
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint:
-        _infer_joint(files, load_model(model, device.value), max(draws, 2000), noise, output, as_json, seed)
+        _infer_joint(
+            files, load_model(model, device.value), max(draws, 2000), noise, output, as_json, seed, budget
+        )
         return
     loaded = model if model == AUTO else load_model(model, device.value)
     if output:
@@ -100,7 +105,7 @@ def infer(
     with err.status("reading") as status:
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, progress=status.update,
+            companion=companion.value, false_alarm=false_alarm, budget=budget, progress=status.update,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -230,6 +235,7 @@ def _infer_joint(
     output: Path | None,
     as_json: bool,
     seed: int,
+    budget: int,
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
     from maury.inference.visits import infer_visits
@@ -245,7 +251,9 @@ def _infer_joint(
         else:
             spectra.append(item)
     with err.status("reading") as status:
-        star = infer_visits(spectra, model, draws=draws, seed=seed, noise=noise.value, progress=status.update)
+        star = infer_visits(
+            spectra, model, draws=draws, seed=seed, noise=noise.value, budget=budget, progress=status.update
+        )
     if as_json:
         print_json(star.to_json())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from maury.batching import Steps, together
+from maury.constants import BUDGET
 from maury.errors import InferenceError, LabelError
 from maury.inference.flow import Flow
 from maury.labels import LabelSet
 from maury.likelihood.problem import Problem
 from maury.likelihood.residuals import Noise
-from maury.likelihood.target import Single
+from maury.likelihood.target import Single, Target
 from maury.models import ALL_MASKED, Model, to_model_grid
 from maury.names import meant
 from maury.networks.context import Context
@@ -25,6 +27,7 @@ from maury.posterior.flags import check_misfit, faults, warnings
 from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
 from maury.posterior.store import provenance
 from maury.priors import Prior, Uniform
+from maury.sampling.importance import Weighted, effective_sample_size
 from maury.sampling.verify import Verified, verify
 from maury.spectra.spectrum import Spectrum
 
@@ -49,6 +52,7 @@ class Settings:
     priors: Mapping[str, Prior]
     noise: Noise
     false_alarm: float
+    budget: int = BUDGET
 
     def __post_init__(self) -> None:
         if self.draws < FEWEST_DRAWS:
@@ -59,6 +63,8 @@ class Settings:
             raise InferenceError(f"noise: no {self.noise!r}; {meant(self.noise, get_args(Noise))}")
         if not 0 < self.false_alarm < 1:
             raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm:g}")
+        if self.budget < 1:
+            raise InferenceError(f"budget must be a number of likelihoods, not {self.budget}")
 
 
 def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:
@@ -170,6 +176,7 @@ def _steps(
         generator=torch.Generator().manual_seed(settings.seed),
         nested=nested,
         noise=settings.noise,
+        budget=settings.budget,
         progress=progress,
     )
     p_novelty = None if novelty is None else float(novelty[row])
@@ -197,35 +204,53 @@ def posterior_of(
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
     preparation = getattr(model.estimator.featurizer, "preparation", None)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
+    bad += ["not_converged"] * (not verified.converged)
+    flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
     extra: dict[str, Any] = {"misfit": misfit.to_json()}
     if verified.residuals is not None:
         extra["residuals"] = verified.residuals.to_json()
-    weights = torch.softmax(verified.log_weights, 0).numpy()
+    draws, log_weights = verified.draws, verified.log_weights
+    if "no_star" in bad:
+        # What explains the spectrum no better than a bare continuum has told nothing of a star, however narrow its maximum.
+        draws, log_weights = _prior_draws(verified.target)
+        theta = labels.from_normal(draws.u)
+    weights = torch.softmax(log_weights, 0).numpy()
     between = _between_libraries(model, labels, theta.numpy(), weights)
-    if between:
+    if between and "no_star" not in bad:
         extra["systematic"] = between
     return Posterior(
         labels=labels,
         draws=theta.numpy(),
-        log_weights=verified.log_weights.numpy(),
-        log_likelihood=verified.draws.log_likelihood.numpy(),
-        log_prior=verified.draws.log_prior.numpy(),
-        log_proposal=verified.draws.log_proposal.numpy(),
+        log_weights=log_weights.numpy(),
+        log_likelihood=draws.log_likelihood.numpy(),
+        log_prior=draws.log_prior.numpy(),
+        log_proposal=draws.log_proposal.numpy(),
         flow_draws=labels.select(model.estimator.labels.names).from_normal(verified.flow).numpy(),
         khat=verified.khat,
-        ess=verified.ess,
+        ess=effective_sample_size(log_weights) if "no_star" in bad else verified.ess,
         log_evidence=verified.log_evidence,
         method=verified.method,
         fit=fit,
         spectrum=spectrum,
         model=model.name,
-        flag_warn=(*warnings(verified, fit, spectrum, model, labels), *misfit.flags()),
+        flag_warn=flags,
         flag_bad=tuple(bad),
         evaluations=verified.evaluations,
         held=dict(model.problem.held),
         target=verified.target,
         extra=extra,
     )
+
+
+def _prior_draws(target: Target[Single], n: int = 512) -> tuple[Weighted, torch.Tensor]:
+    """Draws of the prior, spread evenly, with equal log weights ``(n,)``."""
+    cube = torch.quasirandom.SobolEngine(len(target.labels), scramble=True, seed=0).draw(
+        n, dtype=torch.float64
+    )
+    u = torch.special.ndtri(cube.clamp(1e-9, 1 - 1e-9))
+    log_prior = target.log_prior(u)
+    log_weights = torch.full((n,), -math.log(n), dtype=torch.float64)
+    return Weighted(u, target.log_likelihood(u), log_prior, log_prior), log_weights
 
 
 def _between_libraries(

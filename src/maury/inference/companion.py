@@ -66,7 +66,10 @@ def with_companion(
     """
     if companion not in get_args(Companion):
         raise InferenceError(f"companion: no {companion!r}; {meant(companion, get_args(Companion))}")
-    if companion == "no" or (companion == "auto" and not _CAUSES & {*single.flag_warn, *single.flag_bad}):
+    if companion == "no" or (
+        companion == "auto"
+        and ("no_star" in single.flag_bad or not _CAUSES & {*single.flag_warn, *single.flag_bad})
+    ):
         return single
     if single.held or single.target is None or single.labels.names[-1] != "jitter":
         raise InferenceError(f"{model.name} holds labels: a companion needs all of them, and jitter")
@@ -126,6 +129,8 @@ def _pair(
         generator=torch.Generator().manual_seed(settings.seed),
         noise=settings.noise,
         nested=nested,
+        # Two stars take two passes of the forward model.
+        budget=settings.budget // 2,
         progress=progress,
     )
     verified = replace(verified, evaluations=verified.evaluations + spent)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.constants import BUDGET
 from maury.errors import Failure, InferenceError, failure_of
 from maury.inference.batch import Settings, infer_together, labels_for
 from maury.inference.companion import Companion, with_companion
@@ -39,6 +40,7 @@ def infer(
     noise: Noise = "auto",
     companion: Companion = "no",
     false_alarm: float = 0.01,
+    budget: int = BUDGET,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
     """Infer a star's labels from its spectrum.
@@ -64,6 +66,9 @@ def infer(
         gains more than 20 nats of evidence; ``"yes"`` adds them in any case. See `maury.inference.companion`.
     false_alarm
         Share of good spectra that may be flagged ``misfit``, and ``novel``.
+    budget
+        Likelihoods that the spectrum may take. After them the best answer so far is given, with ``not_converged`` among ``flag_bad``. The
+        default ends within half a minute of a core; nested sampling, where the weights fail, needs 100,000.
     progress
         Told what stage begins, and now and then that it goes on; what it raises ends the inference.
 
@@ -90,7 +95,7 @@ def infer(
         model = load_model(model)
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
-    settings = Settings(draws, seed, priors or {}, noise, false_alarm)
+    settings = Settings(draws, seed, priors or {}, noise, false_alarm, budget)
     if isinstance(model, Model):
         single = _infer(spectrum, model, settings, progress)
     else:
@@ -108,6 +113,7 @@ def infer_batch(
     priors: Mapping[str, Prior] | None = None,
     noise: Noise = "auto",
     false_alarm: float = 0.01,
+    budget: int = BUDGET,
 ) -> list[Posterior | Exception]:
     """Infer several spectra side by side: the same posteriors as one by one, up to rounding, in less time.
 
@@ -119,7 +125,7 @@ def infer_batch(
         A loaded model.
     seeds
         One for each spectrum, or one for all.
-    draws, priors, noise, false_alarm
+    draws, priors, noise, false_alarm, budget
         As for `infer`.
 
     Returns
@@ -130,7 +136,7 @@ def infer_batch(
     if isinstance(seeds, int):
         seeds = [seeds] * len(spectra)
     return infer_together(
-        spectra, model, [Settings(draws, seed, priors or {}, noise, false_alarm) for seed in seeds]
+        spectra, model, [Settings(draws, seed, priors or {}, noise, false_alarm, budget) for seed in seeds]
     )
 
 
@@ -158,6 +164,7 @@ def infer_files(
     noise: Noise = "auto",
     companion: Companion = "no",
     false_alarm: float = 0.01,
+    budget: int = BUDGET,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Posterior | Failure]:
     """Infer every spectrum of some files; one that fails does not stop the others.
@@ -166,7 +173,7 @@ def infer_files(
     ----------
     files
         Files of any format, each with one spectrum or many.
-    model, draws, seed, priors, noise, companion, false_alarm, progress
+    model, draws, seed, priors, noise, companion, false_alarm, budget, progress
         As for `infer`.
 
     Yields
@@ -185,7 +192,7 @@ def infer_files(
         try:
             yield infer(
                 spectrum, model, draws=draws, seed=seed, priors=priors, noise=noise,
-                companion=companion, false_alarm=false_alarm, progress=stage,
+                companion=companion, false_alarm=false_alarm, budget=budget, progress=stage,
             )  # fmt: skip
         except Exception as error:
             yield failure_of(file, index, error)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.batching import alone
-from maury.constants import C_KMS
+from maury.constants import BUDGET, C_KMS
 from maury.errors import InferenceError
 from maury.forward.doppler import add_velocities
 from maury.inference.infer import infer
@@ -160,6 +160,7 @@ def infer_visits(
     seed: int = 0,
     priors: Mapping[str, Prior] | None = None,
     noise: Noise = "auto",
+    budget: int = BUDGET,
     progress: Callable[[str], None] = lambda _: None,
 ) -> JointPosterior:
     """Infer one star's labels from several of its spectra together.
@@ -170,6 +171,8 @@ def infer_visits(
         Two or more.
     model, draws, seed, priors, noise, progress
         As for `infer`.
+    budget
+        As for `infer`, of each spectrum by itself.
 
     Raises
     ------
@@ -190,7 +193,9 @@ def infer_visits(
     visits = []
     for i, spectrum in enumerate(spectra):
         progress(f"visit {i + 1} of {len(spectra)}")
-        visits.append(infer(spectrum, model, draws=1000, seed=seed, priors=priors, noise=noise))
+        visits.append(
+            infer(spectrum, model, draws=1000, seed=seed, priors=priors, noise=noise, budget=budget)
+        )
     generator = torch.Generator().manual_seed(seed)
     progress("jointly")
     target, start = _varying(visits)

@@ -14,6 +14,8 @@ from maury.likelihood.target import LogLikelihood, Target
 _U_MAX = 6.0
 # Starts closer to a bound than a thousandth of the prior feel no slope there.
 _U_START = 3.0
+# Ends of climbs are one mode within 2 sigma, and none this far (nats) below the best.
+_APART, _BELOW = 4.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,32 @@ def _ascend(
     return Modes(u, value, laplace_factor(precision), evaluations), precision
 
 
+def joined(modes: Modes, others: Modes) -> Modes:
+    """Add those of ``others`` that lie apart from the ``modes``; the best comes first, and what is 20 nats below it is left out.
+
+    Without any to be added, the modes are returned as they are.
+    """
+    precision = torch.linalg.inv(modes.factor @ modes.factor.mT)
+    offset = others.u[:, None] - modes.u
+    apart = ((offset[:, :, None] @ precision @ offset[..., None])[..., 0, 0] > _APART).all(1)
+    if not bool((apart & (others.log_prob > modes.log_prob.max() - _BELOW)).any()):
+        return modes
+    u, log_prob, factor = (
+        torch.cat([getattr(modes, name), getattr(others, name)[apart]])
+        for name in ("u", "log_prob", "factor")
+    )
+    order = log_prob.argsort(descending=True)
+    order = order[log_prob[order] >= log_prob.max() - _BELOW]
+    return Modes(u[order], log_prob[order], factor[order], modes.evaluations + others.evaluations)
+
+
 def _distinct(ends: Modes, precision: Tensor) -> Modes:
     """Drop what is within 2 sigma of a better end, or 20 nats below the best."""
     keep: list[int] = []
     for i in ends.log_prob.argsort(descending=True).tolist():
-        if ends.log_prob[i] < ends.log_prob.max() - 20:
+        if ends.log_prob[i] < ends.log_prob.max() - _BELOW:
             break
         offset = ends.u[keep] - ends.u[i]
-        if all(float(d @ precision[j] @ d) > 4 for d, j in zip(offset, keep, strict=True)):
+        if all(float(d @ precision[j] @ d) > _APART for d, j in zip(offset, keep, strict=True)):
             keep.append(i)
     return Modes(ends.u[keep], ends.log_prob[keep], ends.factor[keep], ends.evaluations)

@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from maury.constants import BUDGET
 from maury.errors import ConfigError
 from maury.files import disk_errors, sha256, writing
 from maury.survey.inputs import Seen
@@ -51,6 +52,7 @@ class Settings(BaseModel):
     noise: Literal["auto", "independent", "correlated"] = "auto"
     stage: Literal["verified", "flow"] = "verified"
     false_alarm: float = Field(0.01, gt=0, lt=1)
+    budget: int = Field(BUDGET, gt=0, description="likelihoods that a spectrum may take")
     seed: int = Field(0, ge=0)
     keep: int = Field(0, ge=0, description="draws of each spectrum that are kept")
     files_per_task: int = Field(50, gt=0)

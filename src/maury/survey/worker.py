@@ -151,7 +151,8 @@ def _verified(
     spectra: Sequence[Spectrum], model: Model, settings: Settings, seeds: list[int]
 ) -> Iterator[Found]:
     found = infer_batch(
-        spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm
+        spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm,
+        budget=settings.budget,
     )  # fmt: skip
     for one, seed in zip(found, seeds, strict=True):
         if isinstance(one, Exception):
