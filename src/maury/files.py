@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,12 +33,32 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     table.write(temporary)
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+    temporary = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed processes of this host have left of `writing` in a folder; return the number of files."""
+    name = re.compile(rf"\.{re.escape(socket.gethostname())}-(\d+)-\d+-")
+    found = [(path, name.match(path.name)) for path in folder.iterdir()]
+    left = [path for path, match in found if match and not _runs(int(match[1]))]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager
@@ -53,6 +75,10 @@ def alone(output: str | os.PathLike[str], lock: str | os.PathLike[str]) -> Itera
         held.acquire()
     except Timeout:
         raise MauryError(f"{output}: another process is writing it; wait for it to end") from None
+    except OSError as error:
+        raise MauryError(
+            f"{output}: cannot be written ({error.strerror or error}); give access or choose another place"
+        ) from None
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from maury.errors import MauryError
-from maury.files import finite
+from maury.files import finite, sweep
 from maury.names import shipped
 
 T = TypeVar("T")
@@ -84,9 +84,10 @@ def print_json(entry: dict[str, Any]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder unless it exists; a `MauryError` names the one that cannot be made."""
+    """Make a folder for a command's output, or clear one of what a killed run has left half written; a `MauryError` says why it cannot."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        sweep(path)
     except OSError as error:
         raise MauryError(f"{path}: cannot be made a folder ({error.strerror})") from None
 

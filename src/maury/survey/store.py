@@ -225,20 +225,22 @@ class Store:
         found = self.staged(task, who)
         if found is None:
             return None
-        for kind, checksum in found.parts.items():
-            here, there = self.staged_part(task, who, kind), self.part(kind, task)
-            if here.exists():
-                os.replace(here, there)
-            elif not there.exists() or sha256(there) != checksum:
-                return None
-        for kind in set(PARTS) - set(found.parts):
-            self.part(kind, task).unlink(missing_ok=True)
-        os.replace(self._staged_commit(task, who), self.commit_path(task))
+        with disk_errors(self.folder):
+            for kind, checksum in found.parts.items():
+                here, there = self.staged_part(task, who, kind), self.part(kind, task)
+                if here.exists():
+                    os.replace(here, there)
+                elif not there.exists() or sha256(there) != checksum:
+                    return None
+            for kind in set(PARTS) - set(found.parts):
+                self.part(kind, task).unlink(missing_ok=True)
+            os.replace(self._staged_commit(task, who), self.commit_path(task))
         return found
 
     def recover(self) -> int:
         """Publish what workers finished for a run that did not live to do so, and remove what is left; return the number."""
-        self._staged.mkdir(exist_ok=True)
+        with disk_errors(self.folder):
+            self._staged.mkdir(exist_ok=True)
         number = 0
         for path in sorted(self._staged.glob("[0-9]*.json")):
             name, _, who = path.stem.partition("-")
@@ -248,8 +250,9 @@ class Store:
             task = Task(int(name), ())
             if not self.commit_path(task).exists():
                 number += self.publish(task, who) is not None
-        for path in self._staged.iterdir():
-            path.unlink(missing_ok=True)
+        with disk_errors(self.folder):
+            for path in self._staged.iterdir():
+                path.unlink(missing_ok=True)
         return number
 
     def committed(self, task: Task) -> Commit | None:
@@ -302,6 +305,15 @@ def _read_commit(path: Path) -> Commit | None:
     except (ValueError, TypeError, KeyError):
         # Not of our making: the task is done again.
         return None
+
+
+def unchanged(file: InputFile) -> bool:
+    """Tell whether a file has still the size and time of change that were noted, or is still not to be read."""
+    try:
+        status = Path(file.path).stat()
+    except OSError:
+        return file.size < 0
+    return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
 
 
 def identity(path: Path) -> tuple[str, int, int]:
