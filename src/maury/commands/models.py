@@ -11,7 +11,16 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import ModelOption, bar, complete_model, err, out, print_error, read_range
+from maury.commands.console import (
+    ModelOption,
+    bar,
+    complete_model,
+    err,
+    make_folder,
+    out,
+    print_error,
+    read_range,
+)
 
 app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
 
@@ -82,6 +91,7 @@ def models_build(
     from maury.libraries.build import build_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    make_folder(output)
     emulator = build_from_file(config, instrument, restrict)
     emulator.save(output / "emulator.safetensors")
     card = emulator.card

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import complete_model, err
+from maury.commands.console import complete_model, err, make_folder
 from maury.errors import MauryError
 
 
@@ -44,6 +44,7 @@ def train(
     from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
 
+    make_folder(output)
     file = preset(str(config)) if str(config) in PRESETS else config
     run(read_config(file, TrainConfig), output)
     err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)

@@ -168,18 +168,15 @@ class Weighed:
         return self.draws.log_likelihood + self.draws.log_prior
 
 
-def _sizes(draws: int, limit: int) -> Iterator[int]:
+def _sizes(draws: int, limit: float) -> Iterator[int]:
     """Draws of each round: a pilot and its rest, eight rounds more, and then rounds that double all draws, up to the limit."""
-    pilot, total = int(_PILOT * draws), draws
+    pilot, total, rounds = int(_PILOT * draws), draws, 0
     yield from (pilot, draws - pilot)
-    for size in [draws] * _ROUNDS:
-        if total + size > limit:
+    while rounds < _ROUNDS or limit < math.inf:
+        size = int(min(draws if rounds < _ROUNDS else total, limit - total))
+        if size <= 0:
             return
-        total += size
-        yield size
-    while total < limit < math.inf:
-        size = min(total, limit - total)
-        total += size
+        rounds, total = rounds + 1, total + size
         yield size
 
 
