@@ -221,7 +221,7 @@ class Trial:
     # -- a survey and what else may happen to it
 
     def mishaps(self) -> dict[str, Any]:
-        """Let a survey meet a full disk, a read-only one, inputs that vanish, a clock set back, two runs at once, a scheduler killed, damaged parts."""
+        """Let a survey meet what may happen to it besides kills: disks, inputs, clocks, another run, its scheduler, damaged parts."""
         here = self.folder / "mishaps"
         here.mkdir()
         files, log = Path(shutil.copytree(self.files, here / "files")), here / "log.txt"
