@@ -38,7 +38,7 @@ def hits(spectrum: Spectrum) -> NDArray[np.bool_]:
         Of usable pixels.
     """
     found = np.zeros(spectrum.grid.n_pixels, dtype=bool)
-    width = _width(spectrum)
+    width: NDArray[np.int64] | None = None
     for start, stop in spectrum.grid.chips:
         place = start + np.flatnonzero(spectrum.good[start:stop])
         if len(place) < _WINDOW:
@@ -51,6 +51,7 @@ def hits(spectrum: Spectrum) -> NDArray[np.bool_]:
         tall &= np.abs(excess) > _SIGMA * error
         if not tall.any():
             continue
+        width = _width(spectrum) if width is None else width
         padded = np.concatenate([[False], tall, [False]])
         edges = np.flatnonzero(padded[1:] != padded[:-1])
         for first, last in zip(edges[::2], edges[1::2], strict=True):

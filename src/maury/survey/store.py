@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maury.constants import BUDGET
 from maury.errors import ConfigError
-from maury.files import disk_errors, sha256, writing
+from maury.files import disk_errors, sha256, sweep, writing
 from maury.survey.inputs import Seen
 
 PARTS = ("catalogue", "errors", "draws")
@@ -152,6 +152,7 @@ class Store:
         return self._plan(files, self.settings.files_per_task, old=self.tasks())
 
     def _plan(self, files: Iterable[Path], size: int, old: Iterable[Task]) -> int:
+        sweep(self.folder)
         number, seen = 0, Seen()
         with writing(self.folder / "plan.jsonl") as temporary, temporary.open("w") as plan:
 
