@@ -30,12 +30,8 @@ from maury.spectra import (
     write_mwm,
 )
 from maury.spectra.barycentric import barycentric_correction
-from maury.spectra.instrument import apogee
-from maury.spectra.linespread import (
-    GaussHermite,
-    Tabulated,
-    nominal_visit_lsf,
-)
+from maury.spectra.instrument import apogee, nominal_visit_lsf
+from maury.spectra.linespread import GaussHermite, Tabulated
 from maury.training.simulations import Observing, Simulator
 
 # Name, and whether the file holds many spectra.

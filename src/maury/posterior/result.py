@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from maury.files import writing
 from maury.forward.doppler import add_velocities
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
-from maury.likelihood.target import Single, Target
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
     from maury.interop.draws import CornerArrays
     from maury.interop.spectra import SpecutilsPair
+
+
+def _of(module: str, name: str) -> Any:
+    """Return what another room makes of a posterior: imported when it is asked for, as the data itself depends on none of it."""
+    return getattr(import_module(f"maury.{module}"), name)
+
 
 QUANTILES = {"p16": 0.158655, "p50": 0.5, "p84": 0.841345}
 
@@ -114,7 +122,7 @@ class Posterior:
     seconds: float = 0.0
     evaluations: int = 0
     held: Mapping[str, float] = field(default_factory=dict)
-    target: Target[Single] | None = field(default=None, repr=False, compare=False)
+    target: Target[Tied] | None = field(default=None, repr=False, compare=False)
     extra: dict[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -230,8 +238,6 @@ class Posterior:
 
     def to_datatree(self) -> xr.DataTree:
         """Return groups ``posterior``, ``sample_stats`` and ``flow`` as ArviZ names them (chain, draw), ``spectrum`` and ``fit``."""
-        from maury.posterior.store import with_record
-
         n = len(self.draws)
         coords = {"chain": [0], "draw": np.arange(n)}
 
@@ -262,7 +268,7 @@ class Posterior:
             flag_bad=",".join(self.flag_bad),
             note="posterior draws are weighted: use exp(sample_stats.log_weight)",
         )
-        return with_record(tree, self)
+        return _of("posterior.store", "with_record")(tree, self)
 
     def save(self, path: str | Path) -> None:
         """Write draws, spectrum and fit as netCDF (read by `maury.posterior.store.load`); the file appears whole or not at all.
@@ -280,42 +286,28 @@ class Posterior:
 
     def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
         """Corner plot of the verified posterior over the flow's."""
-        from maury.report.plots import corner_figure
-
-        return corner_figure(self, truth)
+        return _of("report.plots", "corner_figure")(self, truth)
 
     def plot_fit(self) -> Figure:
         """Observed spectrum with model, residual and masked pixels, chip by chip."""
-        from maury.report.plots import fit_figure
-
-        return fit_figure(self)
+        return _of("report.plots", "fit_figure")(self)
 
     def to_arviz(self, **options: Any) -> Any:
         """``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x), draws equally weighted; see `maury.interop.arviz.to_arviz`."""
-        from maury.interop.arviz import to_arviz
-
-        return to_arviz(self, **options)
+        return _of("interop.arviz", "to_arviz")(self, **options)
 
     def to_specutils(self, unit: str | None = None) -> SpecutilsPair:
         """Observed spectrum and model as ``specutils.Spectrum``; see `maury.interop.spectra.to_specutils`."""
-        from maury.interop.spectra import to_specutils
-
-        return to_specutils(self, unit)
+        return _of("interop.spectra", "to_specutils")(self, unit)
 
     def to_votable(self, content: str = "draws", **options: Any) -> VOTableFile:
         """VOTable of the ``"draws"`` or the ``"summary"``, with units and UCDs; see `maury.interop.votable.votable`."""
-        from maury.interop.votable import votable
-
-        return votable(self, content, **options)
+        return _of("interop.votable", "votable")(self, content, **options)
 
     def corner_arrays(self, *, nuisance: bool = False) -> CornerArrays:
         """Draws, weights and axis names for `corner.corner`; see `maury.interop.draws.corner_arrays`."""
-        from maury.interop.draws import corner_arrays
-
-        return corner_arrays(self, nuisance=nuisance)
+        return _of("interop.draws", "corner_arrays")(self, nuisance=nuisance)
 
     def send(self, client: str | None = "topcat", **options: Any) -> list[str]:
         """Send the draws or the summary to TOPCAT, Aladin or another program by SAMP; see `maury.interop.samp.send`."""
-        from maury.interop.samp import send
-
-        return send(self, client, **options)
+        return _of("interop.samp", "send")(self, client, **options)

@@ -4,7 +4,7 @@
 
     /posterior, /sample_stats, /flow   weighted draws, their weights and densities, the flow's draws (result.py)
     /spectrum                          wavelength, flux, ivar, good, bitmask where known
-    /fit                               pixels, model flux, continuum, residual, sigma, whitened, foretold
+    /fit                               pixels, model flux, continuum, residual, sigma, whitened, predicted
     attribute "record"                 JSON: labels with priors, what ``to_json`` tells, provenance
 """
 
@@ -21,19 +21,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from maury.errors import InferenceError, MauryError
 from maury.files import first_line, sha256
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
+from maury.posterior.result import Posterior
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 if TYPE_CHECKING:
     from maury.models import Model
-    from maury.posterior.result import Posterior
+
 
 FORMAT = 1
-_FIT = ("flux", "continuum", "residual", "sigma", "whitened", "foretold")
+_FIT = ("flux", "continuum", "residual", "sigma", "whitened", "predicted")
+# What files of earlier versions call a column.
+_FORMERLY = {"predicted": "foretold"}
 _STATS = ("log_weight", "log_likelihood", "log_prior", "log_proposal")
 _PACKAGES = ("maury", "torch", "zuko", "numpy", "scipy", "astropy")
 _CARD = ("library", "reference", "resolution", "flux", "source", "source_sha256")
@@ -198,7 +202,6 @@ def load(path: str | Path) -> Posterior:
 
 
 def _read(tree: xr.DataTree, text: str) -> Posterior:
-    from maury.posterior.result import Posterior
 
     record = json.loads(text)
     if record["format"] > FORMAT:
@@ -222,7 +225,7 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
     pixels = fitted["pixels"].values.astype(np.int64)
     if pixels.size and not 0 <= pixels.min() <= pixels.max() < grid.n_pixels:
         raise ValueError("the fit's pixels leave the spectrum")
-    fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: fitted[k].values for k in _FIT})
+    fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: _column(fitted, k) for k in _FIT})
     draws, flow = tree["posterior"].to_dataset(), tree["flow"].to_dataset()
     stellar = [name for name in labels.names if name in flow]
     weight, likelihood, prior, proposal = (stats[name].values[0] for name in _STATS)
@@ -249,6 +252,11 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
         extra=record["extra"],
         provenance=record["provenance"],
     )
+
+
+def _column(fitted: xr.Dataset, name: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = fitted[name if name in fitted else _FORMERLY[name]].values
+    return values
 
 
 def _flags(text: Any) -> tuple[str, ...]:

@@ -9,29 +9,28 @@ import torch
 from torch import Tensor
 
 from maury.batching import alone
-from maury.labels import LabelSet, label
-from maury.likelihood.target import Target
-from maury.priors import Uniform
+from maury.constants import BUDGET
+from maury.sampling.density import Density
 from maury.sampling.modes import Modes, joined
 from maury.sampling.nested import nested_sampling
 from maury.sampling.proposal import Mixture, StudentT
-from maury.sampling.verify import BUDGET, weigh
-
-LABELS = LabelSet(tuple(label(name, Uniform(low=0, high=1)) for name in ("teff", "logg")))
+from maury.sampling.verification import weigh
 
 
-class Spike:
-    """A likelihood over labels in the unit square: normal, with this width."""
+class Spike(Density):
+    """A normal likelihood over the unit square's normal scores: of this width about its middle."""
 
-    def __init__(self, width: float = 0.02, place: float = 0.5) -> None:
-        self.width, self.place, self.asked = width, place, 0
+    dim = 2
 
-    def log_prob(self, labels: Tensor) -> Tensor:
-        self.asked += len(labels)
-        return -0.5 * ((labels - self.place) / self.width).square().sum(1)
+    def __init__(self, width: float = 0.02) -> None:
+        self.width, self.asked = width, 0
 
-    log_prob_with_gradient = log_prob
-    curvature = None
+    def log_likelihood(self, u: Tensor) -> Tensor:
+        self.asked += len(u)
+        return -0.5 * ((torch.special.ndtr(u) - 0.5) / self.width).square().sum(1)
+
+    def newton(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
 
 def proposal(place: float = 0.0, width: float = 0.1) -> Mixture:
@@ -40,8 +39,7 @@ def proposal(place: float = 0.0, width: float = 0.1) -> Mixture:
 
 
 def weighed(likelihood: Spike, start: Mixture, **options: float) -> tuple[int, float]:
-    target = Target(likelihood, LABELS)  # type: ignore[type-var]
-    found = alone(weigh(target, start, 200, torch.Generator().manual_seed(0), **options))
+    found = alone(weigh(likelihood, start, 200, torch.Generator().manual_seed(0), **options))
     assert len(found.draws.u) == likelihood.asked
     return len(found.draws.u), found.khat
 
@@ -51,7 +49,7 @@ def test_good_weights_need_one_round() -> None:
 
 
 def test_bad_weights_get_eight_rounds_more_or_what_the_budget_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maury.sampling.verify.KHAT_LIMIT", -9.0)
+    monkeypatch.setattr("maury.sampling.verification.KHAT_LIMIT", -9.0)
     assert weighed(Spike(), proposal())[0] == 9 * 200
     assert weighed(Spike(), proposal(), limit=700)[0] == 700
     # Beyond the eight rounds, all draws are doubled.
@@ -64,7 +62,7 @@ def test_a_draw_above_the_ceiling_ends_it() -> None:
 
 
 def test_nested_sampling_within_a_budget() -> None:
-    target = Target(Spike(0.05), LABELS)  # type: ignore[type-var]
+    target = Spike(0.05)
     cut = nested_sampling(target, torch.Generator().manual_seed(0), live=200, budget=300)
     assert not cut.converged
     assert cut.evaluations <= 400

@@ -1,0 +1,282 @@
+"""From a flow's answer to the verified posterior of a spectrum: refine, look for correlated residuals, propose, and weigh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from maury.batching import Steps
+from maury.inference.options import Options
+from maury.inference.ridge import about_modes, along_jitter
+from maury.labels import LabelSet
+from maury.likelihood.residuals import Noise, Residuals, autocorrelated, fit_residuals
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
+from maury.sampling import verification
+from maury.sampling.density import log_likelihood
+from maury.sampling.importance import Weighted
+from maury.sampling.modes import Modes, climb, joined, spread_out
+from maury.sampling.nested import nested_sampling
+from maury.sampling.proposal import Proposal, draw
+from maury.sampling.verification import ROUNDS, weigh
+
+# Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
+_RANKED = 64
+_STARTS = 4
+# Draws of the flow that are made in any case.
+_FEWEST = 256
+# Jitter at which the flow's draws are ranked.
+_FIRST_JITTER = 0.01
+# Nested sampling of six labels takes 40,000 to 60,000 likelihoods; it is not begun where the budget cannot see it through.
+NESTED = 60_000
+# Points all over the prior at which a likelihood with correlated residuals is looked at, and climbs that begin among them; these labels
+# are known well enough before.
+_LOOKS, _FAR_STARTS = 256, 6
+_KNOWN = ("v_rad", "v_sini", "jitter")
+# A draw that lies this much (nats) above every mode says that the climb has missed the mode; climbs go on from it, so many times.
+_HIGHER, _CLIMBS = 2.0, 3
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A verified posterior, over ``u``.
+
+    Attributes
+    ----------
+    draws
+        Weighted draws.
+    log_weights
+        Pareto-smoothed, normalised log weights, shape ``(n,)``.
+    khat
+        Shape of the raw weights' tail; of the last importance sampling if nested sampling took over.
+    log_evidence
+        Log of the integral of likelihood times prior.
+    method
+        ``"refined"`` or ``"nested"``.
+    modes
+        The maxima that were found.
+    flow
+        Draws of the flow alone, shape ``(n_flow, n_labels)``, without nuisances.
+    target
+        The exact posterior, with its reference continuum.
+    evaluations
+        Likelihood evaluations spent.
+    residuals
+        What was found of the residuals' correlation, if that was asked.
+    converged
+        False where the weights are not to be trusted, and the budget did not see nested sampling through.
+    """
+
+    draws: Weighted
+    log_weights: Tensor
+    khat: float
+    log_evidence: float
+    method: str
+    modes: Modes
+    flow: Tensor
+    target: Target[Tied]
+    evaluations: int
+    residuals: Residuals | None = None
+    converged: bool = True
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the raw weights."""
+        return self.draws.ess
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where verification of a spectrum begins.
+
+    Attributes
+    ----------
+    target
+        The exact posterior, with a first reference continuum.
+    u
+        Points to climb from, shape ``(k, n_labels)``.
+    flow_draws
+        Of the flow, shape ``(n_flow, n_stellar)``, handed on as they are.
+    flow
+        What the proposal has a share of, if anything.
+    evaluations
+        Likelihood evaluations spent so far.
+    """
+
+    target: Target[Tied]
+    u: Tensor
+    flow_draws: Tensor
+    flow: Proposal | None = None
+    evaluations: int = 0
+
+
+def start_from(
+    likelihood: Tied, labels: LabelSet, flow: Proposal, draws: int, generator: torch.Generator
+) -> Steps[Start]:
+    """Choose starts among ``draws`` of the flow, and set the reference continuum by the best of them; a jitter is the last label."""
+    flow_draws = yield from draw(flow, max(draws, _FEWEST), generator)
+    target = Target(likelihood, labels)
+    u = flow_draws[:_RANKED]
+    with_jitter = labels.names[-1] == "jitter"
+    if with_jitter:
+        first = torch.tensor([[_FIRST_JITTER]], dtype=torch.float64)
+        u = torch.cat([u, labels["jitter"].prior.to_normal(first).expand(len(u), 1)], dim=1)
+    value = (yield from log_likelihood(target, u)) + target.log_prior(u)
+    theta = labels.from_normal(u[value.argmax()])
+    for _ in range(2):
+        if with_jitter:
+            prior = labels["jitter"].prior
+            theta[-1] = target.likelihood.excess_scatter(theta[None])[0].clamp(prior.low * 2, prior.high / 2)
+        target = target.with_reference_continuum(theta)
+    if with_jitter:
+        u[:, -1] = labels.to_normal(theta)[-1]
+    return Start(target, spread_out(u, value, _STARTS), flow_draws, flow, _RANKED)
+
+
+def _correlate(
+    target: Target[Tied], modes: Modes, noise: Noise
+) -> Steps[tuple[Target[Tied], Modes, Residuals | None, int]]:
+    """Look for correlated residuals; where they are to be used, find the modes anew, twice: each moves the other."""
+    residuals, spent = None, 0
+    if noise == "auto" and not autocorrelated(target, modes.u[0]):
+        return target, modes, None, 1
+    for _ in range(2):
+        target, residuals, u = fit_residuals(target, modes.u[0], noise)
+        spent += residuals.evaluations
+        if not residuals.used:
+            break
+        # The second look refines what the first has added; it does not take it back.
+        noise = "correlated"
+        starts = modes.u.clone()
+        starts[:, -1] = u[-1]
+        modes = yield from climb(target, starts)
+        spent += modes.evaluations
+    return target, modes, residuals, spent
+
+
+def _look_around(target: Target[Tied], modes: Modes) -> Steps[tuple[Modes, int]]:
+    """Search the whole prior for modes beside those known, with velocities and jitter as of the best; return all, and evaluations spent.
+
+    Correlated residuals flatten the likelihood by thousands of nats: maxima far from the flow's draws, which were made for independent
+    pixels, then count as much as those among them.
+    """
+    free = [i for i, name in enumerate(target.labels.names) if name not in _KNOWN]
+    if not free:
+        return modes, 0
+    u = modes.u[:1].repeat(_LOOKS, 1)
+    cube = torch.quasirandom.SobolEngine(len(free), scramble=True, seed=0).draw(_LOOKS, dtype=torch.float64)
+    u[:, free] = torch.special.ndtri(cube.clamp(1e-3, 1 - 1e-3))
+    value = (yield from log_likelihood(target, u)) + target.log_prior(u)
+    found = yield from _beside(target, modes, u, value)
+    return found, len(u) + found.evaluations
+
+
+def _beside(target: Target[Tied], modes: Modes, u: Tensor, log_posterior: Tensor) -> Steps[Modes]:
+    """Climb from the best of some points ``(n, n_labels)`` that lie apart; add to the modes what is new, and drop what is then too low."""
+    ends = yield from climb(target, spread_out(u, log_posterior, _FAR_STARTS))
+    return replace(joined(modes, ends), evaluations=ends.evaluations)
+
+
+def refine(
+    start: Start,
+    options: Options,
+    generator: torch.Generator,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Steps[Verified]:
+    """Find the modes from some starts, propose about them, and weigh; run by `alone`, or with others by `together`.
+
+    Parameters
+    ----------
+    start
+        Where to begin.
+    options
+        Their ``draws``, ``noise`` and ``budget``; residuals can be correlated only where ``jitter`` is inferred.
+    generator
+        Source of randomness.
+    progress
+        Told what stage begins, and again before each round of draws; what it raises ends the inference.
+
+    Raises
+    ------
+    InferenceError
+        If no draw has any posterior density.
+    """
+    target, labels = start.target, start.target.labels
+    with_jitter = labels.names[-1] == "jitter"
+    progress("refine")
+    first = yield from climb(target, start.u)
+    target = target.with_reference_continuum(labels.from_normal(first.u[0]))
+    modes = yield from climb(target, first.u)
+    spent = start.evaluations + first.evaluations + modes.evaluations
+    residuals = None
+    if options.noise != "independent" and with_jitter:
+        target, modes, residuals, more = yield from _correlate(target, modes, options.noise)
+        spent += more
+        # Starts without a flow come from a search already.
+        if residuals is not None and residuals.used and start.flow is not None:
+            modes, more = yield from _look_around(target, modes)
+            spent += more
+    for climbs_left in reversed(range(_CLIMBS)):
+        ridge = None
+        if with_jitter:
+            ridge = yield from along_jitter(target, modes)
+            spent += ridge.evaluations
+        ceiling = float(modes.log_prob.max()) + _HIGHER if climbs_left else math.inf
+        # Where nested sampling cannot follow, rounds go on as far as the budget reaches.
+        follows = options.budget - spent - (ROUNDS + 1) * options.draws >= NESTED
+        limit = math.inf if follows else max(options.budget - spent, options.draws)
+        weighed = yield from weigh(
+            target, about_modes(modes, ridge, start.flow), options.draws, generator, partial(progress, "weigh"),
+            limit=limit, ceiling=ceiling,
+        )  # fmt: skip
+        spent += len(weighed.draws.u)
+        if float(weighed.log_posterior.max()) <= ceiling:
+            break
+        modes = yield from _beside(target, modes, weighed.draws.u, weighed.log_posterior)
+        spent += modes.evaluations
+    return Verified(
+        draws=weighed.draws,
+        log_weights=weighed.log_weights,
+        khat=weighed.khat,
+        log_evidence=weighed.draws.log_evidence,
+        method="refined",
+        modes=modes,
+        flow=start.flow_draws,
+        target=target,
+        evaluations=spent,
+        residuals=residuals,
+        converged=weighed.khat <= verification.KHAT_LIMIT,
+    )
+
+
+def nested(
+    verified: Verified,
+    options: Options,
+    generator: torch.Generator,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Verified:
+    """Sample again by nested sampling what importance weights failed on, if the budget allows; other arguments as of `refine`."""
+    left = options.budget - verified.evaluations
+    if left < NESTED:
+        return verified
+    progress("nested sampling")
+    sampled = nested_sampling(
+        verified.target, generator, budget=left, progress=partial(progress, "nested sampling")
+    )
+    evaluations = verified.evaluations + sampled.evaluations
+    if not sampled.converged:
+        return replace(verified, evaluations=evaluations)
+    return replace(
+        verified,
+        draws=sampled.draws,
+        log_weights=sampled.log_weights,
+        log_evidence=sampled.log_evidence,
+        method="nested",
+        evaluations=evaluations,
+        converged=True,
+    )
