@@ -98,12 +98,12 @@ def plans(spectra: int, per_file: float, rng: np.random.Generator) -> Iterator[P
 
 def simulators(model: Model) -> dict[str, tuple[Simulator, GaussHermite | None]]:
     """Detectors of all formats."""
-    coarse = np.array(apogee().gauss_hermite[0], dtype=float)
+    coarse = np.array(apogee().gauss_hermite, dtype=float)
     # Half as many pixels, of twice the width.
-    coarse[[1, 9, -1]] *= 0.5
+    coarse[:, [1, 9, -1]] *= 0.5
     average = Gaussian(apogee().network.resolution, integrate=False)
     visit = Observing(masked=(0.02, 0.15))
-    fine, wide = nominal_visit_lsf(), GaussHermite(np.tile(coarse, (3, 1)))
+    fine, wide = nominal_visit_lsf(), GaussHermite(coarse)
     return {
         "visit": (Simulator(model.problem, nominal_visit_grid(), visit, fine), fine),
         "apVisit-2048": (Simulator(model.problem, nominal_visit_grid(2048), visit, wide), wide),

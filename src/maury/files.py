@@ -7,6 +7,8 @@ import hashlib
 import io
 import itertools
 import os
+import re
+import socket
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +44,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     table.write(temporary)
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+    temporary = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -98,6 +100,26 @@ def output_name(file: Path) -> str:
     return name
 
 
+def sweep(folder: Path) -> int:
+    """Remove what killed processes of this host have left of `writing` in a folder; return the number of files."""
+    name = re.compile(rf"\.{re.escape(socket.gethostname())}-(\d+)-\d+-")
+    found = [(path, name.match(path.name)) for path in folder.iterdir()]
+    left = [path for path, match in found if match and not _runs(int(match[1]))]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 @contextmanager
 def alone(output: str | os.PathLike[str], lock: str | os.PathLike[str]) -> Iterator[None]:
     """Hold the file ``lock`` while ``output`` is being made; the hold ends with the process, however that ends.
@@ -112,6 +134,10 @@ def alone(output: str | os.PathLike[str], lock: str | os.PathLike[str]) -> Itera
         held.acquire()
     except Timeout:
         raise MauryError(f"{output}: another process is writing it; wait for it to end") from None
+    except OSError as error:
+        raise MauryError(
+            f"{output}: cannot be written ({error.strerror or error}); give access or choose another place"
+        ) from None
     try:
         yield
     finally:

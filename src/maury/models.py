@@ -24,6 +24,7 @@ from maury.likelihood.problem import Problem
 from maury.names import meant, shipped
 from maury.networks.estimator import Estimator
 from maury.networks.novelty import Novelty
+from maury.spectra.hits import without_hits
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.regrid import on_network_grid
 from maury.spectra.spectrum import Spectrum
@@ -93,14 +94,17 @@ class Model:
         return self.forward.usable(self.problem.spectrograph.grid.wavelength, self.labels)
 
     def observed(self, spectrum: Spectrum) -> Spectrum:
-        """Return a spectrum with the chips and, where it tells none, the line-spread function of the model's instrument.
+        """Return a spectrum as it is inferred.
+
+        It gets the chips and, where it tells none, the line-spread function of the model's instrument; what cosmic rays have hit is taken
+        out of use (`maury.spectra.hits`).
 
         Raises
         ------
         InferenceError
             If no pixel lies on one of the instrument's chips.
         """
-        return spectrum if self.instrument is None else self.instrument.adopt(spectrum)
+        return without_hits(spectrum if self.instrument is None else self.instrument.adopt(spectrum))
 
 
 def folder(name: str | Path) -> Path:

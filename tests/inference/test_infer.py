@@ -121,8 +121,45 @@ def test_progress_can_end_a_stage_midway(model, star, monkeypatch, limit, stage)
     # No round of weights is good enough, so that more follow.
     monkeypatch.setattr("maury.sampling.verification._ENOUGH", 2.0)
     with pytest.raises(Enough):
-        maury.infer(star, model, draws=200, noise="independent", progress=progress)
+        maury.infer(star, model, draws=200, noise="independent", budget=100_000, progress=progress)
     assert told[-1] == stage
+
+
+def test_a_hit_by_a_cosmic_ray_changes_nothing(model, star, posterior):
+    """Two pixels of fifty times the continuum took minutes, and every label with them."""
+    flux = star.flux.copy()
+    first = np.flatnonzero(star.good)[3000]
+    flux[first : first + 2] *= 50
+    found = maury.infer(replace(star, flux=flux), model)
+    assert "hits" in found.flag_warn
+    assert found.flag_bad == ()
+    assert found.evaluations < 5000
+    summary = found.summary()
+    for name, entry in posterior.summary().items():
+        assert summary[name]["p50"] == pytest.approx(entry["p50"], abs=0.3 * entry["std"]), name
+
+
+def test_a_budget_ends_what_does_not_converge(model, star, monkeypatch):
+    monkeypatch.setattr("maury.sampling.verification.KHAT_LIMIT", -9.0)
+    found = maury.infer(star, model, draws=200, noise="independent", budget=1500)
+    assert found.flag_bad == ("not_converged",)
+    assert found.method == "refined"
+    assert 1000 < found.evaluations <= 1500
+    assert found.row()["flag_bad"] == "not_converged"
+    with pytest.raises(InferenceError, match="budget must be a number of likelihoods, not 0"):
+        maury.infer(star, model, budget=0)
+
+
+@pytest.mark.slow
+def test_modes_that_the_flow_does_not_know_are_found(shared):
+    """An M dwarf whose correlated residuals make three modes: 226 s by nested sampling, whose evidence was -23449.9."""
+    path = shared / "data/real/apogee_dr13/apStar-r6-2M13564148+4342587.fits"
+    found = maury.infer(path, load_model("btsettl-apogee"))
+    assert found.method == "refined"
+    assert found.khat < 0.7
+    assert found.evaluations < 10_000
+    assert found.log_evidence == pytest.approx(-23449.9, abs=0.5)
+    assert "second_mode" in found.flag_warn
 
 
 def test_real_visit(model, shared):

@@ -52,6 +52,12 @@ def test_what_is_no_star_is_flagged_bad(kind, model):
     expected = {"galaxy": "no_star", "flat": "no_star", "emission": "emission", "noise": "no_star"}
     assert expected[kind] in found.flag_bad
     assert "novel" in found.flag_warn
+    if "no_star" in found.flag_bad:
+        # However narrow its maximum: the labels are as little known as before.
+        summary = found.summary()
+        for label in found.stellar.labels:
+            width = summary[label.name]["p84"] - summary[label.name]["p16"]
+            assert width == pytest.approx(0.6827 * (label.prior.high - label.prior.low), rel=0.05)
 
 
 def shifted(spectrum, chips, v):

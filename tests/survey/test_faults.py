@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +14,13 @@ import pytest
 import maury
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize("name", ["kills", "noise", "survey_faults", "survey_files"])
+def test_long_runs_can_be_begun(name, monkeypatch):
+    """What they import is still there."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    importlib.import_module(name)
 
 
 @pytest.mark.slow

@@ -147,6 +147,110 @@ def test_a_second_run_needs_resume_and_the_same_settings(done, visits, client):
     assert (again.done, again.fresh) == (3, 0)
 
 
+def test_resume_alone_goes_on_as_the_run_was_begun(done, client, tmp_path, monkeypatch):
+    """A survey of the flow, with draws of its own: no option has to be said again, and another one is refused."""
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("maury.survey.run.cluster", lambda *_: nullcontext(client))
+    output = copy(done, tmp_path)
+    Store(output).commit_path(next(Store(output).tasks())).unlink()
+    result = CliRunner().invoke(app, ["survey", "--output", str(output), "--resume"])
+    assert result.exit_code == 0, result.output
+    assert f"{N_VISITS} rows" in result.output
+    assert verify(output).whole
+    for option, message in (
+        ("--seed", "seed is 0 there and 3000 here"),
+        ("--budget", "budget is 20000 there"),
+    ):
+        other = CliRunner().invoke(app, ["survey", "--output", str(output), "--resume", option, "3000"])
+        assert message in str(other.exception)
+    nothing = CliRunner().invoke(app, ["survey", "--output", str(tmp_path / "none"), "--resume"])
+    assert "holds no survey to go on with" in str(nothing.exception)
+
+
+def test_inputs_that_change_or_vanish_while_they_are_read(done, visits, client, tmp_path, monkeypatch):
+    """Between checksum and reading: nothing is told of a content that nobody knows, and the next run does it again."""
+    import shutil
+
+    from maury.survey import worker
+
+    copied = Path(shutil.copytree(visits, tmp_path / "visits"))
+    changing, vanishing, kept = (
+        copied / "apVisit-0.fits",
+        copied / "apVisit-1.fits",
+        visits / "apVisit-1.fits",
+    )
+    real = worker.identity
+
+    def restless(path):
+        found = real(path)
+        if path == changing:
+            path.write_bytes((visits / "apVisit-5.fits").read_bytes())
+        elif path == vanishing:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(worker, "identity", restless)
+    output = tmp_path / "survey"
+    survey(output, copied, client)
+    monkeypatch.undo()
+    found = verify(output)
+    assert not found.damaged
+    assert found.changed == [str(changing)]
+    assert found.errors == 2
+    shutil.copy(kept, vanishing)
+    assert set(verify(output).changed) == {str(changing), str(vanishing)}
+    survey(output, copied, client, resume=True)
+    assert verify(output).whole
+    table, undisturbed = rows(output), rows(done)
+    assert table[0]["sha256"] == undisturbed[5]["sha256"]
+    assert table[1]["teff_p50"] == pytest.approx(undisturbed[1]["teff_p50"], rel=1e-6)
+
+
+def test_a_clock_that_was_set_back_changes_nothing(done, visits, client, tmp_path):
+    import os
+    import shutil
+
+    copied = Path(shutil.copytree(visits, tmp_path / "visits"))
+    output = tmp_path / "survey"
+    survey(output, copied, client)
+    for file in [*copied.iterdir(), *output.rglob("*")]:
+        os.utime(file, (1e9, 1e9))
+    again = survey(output, copied, client, resume=True)
+    assert again.fresh == 0
+    assert verify(output).whole
+
+
+def test_two_runs_in_one_folder(visits, client, tmp_path):
+    from maury.files import alone
+
+    output = tmp_path / "survey"
+    output.mkdir()
+    with alone(output, output / ".lock"), pytest.raises(MauryError, match="another process is writing it"):
+        prepare(output, settings(), lambda: expand([visits]), True)
+    tasks = prepare(output, settings(), lambda: expand([visits]), False)
+    with alone(output, output / ".lock"), pytest.raises(MauryError, match="another process is writing it"):
+        run(output, client, tasks=tasks)
+
+
+@pytest.mark.parametrize("call", ["acquire", "replace"])
+def test_output_that_cannot_be_written(visits, client, tmp_path, monkeypatch, call):
+    """Read-only from the beginning, or from the first result on: told with the folder's name, and nothing is lost."""
+    tasks = prepare(tmp_path / "s", settings(), lambda: expand([visits / "apVisit-1.fits"]), False)
+
+    def refuses(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(
+        {"acquire": "maury.files.FileLock.acquire", "replace": "maury.survey.store.os.replace"}[call], refuses
+    )
+    with pytest.raises(MauryError, match=r"cannot be written.*Read-only file system"):
+        run(tmp_path / "s", client, tasks=tasks)
+    monkeypatch.undo()
+    run(tmp_path / "s", client, tasks=tasks)
+    assert verify(tmp_path / "s").whole
+
+
 def test_a_run_that_was_cut_goes_on(done, visits, client, tmp_path):
     """A task that was never committed, half of its parts on disk: done again, to the same rows."""
     output = copy(done, tmp_path)

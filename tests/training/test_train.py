@@ -1,6 +1,7 @@
 """Training: it learns, it resumes exactly after being killed, and its checkpoints hold no pickle."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from maury.models import load_model, shipped
 from maury.networks.aligned import AlignedFeaturizer
 from maury.report.training import draw_loss
 from maury.toml import read_config
-from maury.training.checkpoint import OpenCheckpoint
+from maury.training.checkpoint import OpenCheckpoint, latest
 from maury.training.config import PRESETS, TrainConfig, preset
 from maury.training.data import Stored
 from maury.training.fit import Training, take_weights
@@ -220,6 +221,17 @@ def test_checkpoint_round_trip(tmp_path):
     torch.testing.assert_close(again["state"][0]["exp_avg"], checkpoint["state"][0]["exp_avg"])
     assert again["betas"] == (0.9, 0.999)
     assert again["nested"] == checkpoint["nested"]
+
+
+def test_the_latest_checkpoint_is_the_one_of_most_steps(tmp_path):
+    """Whatever the clock said, and whatever a killed process left half written."""
+    assert latest(tmp_path) is None
+    for name, step, time in (("best-step=5", 5, 3e9), ("last", 7, 1e9), ("other", 7, 2e9)):
+        OpenCheckpoint().save_checkpoint({"global_step": step}, tmp_path / f"{name}.ckpt")
+        os.utime(tmp_path / f"{name}.ckpt", (time, time))
+    (tmp_path / ".host-1-2-last.ckpt").write_bytes(b"half")
+    (tmp_path / "damaged.ckpt").write_bytes(b"half")
+    assert latest(tmp_path) == tmp_path / "last.ckpt"
 
 
 def test_damaged_checkpoint(tmp_path):

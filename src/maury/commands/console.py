@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maury.errors import MauryError, MauryWarning
-from maury.files import finite
+from maury.files import finite, sweep
 from maury.names import shipped
 from maury.text import readable
 
@@ -78,6 +78,15 @@ NoiseOption = Annotated[
 ]
 
 
+BudgetOption = Annotated[
+    int,
+    typer.Option(
+        help="Likelihoods a spectrum may take; after them the best answer is given, flagged not_converged. Nested sampling needs 100000.",
+        min=1000,
+    ),
+]
+
+
 def bar(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
     """Show a progress bar while the items are taken, if anyone is watching."""
     from rich.progress import track
@@ -132,9 +141,10 @@ def print_json(entry: dict[str, Any]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder unless it exists; a `MauryError` names the one that cannot be made."""
+    """Make a folder for a command's output, or clear one of what a killed run has left half written; a `MauryError` says why it cannot."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        sweep(path)
     except OSError as error:
         raise MauryError(f"{path}: cannot be made a folder ({error.strerror})") from None
 

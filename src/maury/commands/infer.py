@@ -11,6 +11,7 @@ import typer
 
 from maury.commands.console import (
     BAD_INPUT,
+    BudgetOption,
     ModelOption,
     NoiseModel,
     NoiseOption,
@@ -25,6 +26,7 @@ from maury.commands.console import (
     print_json,
     stages,
 )
+from maury.constants import BUDGET
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
 
@@ -81,6 +83,7 @@ def infer(
     false_alarm: Annotated[
         float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
     ] = 0.01,
+    budget: BudgetOption = BUDGET,
     joint: Annotated[
         bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
     ] = False,
@@ -107,6 +110,7 @@ def infer(
             output,
             as_json,
             seed,
+            budget,
         )
         return
     loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
@@ -119,7 +123,7 @@ def infer(
     with stages("reading") as tell:
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, progress=tell,
+            companion=companion.value, false_alarm=false_alarm, budget=budget, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -258,6 +262,7 @@ def _infer_joint(
     output: Path | None,
     as_json: bool,
     seed: int,
+    budget: int,
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
     from maury.inference.visits import infer_visits
@@ -273,7 +278,9 @@ def _infer_joint(
         else:
             spectra.append(item)
     with stages("reading") as tell:
-        star = infer_visits(spectra, model, draws=draws, seed=seed, noise=noise.value, progress=tell)
+        star = infer_visits(
+            spectra, model, draws=draws, seed=seed, noise=noise.value, budget=budget, progress=tell
+        )
     if as_json:
         print_json(star.to_json())
     else:

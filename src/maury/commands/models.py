@@ -17,6 +17,7 @@ from maury.commands.console import (
     bar,
     complete_model,
     err,
+    make_folder,
     out,
     print_error,
     read_range,
@@ -95,6 +96,7 @@ def models_build(
     from maury.libraries.build import build_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    make_folder(output)
     emulator = build_from_file(config, instrument, restrict)
     emulator.save(output / "emulator.safetensors")
     card = emulator.card

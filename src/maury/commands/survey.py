@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from maury.commands.console import (
     BAD_INPUT,
+    BudgetOption,
     ModelOption,
     NoiseModel,
     NoiseOption,
@@ -22,10 +23,12 @@ from maury.commands.console import (
     out,
     print_error,
 )
+from maury.constants import BUDGET
 from maury.errors import MauryError
 
 if TYPE_CHECKING:
     from maury.survey.run import Progress
+    from maury.survey.store import Settings
 
 
 # Seconds between lines of a log that no terminal shows.
@@ -76,6 +79,7 @@ DeviceOption = Annotated[
 
 @app.command("run")
 def survey_run(
+    context: typer.Context,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -104,10 +108,11 @@ def survey_run(
     files_per_task: Annotated[
         int, typer.Option(help="Files that are done and committed together.", min=1)
     ] = 50,
+    budget: BudgetOption = BUDGET,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
-    """Infer every spectrum of many files into a catalogue (Parquet); run it again with --resume to go on.
+    """Infer every spectrum of many files into a catalogue (Parquet); --output DIR --resume alone goes on with what it was begun with.
 
     Example: maury survey 'visits/**/*.fits' --output my-survey
     """
@@ -116,13 +121,17 @@ def survey_run(
     from maury.models import folder as model_folder
     from maury.survey.inputs import expand
     from maury.survey.run import prepare
-    from maury.survey.store import Settings, model_version
+    from maury.survey.store import Settings, Store, model_version
 
+    stored = Store(output).settings if resume and (output / "survey.json").exists() else None
+    if stored is not None:
+        model = model if _given(context, "model") else stored.model
+        flow_only = flow_only if _given(context, "flow_only") else stored.stage == "flow"
     path = model_folder(model)
     draws = draws or (_FLOW_DRAWS if flow_only else _DRAWS)
     if not flow_only and draws < FEWEST_DRAWS:
         raise MauryError(f"--draws {draws}: verification needs {FEWEST_DRAWS} to judge its weights")
-    settings = Settings(
+    wanted = Settings(
         # Workers may run in another folder.
         model=str(path.absolute()) if path == Path(model) else model,
         model_version=model_version(path),
@@ -130,13 +139,40 @@ def survey_run(
         draws=draws,
         noise=noise.value,
         stage="flow" if flow_only else "verified",
+        budget=budget,
         seed=seed,
         keep=keep,
         files_per_task=files_per_task,
-    )  # fmt: skip
+    )
+    settings = wanted if stored is None else _as_begun(context, stored, wanted)
     files = (lambda: expand(inputs or [], catalogue or [])) if inputs or catalogue else None
     tasks = prepare(output, settings, files, resume)
     _run(output, tasks, scheduler, workers, device)
+
+
+# Fields of a survey's settings by the option that sets them.
+_OPTIONS = {
+    "model": "model",
+    "draws": "draws",
+    "noise": "noise",
+    "stage": "flow_only",
+    "budget": "budget",
+    "seed": "seed",
+    "keep": "keep",
+    "files_per_task": "files_per_task",
+}
+
+
+def _given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _as_begun(context: typer.Context, stored: Settings, wanted: Settings) -> Settings:
+    """Return the settings that a survey was begun with, but for those that the command line names, and for the versions of now."""
+    now = {field: getattr(wanted, field) for field, option in _OPTIONS.items() if _given(context, option)}
+    now |= {field: getattr(wanted, field) for field in ("model_version", "maury_version")}
+    return stored.model_copy(update=now)
 
 
 def _run(folder: Path, tasks: int, scheduler: str | None, workers: int | None, device: Device) -> None:

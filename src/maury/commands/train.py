@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import TrustOption, complete_model, err, stages
+from maury.commands.console import TrustOption, complete_model, err, make_folder, stages
 from maury.errors import MauryError
 
 
@@ -46,6 +46,7 @@ def train(
     from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
 
+    make_folder(output)
     file = preset(str(config)) if str(config) in PRESETS else config
     try:
         run(read_config(file, TrainConfig), output, trust_code=trust_code)

@@ -5,6 +5,7 @@ Side by side, the flow and the forward model see batches. What stalls a batch: n
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from maury.inference.refine import Verified, refine, start_from
 from maury.inference.refine import nested as nested_again
 from maury.labels import Label, LabelSet
 from maury.likelihood.problem import Problem
+from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import DEFAULT, Model, load_model, to_model_grid
 from maury.networks.prepare import preparation_of
@@ -33,6 +35,7 @@ from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_qua
 from maury.posterior.store import provenance
 from maury.priors import Prior, PriorLike, Uniform
 from maury.sampling import verification
+from maury.sampling.importance import Weighted, effective_sample_size
 from maury.spectra.spectrum import Spectrum
 
 # km/s around 0 in which a spectrum that its survey moved to rest is searched.
@@ -220,7 +223,7 @@ def _infer(
     start = yield from start_from(likelihood, case.labels, flow, case.options.draws, generator)
     verified = yield from refine(start, case.options, generator, progress)
     if nested and verified.khat > verification.KHAT_LIMIT:
-        verified = nested_again(verified, generator, progress)
+        verified = nested_again(verified, case.options, generator, progress)
     return posterior_of(case, verified)
 
 
@@ -235,29 +238,36 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), case.p_novelty, case.options.false_alarm, degree)
     preparation = preparation_of(model.estimator.featurizer)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, case.network_input)
+    bad += ["not_converged"] * (not verified.converged)
+    flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
     extra: dict[str, Any] = {"misfit": misfit.to_json()}
     if verified.residuals is not None:
         extra["residuals"] = verified.residuals.to_json()
-    weights = torch.softmax(verified.log_weights, 0).numpy()
+    draws, log_weights = verified.draws, verified.log_weights
+    if "no_star" in bad:
+        # What explains the spectrum no better than a bare continuum has told nothing of a star, however narrow its maximum.
+        draws, log_weights = _prior_draws(verified.target)
+        theta = labels.from_normal(draws.u)
+    weights = torch.softmax(log_weights, 0).numpy()
     between = _between_libraries(model, labels, theta.numpy(), weights)
-    if between:
+    if between and "no_star" not in bad:
         extra["systematic"] = between
     return Posterior(
         labels=labels,
         draws=theta.numpy(),
-        log_weights=verified.log_weights.numpy(),
-        log_likelihood=verified.draws.log_likelihood.numpy(),
-        log_prior=verified.draws.log_prior.numpy(),
-        log_proposal=verified.draws.log_proposal.numpy(),
+        log_weights=log_weights.numpy(),
+        log_likelihood=draws.log_likelihood.numpy(),
+        log_prior=draws.log_prior.numpy(),
+        log_proposal=draws.log_proposal.numpy(),
         flow_draws=labels.select(model.estimator.labels.names).from_normal(verified.flow).numpy(),
         khat=verified.khat,
-        ess=verified.ess,
+        ess=effective_sample_size(log_weights) if "no_star" in bad else verified.ess,
         log_evidence=verified.log_evidence,
         method=verified.method,
         fit=fit,
         spectrum=spectrum,
         model=model.name,
-        flag_warn=(*warnings(verified, fit, spectrum, model, labels), *misfit.flags()),
+        flag_warn=flags,
         flag_bad=tuple(bad),
         evaluations=verified.evaluations,
         held=dict(model.problem.held),
@@ -265,6 +275,15 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         extra=extra,
         provenance=provenance(model, case.options.seed),
     )
+
+
+def _prior_draws(target: Target[Tied], n: int = 512) -> tuple[Weighted, torch.Tensor]:
+    """Draws of the prior, spread evenly, with equal log weights ``(n,)``."""
+    cube = torch.quasirandom.SobolEngine(target.dim, scramble=True, seed=0).draw(n, dtype=torch.float64)
+    u = torch.special.ndtri(cube.clamp(1e-9, 1 - 1e-9))
+    log_prior = target.log_prior(u)
+    log_weights = torch.full((n,), -math.log(n), dtype=torch.float64)
+    return Weighted(u, target.log_likelihood(u), log_prior, log_prior), log_weights
 
 
 def _between_libraries(

@@ -12,6 +12,7 @@ import numpy as np
 from maury.errors import InferenceError, LabelError
 from maury.inference.batch import infer_single, labels_for
 from maury.inference.options import Options
+from maury.inference.refine import NESTED
 from maury.likelihood.pixels import usable_pixels
 from maury.models import DEFAULT, load_model, shipped
 from maury.posterior.flags import disagreement
@@ -55,6 +56,8 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
     best = max(found, key=lambda posterior: posterior.log_evidence)
     # Where the winner's weights are poor, or a rival is near, the exact evidence decides.
     close = [p for p in found if p.khat > KHAT_LIMIT and p.log_evidence > best.log_evidence - _CLOSE]
+    if options.budget < NESTED:
+        close = []
     for rough in close:
         m = next(m for m in models if m.name == rough.model)
         found[found.index(rough)] = infer_single(spectrum, m, options, progress, common)

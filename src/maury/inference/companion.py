@@ -63,12 +63,15 @@ def with_companion(
         If the model holds a label.
     """
     companion = options.companion
-    if companion == "no" or (companion == "auto" and not _CAUSES & {*single.flag_warn, *single.flag_bad}):
+    flags = {*single.flag_warn, *single.flag_bad}
+    if companion == "no" or (companion == "auto" and ("no_star" in flags or not _CAUSES & flags)):
         return single
     if single.held or single.target is None or single.labels.names[-1] != "jitter":
         raise InferenceError(f"{model.name} holds labels: a companion needs all of them, and jitter")
     began = time.perf_counter()
     progress("companion")
+    # Two stars take two passes of the forward model.
+    options = replace(options, budget=max(options.budget // 2, 1))
     found, by_nested_sampling = _two_stars(single, model, options, lambda _: progress("companion"))
     gain = found.log_evidence - single.log_evidence
     believed = gain > ENOUGH_GAIN and _moves_apart(found)
@@ -115,7 +118,9 @@ def _two_stars(
         torch.from_numpy(single.flow_draws)
     )
     verified = alone(refine(Start(target, starts, flow_draws, None, spent), options, generator, progress))
-    return posterior_of(case, verified), lambda: posterior_of(case, nested(verified, generator, progress))
+    return posterior_of(case, verified), lambda: posterior_of(
+        case, nested(verified, options, generator, progress)
+    )
 
 
 def _search(target: Target[Tied], best: Tensor) -> Steps[tuple[Target[Tied], Tensor, int]]:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+from maury.constants import BUDGET
 from maury.errors import Failure, failure_of
 from maury.inference.arguments import one_spectrum
 from maury.inference.batch import infer_single
@@ -34,6 +35,7 @@ def infer(
     companion: Companion = "no",
     false_alarm: float = 0.01,
     masks: Sequence[tuple[float, float]] = (),
+    budget: int = BUDGET,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
     """Infer a star's labels from its spectrum.
@@ -62,6 +64,9 @@ def infer(
         Share of good spectra that may be flagged ``misfit``, and ``novel``.
     masks
         Ranges of wavelength to leave out, vacuum Angstrom in the spectrum's own frame, ``(from, to)`` each.
+    budget
+        Likelihoods that the spectrum may take. After them the best answer so far is given, with ``not_converged`` among ``flag_bad``. The
+        default ends within half a minute of a core; nested sampling, where the weights fail, needs 100,000.
     progress
         Told what stage begins, and now and then that it goes on; what it raises ends the inference.
 
@@ -85,11 +90,11 @@ def infer(
     >>> posterior.summary()["teff"]  # doctest: +SKIP
     """
     spectrum = one_spectrum(spectrum)
-    options = Options(draws, seed, priors or {}, noise, companion, false_alarm, masks)
     if not isinstance(model, Model) and model != AUTO:
         model = load_model(model)
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
+    options = Options(draws, seed, priors or {}, noise, companion, false_alarm, masks, budget)
     return infer_with(spectrum, model, options, progress)
 
 

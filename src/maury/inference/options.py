@@ -10,6 +10,7 @@ from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
+from maury.constants import BUDGET
 from maury.errors import InferenceError
 from maury.inference.arguments import MOST_DRAWS, as_priors, as_seed, whole_number
 from maury.likelihood.residuals import Noise
@@ -32,6 +33,7 @@ class Keywords(TypedDict, total=False):
     companion: Companion
     false_alarm: float
     masks: Sequence[tuple[float, float]]
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class Options:
         Share of good spectra that may be flagged ``misfit``, and ``novel``.
     masks
         Ranges of wavelength that are left out, vacuum Angstrom in the spectrum's own frame, ``(from, to)`` each.
+    budget
+        Likelihoods that the spectrum may take. After them the best answer so far is given, with ``not_converged`` among ``flag_bad``. The
+        default ends within half a minute of a core; nested sampling, where the weights fail, needs 100,000.
 
     Raises
     ------
@@ -72,6 +77,7 @@ class Options:
     companion: Companion = "no"
     false_alarm: float = 0.01
     masks: Sequence[tuple[float, float]] = ()
+    budget: int = BUDGET
 
     def __post_init__(self) -> None:
         draws = whole_number(self.draws, "draws", 0, MOST_DRAWS)
@@ -88,6 +94,7 @@ class Options:
                 raise InferenceError(f"{name}: no {value!r}; {meant(value, kinds)}")
         if not (isinstance(self.false_alarm, Real) and 0 < self.false_alarm < 1):
             raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm!r}")
+        object.__setattr__(self, "budget", whole_number(self.budget, "budget", 1, 2**62))
         for mask in self.masks:
             try:
                 low, high = map(float, mask)

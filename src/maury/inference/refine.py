@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,12 +17,13 @@ from maury.labels import LabelSet
 from maury.likelihood.residuals import Noise, Residuals, autocorrelated, fit_residuals
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
+from maury.sampling import verification
 from maury.sampling.density import log_likelihood
 from maury.sampling.importance import Weighted
-from maury.sampling.modes import Modes, climb, spread_out
+from maury.sampling.modes import Modes, climb, joined, spread_out
 from maury.sampling.nested import nested_sampling
 from maury.sampling.proposal import Proposal, draw
-from maury.sampling.verification import weigh
+from maury.sampling.verification import ROUNDS, weigh
 
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
 _RANKED = 64
@@ -30,6 +32,14 @@ _STARTS = 4
 _FEWEST = 256
 # Jitter at which the flow's draws are ranked.
 _FIRST_JITTER = 0.01
+# Nested sampling of six labels takes 40,000 to 60,000 likelihoods; it is not begun where the budget cannot see it through.
+NESTED = 60_000
+# Points all over the prior at which a likelihood with correlated residuals is looked at, and climbs that begin among them; these labels
+# are known well enough before.
+_LOOKS, _FAR_STARTS = 256, 6
+_KNOWN = ("v_rad", "v_sini", "jitter")
+# A draw that lies this much (nats) above every mode says that the climb has missed the mode; climbs go on from it, so many times.
+_HIGHER, _CLIMBS = 2.0, 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Verified:
         Likelihood evaluations spent.
     residuals
         What was found of the residuals' correlation, if that was asked.
+    converged
+        False where the weights are not to be trusted, and the budget did not see nested sampling through.
     """
 
     draws: Weighted
@@ -70,6 +82,7 @@ class Verified:
     target: Target[Tied]
     evaluations: int
     residuals: Residuals | None = None
+    converged: bool = True
 
     @property
     def ess(self) -> float:
@@ -146,6 +159,29 @@ def _correlate(
     return target, modes, residuals, spent
 
 
+def _look_around(target: Target[Tied], modes: Modes) -> Steps[tuple[Modes, int]]:
+    """Search the whole prior for modes beside those known, with velocities and jitter as of the best; return all, and evaluations spent.
+
+    Correlated residuals flatten the likelihood by thousands of nats: maxima far from the flow's draws, which were made for independent
+    pixels, then count as much as those among them.
+    """
+    free = [i for i, name in enumerate(target.labels.names) if name not in _KNOWN]
+    if not free:
+        return modes, 0
+    u = modes.u[:1].repeat(_LOOKS, 1)
+    cube = torch.quasirandom.SobolEngine(len(free), scramble=True, seed=0).draw(_LOOKS, dtype=torch.float64)
+    u[:, free] = torch.special.ndtri(cube.clamp(1e-3, 1 - 1e-3))
+    value = (yield from log_likelihood(target, u)) + target.log_prior(u)
+    found = yield from _beside(target, modes, u, value)
+    return found, len(u) + found.evaluations
+
+
+def _beside(target: Target[Tied], modes: Modes, u: Tensor, log_posterior: Tensor) -> Steps[Modes]:
+    """Climb from the best of some points ``(n, n_labels)`` that lie apart; add to the modes what is new, and drop what is then too low."""
+    ends = yield from climb(target, spread_out(u, log_posterior, _FAR_STARTS))
+    return replace(joined(modes, ends), evaluations=ends.evaluations)
+
+
 def refine(
     start: Start,
     options: Options,
@@ -159,7 +195,7 @@ def refine(
     start
         Where to begin.
     options
-        Their ``draws`` and ``noise``; residuals can be correlated only where ``jitter`` is inferred.
+        Their ``draws``, ``noise`` and ``budget``; residuals can be correlated only where ``jitter`` is inferred.
     generator
         Source of randomness.
     progress
@@ -176,18 +212,33 @@ def refine(
     first = yield from climb(target, start.u)
     target = target.with_reference_continuum(labels.from_normal(first.u[0]))
     modes = yield from climb(target, first.u)
-    evaluations = start.evaluations + first.evaluations + modes.evaluations
+    spent = start.evaluations + first.evaluations + modes.evaluations
     residuals = None
     if options.noise != "independent" and with_jitter:
-        target, modes, residuals, spent = yield from _correlate(target, modes, options.noise)
-        evaluations += spent
-    ridge = None
-    if with_jitter:
-        ridge = yield from along_jitter(target, modes)
-        evaluations += ridge.evaluations
-    weighed = yield from weigh(
-        target, about_modes(modes, ridge, start.flow), options.draws, generator, partial(progress, "weigh")
-    )
+        target, modes, residuals, more = yield from _correlate(target, modes, options.noise)
+        spent += more
+        # Starts without a flow come from a search already.
+        if residuals is not None and residuals.used and start.flow is not None:
+            modes, more = yield from _look_around(target, modes)
+            spent += more
+    for climbs_left in reversed(range(_CLIMBS)):
+        ridge = None
+        if with_jitter:
+            ridge = yield from along_jitter(target, modes)
+            spent += ridge.evaluations
+        ceiling = float(modes.log_prob.max()) + _HIGHER if climbs_left else math.inf
+        # Where nested sampling cannot follow, rounds go on as far as the budget reaches.
+        follows = options.budget - spent - (ROUNDS + 1) * options.draws >= NESTED
+        limit = math.inf if follows else max(options.budget - spent, options.draws)
+        weighed = yield from weigh(
+            target, about_modes(modes, ridge, start.flow), options.draws, generator, partial(progress, "weigh"),
+            limit=limit, ceiling=ceiling,
+        )  # fmt: skip
+        spent += len(weighed.draws.u)
+        if float(weighed.log_posterior.max()) <= ceiling:
+            break
+        modes = yield from _beside(target, modes, weighed.draws.u, weighed.log_posterior)
+        spent += modes.evaluations
     return Verified(
         draws=weighed.draws,
         log_weights=weighed.log_weights,
@@ -197,22 +248,35 @@ def refine(
         modes=modes,
         flow=start.flow_draws,
         target=target,
-        evaluations=evaluations + len(weighed.draws.u),
+        evaluations=spent,
         residuals=residuals,
+        converged=weighed.khat <= verification.KHAT_LIMIT,
     )
 
 
 def nested(
-    verified: Verified, generator: torch.Generator, progress: Callable[[str], None] = lambda _: None
+    verified: Verified,
+    options: Options,
+    generator: torch.Generator,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Verified:
-    """Sample again by nested sampling what importance weights failed on; other arguments as of `refine`."""
+    """Sample again by nested sampling what importance weights failed on, if the budget allows; other arguments as of `refine`."""
+    left = options.budget - verified.evaluations
+    if left < NESTED:
+        return verified
     progress("nested sampling")
-    sampled = nested_sampling(verified.target, generator, progress=partial(progress, "nested sampling"))
+    sampled = nested_sampling(
+        verified.target, generator, budget=left, progress=partial(progress, "nested sampling")
+    )
+    evaluations = verified.evaluations + sampled.evaluations
+    if not sampled.converged:
+        return replace(verified, evaluations=evaluations)
     return replace(
         verified,
         draws=sampled.draws,
         log_weights=sampled.log_weights,
         log_evidence=sampled.log_evidence,
         method="nested",
-        evaluations=verified.evaluations + sampled.evaluations,
+        evaluations=evaluations,
+        converged=True,
     )

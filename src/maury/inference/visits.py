@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.batching import alone
-from maury.constants import C_KMS
+from maury.constants import BUDGET, C_KMS
 from maury.errors import InferenceError, MauryWarning
 from maury.forward.doppler import add_velocities
 from maury.inference.arguments import MOST_DRAWS, as_seed, several_spectra, whole_number
@@ -168,6 +168,7 @@ def infer_visits(
     seed: int = 0,
     priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
+    budget: int = BUDGET,
     progress: Callable[[str], None] = lambda _: None,
 ) -> JointPosterior:
     """Infer one star's labels from several of its spectra together.
@@ -179,6 +180,8 @@ def infer_visits(
         and exposures that are given twice are left out, with a `MauryWarning`.
     model, draws, seed, priors, noise, progress
         As for `infer`.
+    budget
+        As for `infer`, of each spectrum by itself.
 
     Raises
     ------
@@ -210,7 +213,9 @@ def infer_visits(
     visits = []
     for i, spectrum in enumerate(spectra):
         progress(f"visit {i + 1} of {len(spectra)}")
-        visits.append(infer(spectrum, model, draws=1000, seed=seed, priors=priors, noise=noise))
+        visits.append(
+            infer(spectrum, model, draws=1000, seed=seed, priors=priors, noise=noise, budget=budget)
+        )
     generator = torch.Generator().manual_seed(seed)
     progress("jointly")
     target, start = _varying(visits)

@@ -143,11 +143,16 @@ class Correlated:
 
     def solve(self, x: Tensor) -> Tensor:
         """Return the inverse covariance times ``x (n, k, n_pixels)``."""
-        n, k, p = x.shape
-        wx = x.detach().cpu().double().numpy() * self.weights[:, None]
-        right = np.ascontiguousarray(wx.transpose(1, 0, 2)).reshape(k, n * p).T
-        inner, _ = lapack.dpttrs(self.d, self.e, right)
-        out = wx - self.weights[:, None] * inner.T.reshape(k, n, p).transpose(1, 0, 2)
+        given = x.detach().cpu().double().numpy()
+        p = given.shape[2]
+        out = np.empty_like(given)
+        # One spectrum at a time, whose arrays stay in the processor's cache; the band is 0 between two of them.
+        for i, w in enumerate(self.weights):
+            wx = given[i] * w
+            diagonal, band = self.d[i * p : (i + 1) * p], self.e[i * p : (i + 1) * p - 1]
+            inner, _ = lapack.dpttrs(diagonal, band, wx.T)
+            np.multiply(inner.T, w, out=out[i])
+            np.subtract(wx, out[i], out=out[i])
         return torch.from_numpy(out).to(self.like)
 
     def inverse_diagonal(self) -> Tensor:

@@ -140,6 +140,7 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     found += ["rejected_pixels"] * (float(np.mean(~spectrum.good[inside])) > _REJECTED)
     found += ["average_lsf"] * bool(model.forward.emulator.contained is not None and slow)
     found += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
+    found += ["hits"] * ("hits" in spectrum.meta)
     found += ["khat"] * (verified.khat > KHAT_LIMIT)
     return found
 

@@ -16,7 +16,7 @@ def evidence(posterior: Posterior) -> list[dict[str, Any]]:
     misfit = posterior.extra.get("misfit", {})
     nested = posterior.method == "nested"
     khat = (
-        "Above 0.7 the importance weights cannot be trusted, so nested sampling took over."
+        "Above 0.7 the importance weights cannot be trusted: nested sampling took over, unless the budget ended it."
         if posterior.khat > 0.7
         else "Below 0.7: the importance weights can be trusted, and with them intervals and evidence."
     )

@@ -57,12 +57,16 @@ WARNINGS = {
     "assumed_lsf": (
         "The file has no line-spread function; a Gaussian of R = 22,500 was assumed. v sin i depends on it."
     ),
-    "khat": "The importance weights could not be trusted (k-hat above 0.7), so nested sampling took over.",
+    "khat": (
+        "The importance weights could not be trusted (k-hat above 0.7): nested sampling took over, unless the budget ended it."
+    ),
+    "hits": "Pixels that cosmic rays have hit, narrower than the line-spread function, were left out.",
     "variable_velocity": "The visits' velocities differ by more than one velocity for all allows.",
 }
 # Under which there are numbers that mean nothing, or none.
 FAULTS = {
-    "no_star": "A continuum without lines explains the spectrum as well as a star does.",
+    "no_star": "A continuum without lines explains the spectrum as well as a star does: the labels are the prior's.",
+    "not_converged": "The budget of likelihoods ended before the posterior was found: these are the best weights so far.",
     "emission": "Emission lines above the model take up more area than the model's absorption lines.",
     "wrong_frame": (
         "The wavelength scale looks wrong: the chips disagree about the velocity, or a star matches far outside "

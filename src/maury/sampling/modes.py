@@ -121,6 +121,25 @@ def _ascend(
     return Modes(u, value, laplace_factor(precision), evaluations), precision
 
 
+def joined(modes: Modes, others: Modes) -> Modes:
+    """Add those of ``others`` that lie apart from the ``modes``; the best comes first, and what is 20 nats below it is left out.
+
+    Without any to be added, the modes are returned as they are.
+    """
+    precision = torch.linalg.inv(modes.factor @ modes.factor.mT)
+    offset = others.u[:, None] - modes.u
+    apart = ((offset[:, :, None] @ precision @ offset[..., None])[..., 0, 0] > _SAME_MODE**2).all(1)
+    if not bool((apart & (others.log_prob > modes.log_prob.max() - _NEGLIGIBLE)).any()):
+        return modes
+    u, log_prob, factor = (
+        torch.cat([getattr(modes, name), getattr(others, name)[apart]])
+        for name in ("u", "log_prob", "factor")
+    )
+    order = log_prob.argsort(descending=True)
+    order = order[log_prob[order] >= log_prob.max() - _NEGLIGIBLE]
+    return Modes(u[order], log_prob[order], factor[order], modes.evaluations + others.evaluations)
+
+
 def _distinct(ends: Modes, precision: Tensor) -> Modes:
     """Drop what is within 2 sigma of a better end, or 20 nats below the best."""
     keep: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,12 +17,16 @@ from maury.sampling.importance import Weighted
 
 @dataclass(frozen=True)
 class Nested:
-    """Weighted draws ``Weighted``, their normalised log weights ``(n,)``, the evidence, and likelihood evaluations spent."""
+    """Weighted draws ``Weighted``, their normalised log weights ``(n,)``, the evidence, and likelihood evaluations spent.
+
+    ``converged`` is False where the budget ended it.
+    """
 
     draws: Weighted
     log_weights: Tensor
     log_evidence: float
     evaluations: int
+    converged: bool = True
 
 
 def nested_sampling(
@@ -30,6 +35,7 @@ def nested_sampling(
     *,
     live: int = 1000,
     ess: float = 2000,
+    budget: float = math.inf,
     progress: Callable[[], None] = lambda: None,
 ) -> Nested:
     """Sample the exact posterior from the whole prior, whatever its shape.
@@ -44,6 +50,8 @@ def nested_sampling(
         Live points.
     ess
         Effective sample size asked for.
+    budget
+        Likelihoods after which it ends, converged or not.
     progress
         Called before every batch of likelihoods; what it raises ends the sampling.
     """
@@ -69,7 +77,7 @@ def nested_sampling(
         n_networks=1,
         seed=seed,
     )
-    sampler.run(n_eff=ess, discard_exploration=True, verbose=False)
+    converged = sampler.run(n_eff=ess, n_like_max=budget, discard_exploration=True, verbose=False)
     points, log_weights, log_l = sampler.posterior()
     u = to_u(points)
     weights = torch.from_numpy(np.asarray(log_weights))
@@ -78,4 +86,10 @@ def nested_sampling(
     evidence = float(sampler.log_z)
     # The proposal density that would give these weights: it keeps `Weighted` meaningful.
     log_proposal = likelihoods + log_prior - weights - evidence - np.log(len(u))
-    return Nested(Weighted(u, likelihoods, log_prior, log_proposal), weights, evidence, int(sampler.n_like))
+    return Nested(
+        Weighted(u, likelihoods, log_prior, log_proposal),
+        weights,
+        evidence,
+        int(sampler.n_like),
+        bool(converged),
+    )

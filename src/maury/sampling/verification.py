@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -39,7 +39,7 @@ KHAT_LIMIT = 0.7
 _PILOT = 0.3
 # Effective draws a draw below which the proposal is adapted; enough of them end the rounds.
 _GOOD = 0.65
-_ROUNDS = 8
+ROUNDS = 8
 _ENOUGH = 0.3
 # Of any density: draws of the proposal that are ranked, climbs that start from them, and the share that stays with the proposal.
 _RANKED, _STARTS, _GIVEN = 512, 12, 0.5
@@ -59,6 +59,23 @@ class Weighed:
     log_weights: Tensor
     khat: float
 
+    @property
+    def log_posterior(self) -> Tensor:
+        """Log posterior of each draw but for the evidence, shape ``(n,)``."""
+        return self.draws.log_likelihood + self.draws.log_prior
+
+
+def _sizes(draws: int, limit: float) -> Iterator[int]:
+    """Draws of each round: a pilot and its rest, eight rounds more, and then rounds that double all draws, up to the limit."""
+    pilot, total, rounds = int(_PILOT * draws), draws, 0
+    yield from (pilot, draws - pilot)
+    while rounds < ROUNDS or limit < math.inf:
+        size = int(min(draws if rounds < ROUNDS else total, limit - total))
+        if size <= 0:
+            return
+        rounds, total = rounds + 1, total + size
+        yield size
+
 
 def weigh(
     target: Density,
@@ -66,19 +83,37 @@ def weigh(
     draws: int,
     generator: torch.Generator,
     progress: Callable[[], None] = lambda: None,
+    *,
+    limit: float = math.inf,
+    ceiling: float = math.inf,
 ) -> Steps[Weighed]:
     """Draw from a proposal and weigh with the exact density; adapt the proposal, and draw more, while the weights are uneven.
 
-    Weights are against the mixture of all proposals used so far (Veach & Guibas' balance heuristic). ``progress`` is called before every
-    round; what it raises ends the weighing.
+    Weights are against the mixture of all proposals used so far (Veach & Guibas' balance heuristic).
+
+    Parameters
+    ----------
+    target
+        The density.
+    proposal
+        To begin with.
+    draws
+        A round.
+    generator
+        Source of randomness.
+    progress
+        Called before every round; what it raises ends the weighing.
+    limit
+        Draws in all, beyond the first ``draws``: where it is finite, rounds go on up to it; eight are added at most where it is not.
+    ceiling
+        A log posterior that no draw should exceed: one that does ends the weighing.
     """
     proposals: list[Mixture] = []
     counts: list[int] = []
     given = proposal.given
     u = torch.empty(0, target.dim, dtype=torch.float64)
     log_l = log_given = torch.empty(0, dtype=torch.float64)
-    pilot = int(_PILOT * draws)
-    for size in (pilot, draws - pilot, *[draws] * _ROUNDS):
+    for size in _sizes(draws, limit):
         progress()
         number = proposal.counts(size, generator)
         of_given = None
@@ -94,11 +129,16 @@ def weigh(
         log_proposal = average(proposals, counts).log_prob(u, log_given)
         weighted = Weighted(u, log_l, target.log_prior(u), log_proposal)
         log_weights, khat = weighted.smoothed()
+        found = Weighed(weighted, log_weights, khat)
+        if float(found.log_posterior.max()) > ceiling:
+            break
         if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
+            break
+        if len(u) > ROUNDS * draws and khat <= KHAT_LIMIT:
             break
         if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
             proposal = adapted(weighted, log_weights, proposal, generator, closely=len(u) >= draws)
-    return Weighed(weighted, log_weights, khat)
+    return found
 
 
 @dataclass(frozen=True)

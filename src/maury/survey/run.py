@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import AbstractContextManager, contextmanager
@@ -146,8 +147,15 @@ def prepare(
             return store.extend(files())
     if folder.exists() and any(folder.iterdir()) and not (folder / "plan.jsonl").exists() and not resume:
         raise ConfigError(f"{folder}: is not empty, and holds no survey; choose another --output")
+    if files is None:
+        raise ConfigError(f"{folder}: holds no survey to go on with; name its inputs")
     with disk_errors(folder):
-        return store.begin(settings, files() if files else ())
+        folder.mkdir(parents=True, exist_ok=True)
+    # Of two that begin at once, the second finds the first's survey.
+    with disk_errors(folder), alone(folder, folder / ".lock"):
+        if (folder / "survey.json").exists():
+            raise ConfigError(f"{folder}: another run has begun a survey there; choose another --output")
+        return store.begin(settings, files())
 
 
 @contextmanager
@@ -359,7 +367,7 @@ class _Drive:
         self._found.add(commit, fresh=True)
 
     def _submit(self, task: Task) -> Any:
-        key = f"maury-{task.name}-{time.time_ns()}"
+        key = f"maury-{task.name}-{uuid.uuid4().hex}"
         self._task_of[key] = task
         # An error is final: what is wrong with a spectrum is a row, and what is left is wrong with the cluster.
         with _connected(self._client):

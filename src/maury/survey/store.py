@@ -32,8 +32,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from maury.constants import BUDGET
 from maury.errors import ConfigError
-from maury.files import disk_errors, sha256, writing
+from maury.files import disk_errors, sha256, sweep, writing
 from maury.survey.inputs import Seen
 
 PARTS = ("catalogue", "errors", "draws")
@@ -51,6 +52,7 @@ class Settings(BaseModel):
     noise: Literal["auto", "independent", "correlated"] = "auto"
     stage: Literal["verified", "flow"] = "verified"
     false_alarm: float = Field(0.01, gt=0, lt=1)
+    budget: int = Field(BUDGET, gt=0, description="likelihoods that a spectrum may take")
     seed: int = Field(0, ge=0, le=2**62)
     keep: int = Field(0, ge=0, description="draws of each spectrum that are kept")
     files_per_task: int = Field(50, gt=0)
@@ -150,6 +152,7 @@ class Store:
         return self._plan(files, self.settings.files_per_task, old=self.tasks())
 
     def _plan(self, files: Iterable[Path], size: int, old: Iterable[Task]) -> int:
+        sweep(self.folder)
         number, seen = 0, Seen()
         with writing(self.folder / "plan.jsonl") as temporary, temporary.open("w", encoding="utf-8") as plan:
 
@@ -223,20 +226,22 @@ class Store:
         found = self.staged(task, who)
         if found is None:
             return None
-        for kind, checksum in found.parts.items():
-            here, there = self.staged_part(task, who, kind), self.part(kind, task)
-            if here.exists():
-                os.replace(here, there)
-            elif not there.exists() or sha256(there) != checksum:
-                return None
-        for kind in set(PARTS) - set(found.parts):
-            self.part(kind, task).unlink(missing_ok=True)
-        os.replace(self._staged_commit(task, who), self.commit_path(task))
+        with disk_errors(self.folder):
+            for kind, checksum in found.parts.items():
+                here, there = self.staged_part(task, who, kind), self.part(kind, task)
+                if here.exists():
+                    os.replace(here, there)
+                elif not there.exists() or sha256(there) != checksum:
+                    return None
+            for kind in set(PARTS) - set(found.parts):
+                self.part(kind, task).unlink(missing_ok=True)
+            os.replace(self._staged_commit(task, who), self.commit_path(task))
         return found
 
     def recover(self) -> int:
         """Publish what workers finished for a run that did not live to do so, and remove what is left; return the number."""
-        self._staged.mkdir(exist_ok=True)
+        with disk_errors(self.folder):
+            self._staged.mkdir(exist_ok=True)
         number = 0
         for path in sorted(self._staged.glob("[0-9]*.json")):
             name, _, who = path.stem.partition("-")
@@ -246,8 +251,9 @@ class Store:
             task = Task(int(name), ())
             if not self.commit_path(task).exists():
                 number += self.publish(task, who) is not None
-        for path in self._staged.iterdir():
-            path.unlink(missing_ok=True)
+        with disk_errors(self.folder):
+            for path in self._staged.iterdir():
+                path.unlink(missing_ok=True)
         return number
 
     def committed(self, task: Task) -> Commit | None:
@@ -300,6 +306,15 @@ def _read_commit(path: Path) -> Commit | None:
     except (ValueError, TypeError, KeyError):
         # Not of our making: the task is done again.
         return None
+
+
+def unchanged(file: InputFile) -> bool:
+    """Tell whether a file has still the size and time of change that were noted, or is still not to be read."""
+    try:
+        status = Path(file.path).stat()
+    except OSError:
+        return file.size < 0
+    return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
 
 
 def identity(path: Path) -> tuple[str, int, int]:

@@ -21,7 +21,7 @@ from maury.models import Model, folder, load_model
 from maury.spectra.formats.registry import read_all
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
-from maury.survey.store import Commit, InputFile, Settings, Store, Task, identity, model_version
+from maury.survey.store import Commit, InputFile, Settings, Store, Task, identity, model_version, unchanged
 
 # Spectra that go through each stage together, and how many times as many on a GPU.
 _BATCH = {"flow": 64, "verified": 16}
@@ -70,6 +70,14 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
             number_of_rows[source] += 1
             if settings.keep:
                 draws.append(extra | {"file": item["file"], "row": item["row"]})
+    # What was read of a file that went away or changed meanwhile is of no known content: it is done again once it can be.
+    restless = {file.path for file in files if not unchanged(file)}
+    for entry in (*rows, *errors):
+        if entry["file"] in restless:
+            entry["sha256"] = ""
+    files = [
+        replace(file, size=-1, mtime_ns=-1, sha256="") if file.path in restless else file for file in files
+    ]
     files = [
         replace(file, rows=r, errors=e)
         for file, r, e in zip(files, number_of_rows, number_of_errors, strict=True)
@@ -151,7 +159,8 @@ def _verified(
     spectra: Sequence[Spectrum], model: Model, settings: Settings, seeds: list[int]
 ) -> Iterator[Found]:
     found = infer_batch(
-        spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm
+        spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm,
+        budget=settings.budget,
     )  # fmt: skip
     for one, seed in zip(found, seeds, strict=True):
         if isinstance(one, Exception):

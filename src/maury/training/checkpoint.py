@@ -86,6 +86,16 @@ class OpenCheckpoint(CheckpointIO):
 
 
 def latest(directory: Path) -> Path | None:
-    """Return the newest checkpoint under ``directory``, or None."""
-    found = sorted(directory.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+    """Return the checkpoint of the most steps under ``directory``, or None; clocks, which may be set back, are not asked."""
+    # A leading dot is a file that a killed process left half written.
+    found = [path for path in directory.glob("*.ckpt") if not path.name.startswith(".")]
+    return max(found, key=lambda path: (_step(path), path.stem == "last"), default=None)
+
+
+def _step(path: Path) -> int:
+    """Return the steps that led to a checkpoint, -1 if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(json.loads(file.metadata()["checkpoint"])["global_step"])
+    except Exception:
+        return -1
