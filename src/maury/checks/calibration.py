@@ -27,6 +27,7 @@ from maury.models import Model
 from maury.posterior.infer import infer_batch
 from maury.posterior.result import Posterior
 from maury.posterior.steps import to_model_grid
+from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulate import detector, pixels_named
 from maury.training.simulations import Observing, Simulator
@@ -91,7 +92,7 @@ def information_limit(likelihood: Likelihood | Held, theta: Tensor, labels: Labe
     standard deviations; the prior adds the unit matrix. The first is minus infinity where a label leaves no trace, as v_sini = 0.
     """
     likelihood = likelihood.refer(theta)
-    stellar = [i for i, name in enumerate(labels.names) if name != "jitter"]
+    stellar = [labels.index(name) for name in labels.without(Role.nuisance).names]
     fisher = likelihood.curvature(theta[None]).fisher[0][stellar][:, stellar]
     scale = labels.std[stellar]
     fisher = fisher * scale[:, None] * scale

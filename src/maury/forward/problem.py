@@ -17,6 +17,7 @@ from maury.forward.likelihood import DEGREE, Likelihood
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.names import meant
+from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
 
@@ -81,7 +82,7 @@ class Problem:
     @cached_property
     def stellar(self) -> LabelSet:
         """The labels that an estimator infers: those not held, without the nuisance."""
-        return self.inferred.select(name for name in self.inferred.names if name != "jitter")
+        return self.inferred.without(Role.nuisance)
 
     def columns(self, labels: LabelSet) -> list[int]:
         """Places of some labels among all."""

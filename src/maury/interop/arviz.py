@@ -10,13 +10,12 @@ import torch
 
 import maury
 from maury.interop.draws import Draws, draws_of
+from maury.quantities import quantity
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from maury.posterior.result import Posterior
-
-_UNIT_OF_V_BARY = "km/s"
 
 
 def to_arviz(
@@ -105,7 +104,8 @@ def groups(posterior: Posterior, draws: Draws, seed: int) -> dict[str, xr.Datase
 
 
 def _units(posterior: Posterior) -> dict[str, str]:
-    return {label.name: label.unit for label in posterior.labels.labels} | {"v_bary": _UNIT_OF_V_BARY}
+    known = (*(label.quantity for label in posterior.labels), quantity("v_bary"))
+    return {each.name: each.unit for each in known}
 
 
 def _chain(columns: dict[str, Any], units: dict[str, str]) -> xr.Dataset:

@@ -11,9 +11,9 @@ import maury
 from maury.errors import MauryError
 from maury.files import disk_errors, writing
 from maury.interop.draws import draws_of
-from maury.labels import UNITS
 from maury.names import meant
-from maury.survey.columns import UCDS, Column, of_catalogue, to_votable, values, vo_unit
+from maury.quantities import quantity
+from maury.survey.columns import Column, of_catalogue, to_votable, values, vo_unit
 
 if TYPE_CHECKING:
     from astropy.io.votable.tree import VOTableFile
@@ -99,8 +99,8 @@ def _draws(posterior: Posterior, weighted: bool, number: int | None, seed: int) 
     draws = draws_of(posterior, weighted=weighted, number=number, seed=seed)
     columns: list[tuple[Column, object]] = []
     for name, data in draws.values.items():
-        unit = "km/s" if name.startswith("v_") else UNITS.get(name, "")
-        columns.append((Column(name, "float64", unit, UCDS.get(name, "phys"), _WHAT.get(name, name)), data))
+        known = quantity(name)
+        columns.append((Column(name, "float64", known.unit, known.ucd, _WHAT.get(name, name)), data))
     columns += [(column, getattr(draws, column.name)) for column in _STATISTICS]
     return _table(columns, draws.note)
 

@@ -34,9 +34,9 @@ from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior, summarise
 from maury.posterior.together import alone
 from maury.posterior.verify import KHAT_LIMIT, Weighed, weigh
+from maury.quantities import Role, quantity
 from maury.spectra.spectrum import Spectrum
 
-OWN = ("v_rad", "jitter")
 # Nats of evidence beyond which a velocity is called variable: odds of 150 to 1.
 VARIABLE = 5.0
 _DOF = 8
@@ -185,8 +185,8 @@ def infer_visits(
     if len(spectra) < 2:
         raise InferenceError(f"joint inference needs at least two spectra, not {len(spectra)}")
     model = model if isinstance(model, Model) else load_model(model)
-    if set(OWN) & set(model.problem.held):
-        raise InferenceError(f"{model.name} holds {' and '.join(OWN)}: visits have nothing of their own")
+    if held := [name for name in model.problem.held if quantity(name).role != Role.stellar]:
+        raise InferenceError(f"{model.name} holds {' and '.join(held)}: visits have nothing of their own")
     visits = []
     for i, spectrum in enumerate(spectra):
         progress(f"visit {i + 1} of {len(spectra)}")
@@ -275,7 +275,7 @@ def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity
 
 def _shared(visits: Sequence[Posterior]) -> tuple[LabelSet, Tensor]:
     """Labels that the visits share, and the mean of their posteriors weighed by precision, over u."""
-    shared = visits[0].labels.select(name for name in visits[0].labels.names if name not in OWN)
+    shared = visits[0].labels.of(Role.stellar)
     columns = [visits[0].labels.index(name) for name in shared.names]
     precision, right = torch.eye(len(columns)).double(), torch.zeros(len(columns)).double()
     for visit in visits:
@@ -287,7 +287,9 @@ def _shared(visits: Sequence[Posterior]) -> tuple[LabelSet, Tensor]:
 
 def _own(visits: Sequence[Posterior], name: str) -> tuple[list[Label], Tensor]:
     """Return one label a visit, and the mean of each over u."""
-    labels = [label(f"{name}_{i + 1}", v.labels[name].prior) for i, v in enumerate(visits)]
+    labels = [
+        Label(v.labels[name].quantity.of(visit=i + 1), v.labels[name].prior) for i, v in enumerate(visits)
+    ]
     return labels, torch.stack([_moments(v)[0][v.labels.index(name)] for v in visits])
 
 

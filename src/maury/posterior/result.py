@@ -19,6 +19,7 @@ from maury.forward.doppler import add_velocities
 from maury.forward.fit import Fit
 from maury.forward.target import Single, Target
 from maury.labels import LabelSet
+from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Posterior:
     @property
     def stellar(self) -> LabelSet:
         """The labels without the nuisance."""
-        return self.labels.select(name for name in self.labels.names if name != "jitter")
+        return self.labels.without(Role.nuisance)
 
     @property
     def efficiency(self) -> float:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from maury.files import writing
-from maury.labels import UNITS
 from maury.posterior.result import Posterior
+from maury.quantities import quantity
 
 if TYPE_CHECKING:
     from maury.posterior.joint import JointPosterior
-
-_DIGITS = {"teff": 0, "v_rad": 2, "v_sini": 2, "jitter": 4}
 
 
 def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Table:
@@ -31,9 +29,9 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.add_column("truth", justify="right")
     rows = posterior.summary()
     if posterior.v_bary is not None:
-        rows = rows | {"v_bary": posterior.v_bary | {"unit": "km/s"}}
+        rows = rows | {"v_bary": posterior.v_bary | {"unit": quantity("v_bary").unit}}
     for name, entry in rows.items():
-        digits = _DIGITS.get(name.removesuffix("_2"), 2 if name == "v_bary" else 3)
+        digits = quantity(name).digits
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
         written = [f"{value:.{digits}f}" for value in cells]
         if between:
@@ -74,13 +72,13 @@ def joint_table(star: JointPosterior) -> Table:
         if v is not None:
             entry = rows[f"v_rad_{i}"]
             shift = v - entry["p50"]
-            rows[f"v_bary_{i}"] = {k: entry[k] + shift for k in ("p16", "p50", "p84")} | {"unit": "km/s"}
+            rows[f"v_bary_{i}"] = {k: entry[k] + shift for k in ("p16", "p50", "p84")} | {
+                "unit": entry["unit"]
+            }
     for name, entry in rows.items():
-        stem = name.rstrip("0123456789").rstrip("_")
-        digits = _DIGITS.get(stem, 2 if stem == "v_bary" else 3)
-        unit = entry["unit"] or UNITS.get(stem, "")
+        digits = quantity(name).digits
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
-        table.add_row(name, unit, *(f"{value:.{digits}f}" for value in cells))
+        table.add_row(name, entry["unit"], *(f"{value:.{digits}f}" for value in cells))
     variation = star.velocity_variation
     table.caption = (
         f"velocity variation: ln evidence ratio {'unknown' if variation is None else f'{variation:.1f}'}\n"
@@ -92,8 +90,9 @@ def joint_table(star: JointPosterior) -> Table:
 
 
 def _unit(column: str) -> str:
-    stem = column.rsplit("_", 1)[0]
-    return "km/s" if column.startswith("v_") else UNITS.get(stem, "") if column[-4:-2] == "_p" else ""
+    """Return the unit of a column, such as ``teff_2_p50``, ``teff_library`` or ``v_sini_ul95``."""
+    stem, _, _ = column.rpartition("_")
+    return quantity(stem).unit
 
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

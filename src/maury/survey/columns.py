@@ -10,8 +10,8 @@ import numpy as np
 
 import maury
 from maury.forward.doppler import add_velocities
-from maury.labels import UNITS
 from maury.posterior.result import QUANTILES, Posterior
+from maury.quantities import quantity
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
 HEALPIX = "_healpix_29"
-UCDS = {
-    "teff": "phys.temperature.effective",
-    "logg": "phys.gravity",
-    "m_h": "phys.abund.Z",
-    "alpha_m": "phys.abund",
-    "v_rad": "spect.dopplerVeloc.opt",
-    "v_bary": "spect.dopplerVeloc.opt",
-    "v_sini": "phys.veloc.rotat",
-    "jitter": "stat.error",
-}
 _WHAT = {"p16": "16th percentile", "p50": "median", "p84": "84th percentile"}
 _STAT = {"p16": ";stat.min", "p50": ";stat.median", "p84": ";stat.max"}
 
@@ -85,9 +75,9 @@ ERRORS = (
 
 def of_label(name: str) -> list[Column]:
     """Return the columns of a label's percentiles."""
-    unit = "km/s" if name.startswith("v_") else UNITS.get(name, "")
+    known = quantity(name)
     return [
-        Column(f"{name}_{q}", "float64", unit, UCDS.get(name, "phys") + _STAT[q], f"{_WHAT[q]} of {name}")
+        Column(f"{name}_{q}", "float64", known.unit, known.ucd + _STAT[q], f"{_WHAT[q]} of {name}")
         for q in QUANTILES
     ]
 
