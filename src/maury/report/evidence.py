@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from maury.display import number
 from maury.report.observed import velocity
-from maury.report.svg import number
 
 if TYPE_CHECKING:
     from maury.posterior.result import Posterior

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from maury.display import digits_for, number
 from maury.errors import ConfigError, InferenceError
 from maury.files import disk_errors, open_table, writing
 from maury.report.html import render
 from maury.report.star import star_page
-from maury.report.svg import digits_for, number, short
+from maury.report.svg import short
 from maury.report.verdict import TITLES, Verdict, judge, meaning, verdict
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.display import digits_for, number
 from maury.report.citations import citations
 from maury.report.evidence import checks, evidence
 from maury.report.html import render
 from maury.report.observed import chip_names, lines_of, spectrum_data
-from maury.report.svg import Sample, corner, digits_for, histogram, limits, long, marginal, number, short
+from maury.report.svg import Sample, corner, histogram, limits, long, marginal, short
 from maury.report.verdict import verdict
 
 if TYPE_CHECKING:

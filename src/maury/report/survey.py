@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.display import digits_for, number
 from maury.quantities import Role, quantity
 from maury.report.diagrams import Axis, diagram, sky
 from maury.report.html import floats, render
-from maury.report.svg import digits_for, number, short
+from maury.report.svg import short
 from maury.report.verdict import TITLES, Kind, judge, meaning
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.display import number
 from maury.quantities import quantity
 
 Array = NDArray[np.float64]
@@ -28,21 +29,6 @@ def short(name: str) -> str:
 def long(name: str) -> str:
     """Return a label in words."""
     return quantity(name).long or name
-
-
-def number(value: float | None, digits: int) -> str:
-    """Write a number with a true minus sign; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    # No minus before what rounds to nothing.
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def digits_for(error: float) -> int:
-    """Decimals at which an error has two significant digits, 0 to 5."""
-    if not (math.isfinite(error) and error > 0):
-        return 2
-    return min(5, max(0, 1 - math.floor(math.log10(error))))
 
 
 def ticks(low: float, high: float, most: int) -> tuple[list[float], int]:
