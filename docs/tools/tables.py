@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maury import quantities
+from maury.posterior import flags
 
-TABLES: dict[str, Callable[[], str]] = {"labels": quantities.table}
+TABLES: dict[str, Callable[[], str]] = {"labels": quantities.table, "flags": flags.table}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)\n.*?\n\n(<!-- end -->)", re.DOTALL)
 
 

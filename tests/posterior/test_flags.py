@@ -13,7 +13,7 @@ from maury.constants import C_KMS
 from maury.demo import TRUTH, simulate_visit
 from maury.labels import Uniform
 from maury.models import load_model
-from maury.posterior.flags import chip_velocities, disagreement
+from maury.posterior.flagging import chip_velocities, disagreement
 from maury.posterior.infer import infer
 from maury.spectra.spectrum import PixelGrid
 
@@ -39,11 +39,12 @@ def flags(posterior):
 
 def test_a_good_spectrum_has_none(posterior):
     assert flags(posterior) <= {"average_lsf"}
-    found = posterior.extra["misfit"]
-    assert found["p_predictive"] > 0.01
-    assert 0.01 < found["p_novelty"] <= 1
-    assert {"chip 1", "chip 2", "chip 3", "Fe I"} <= set(found["checks"])
-    assert "residuals" not in posterior.extra or not posterior.extra["residuals"]["used"]
+    found = posterior.diagnostics.misfit
+    assert found.p_predictive > 0.01
+    assert 0.01 < found.p_novelty <= 1
+    assert {"chip 1", "chip 2", "chip 3", "Fe I"} <= {check.name for check in found.checks}
+    residuals = posterior.diagnostics.residuals
+    assert residuals is None or not residuals.used
 
 
 @pytest.mark.parametrize("kind", IMPOSTORS)
@@ -111,7 +112,7 @@ def test_fringes_are_taken_into_the_errors(model):
     assert "correlated" in robust.flag_warn
     assert robust.log_evidence > plain.log_evidence + 100
     assert robust.summary()["teff"]["std"] > plain.summary()["teff"]["std"]
-    assert 0.005 < robust.extra["residuals"]["amplitude"] < 0.04
+    assert 0.005 < robust.diagnostics.residuals.amplitude < 0.04
 
 
 def test_the_rate_of_false_alarms_decides(model):

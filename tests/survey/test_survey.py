@@ -19,9 +19,9 @@ from maury.checks.calibration import simulated_spectra
 from maury.cli import app
 from maury.errors import ConfigError, MauryError
 from maury.models import folder, load_model
+from maury.posterior.columns import HEALPIX
 from maury.spectra.synthetic import write_apvisit
 from maury.survey.catalogue import healpix29
-from maury.survey.columns import HEALPIX
 from maury.survey.export import export, read_catalogue
 from maury.survey.inputs import expand
 from maury.survey.run import cluster, prepare, run

@@ -10,10 +10,10 @@ import numpy as np
 import maury
 from maury.errors import MauryError
 from maury.files import disk_errors, writing
-from maury.interop.draws import draws_of
 from maury.names import meant
+from maury.posterior.columns import Column, Output, of_catalogue, row, to_votable, vo_unit
+from maury.posterior.draws import draws_of
 from maury.quantities import quantity
-from maury.survey.columns import Column, of_catalogue, to_votable, values, vo_unit
 
 if TYPE_CHECKING:
     from astropy.io.votable.tree import VOTableFile
@@ -48,7 +48,7 @@ def votable(
         ``"draws"``: one row a draw, columns by label, ``v_bary`` and the log densities. ``"summary"``: one row with the columns of a
         survey's catalogue.
     weighted, number, seed
-        Of draws: see `maury.interop.draws.draws_of`. They are equally weighted unless ``weighted``.
+        Of draws: see `maury.posterior.draws.draws_of`. They are equally weighted unless ``weighted``.
 
     Raises
     ------
@@ -106,6 +106,6 @@ def _draws(posterior: Posterior, weighted: bool, number: int | None, seed: int) 
 
 
 def _summary(posterior: Posterior) -> Table:
-    row = values(posterior)
-    known = [c for c in of_catalogue(posterior.labels.names) if row.get(c.name) is not None]
-    return _table([(c, [row[c.name]]) for c in known], "percentiles of the verified posterior")
+    told = row(posterior, Output.catalogue)
+    known = [c for c in of_catalogue(posterior.labels.names) if told.get(c.name) is not None]
+    return _table([(c, [told[c.name]]) for c in known], "percentiles of the verified posterior")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from maury.errors import InferenceError
 from maury.labels import LabelSet
 from maury.models import Model
-from maury.posterior.result import summarise
+from maury.posterior.diagnostics import BetweenLibraries
+from maury.posterior.flags import FLAGS
 from maury.posterior.steps import ALL_MASKED, to_model_grid
+from maury.posterior.summary import summarise
 from maury.spectra.spectrum import Spectrum
 
 
@@ -39,6 +41,20 @@ class Amortised:
     spectrum: Spectrum
     model: str
     p_novelty: float | None
+
+    method: ClassVar[str] = "flow"
+    flag_bad: ClassVar[tuple[str, ...]] = ()
+    systematic: ClassVar[Mapping[str, BetweenLibraries]] = {}
+
+    @property
+    def flag_warn(self) -> tuple[str, ...]:
+        """``low_snr`` where it applies; the others need the likelihood."""
+        low = FLAGS["low_snr"]
+        return (low.name,) * (self.spectrum.snr < low["snr"])
+
+    def quantile(self, name: str, q: float) -> float:
+        """Quantile of one label."""
+        return float(np.quantile(self.draws[:, self.labels.index(name)], q))
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,16 +18,16 @@ from maury.forward.target import Target
 from maury.labels import LabelSet
 from maury.models import Model
 from maury.names import meant
+from maury.posterior.diagnostics import SecondStar
+from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
 from maury.posterior.steps import Settings, posterior_of, to_model_grid
 from maury.posterior.together import LogLikelihoods, Steps, alone
 from maury.posterior.verify import KHAT_LIMIT, verify_from
 
 Companion = Literal["no", "auto", "yes"]
-# Nats of evidence that a second star must gain: spectra of another library gain up to ten by one.
-ENOUGH_GAIN = 20.0
-# km/s, and errors, by which its velocity must differ: two stars at one velocity make up for many a fault of a library.
-_APART, _APART_SIGMA = 5.0, 3.0
+# Spectra of another library gain up to ten nats by a second star, and two stars at one velocity make up for many a fault of a library.
+_FLAG = FLAGS["companion"]
 # Flags under which "auto" looks for one: what one star and independent pixels do not explain.
 _CAUSES = {"misfit", "novel", "correlated", "second_mode", "poor_fit", "high_jitter", "wrong_frame"}
 # Companions that are tried at every velocity, km/s apart: parts of the priors of teff and logg, rotation, and share of the light.
@@ -75,17 +75,16 @@ def with_companion(
     labels = pair_labels(single.labels)
     found = alone(_pair(single, model, labels, settings, False, lambda _: progress("companion")))
     gain = found.log_evidence - single.log_evidence
-    believed = gain > ENOUGH_GAIN and _moves_apart(found)
+    believed = gain > _FLAG["nats"] and _moves_apart(found)
     used = believed or companion == "yes"
     if used and found.khat > KHAT_LIMIT:
         found = alone(_pair(single, model, labels, settings, True, lambda _: progress("companion")))
-    told: dict[str, Any] = {"companion": {"gain": gain, "used": used, "khat": found.khat}}
-    told |= {key: single.extra[key] for key in ("models",) if key in single.extra}
+    told = SecondStar(gain, used, found.khat)
     chosen = found if used else single
     return replace(
         chosen,
-        extra={**chosen.extra, **told},
-        flag_warn=(*chosen.flag_warn, *["companion"] * believed),
+        diagnostics=replace(chosen.diagnostics, models=single.diagnostics.models, companion=told),
+        flag_warn=(*chosen.flag_warn, *[_FLAG.name] * believed),
         seconds=single.seconds + time.perf_counter() - began,
         evaluations=single.evaluations + found.evaluations,
     )
@@ -95,7 +94,7 @@ def _moves_apart(pair: Posterior) -> bool:
     first, second = (pair.draws[:, pair.labels.index(name)] for name in ("v_rad", "v_rad_2"))
     mean = float(pair.weights @ (second - first))
     error = float(pair.weights @ (second - first - mean) ** 2) ** 0.5
-    return abs(mean) > max(_APART, _APART_SIGMA * error)
+    return abs(mean) > max(_FLAG["kms"], _FLAG["sigma"] * error)
 
 
 def _pair(
@@ -110,6 +109,8 @@ def _pair(
     inside = np.zeros(spectrum.grid.n_pixels, dtype=bool)
     # The same pixels as the single star's, so that evidences compare.
     inside[single.fit.pixels] = True
+    misfit = single.diagnostics.misfit
+    novelty = None if misfit is None else misfit.p_novelty
     likelihood = Likelihood.of(
         spectrum, Pair(model.forward), labels, problem.degree, inside, emulator_error=problem.emulator_error,
         learned=problem.learned,
@@ -130,7 +131,7 @@ def _pair(
     )
     verified = replace(verified, evaluations=verified.evaluations + spent)
     found = posterior_of(
-        verified, spectrum, model, labels, to_model_grid(spectrum, model), single.extra["misfit"]["p_novelty"],
+        verified, spectrum, model, labels, to_model_grid(spectrum, model), novelty,
         settings.false_alarm,
     )  # fmt: skip
     return replace(found, provenance=single.provenance)

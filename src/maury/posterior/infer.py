@@ -16,7 +16,8 @@ from maury.forward.likelihood import usable_pixels
 from maury.labels import Prior
 from maury.models import DEFAULT, Model, load_model, shipped
 from maury.posterior.companion import Companion, with_companion
-from maury.posterior.flags import disagreement
+from maury.posterior.diagnostics import Tried
+from maury.posterior.flagging import disagreement
 from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
 from maury.posterior.steps import Settings, infer_together, labels_for
@@ -220,13 +221,12 @@ def _choose(spectrum: Spectrum, settings: Settings, progress: Callable[[str], No
     best = max(found, key=lambda posterior: posterior.log_evidence)
     evidence = np.array([p.log_evidence for p in found])
     share = np.exp(evidence - evidence.max())
-    tried = [
-        {"model": p.model, "log_evidence": p.log_evidence, "probability": float(s)}
-        for p, s in zip(found, share / share.sum(), strict=True)
-    ]
+    tried = tuple(
+        Tried(p.model, p.log_evidence, float(s)) for p, s in zip(found, share / share.sum(), strict=True)
+    )
     return replace(
         best,
-        extra={**best.extra, "models": tried},
+        diagnostics=replace(best.diagnostics, models=tried),
         flag_warn=(*best.flag_warn, *disagreement(found)),
         seconds=time.perf_counter() - began,
     )

@@ -26,19 +26,19 @@ from maury.forward.joint import Joint, Part
 from maury.forward.target import Target
 from maury.labels import Label, LabelSet, Prior, Uniform, label
 from maury.models import DEFAULT, Model, load_model
+from maury.posterior.flags import FLAGS
 from maury.posterior.infer import infer
 from maury.posterior.proposal import Mixture, StudentT
 from maury.posterior.propose import DOF_MANY, FEW_LABELS
 from maury.posterior.refine import find_modes
 from maury.posterior.residuals import Noise
-from maury.posterior.result import Posterior, summarise
+from maury.posterior.result import Posterior
+from maury.posterior.summary import summarise
 from maury.posterior.together import alone
-from maury.posterior.verify import KHAT_LIMIT, Weighed, weigh
+from maury.posterior.verify import Weighed, weigh
 from maury.quantities import Role, quantity
 from maury.spectra.spectrum import Spectrum
 
-# Nats of evidence beyond which a velocity is called variable: odds of 150 to 1.
-VARIABLE = 5.0
 _DOF = 8
 _WIDE, _WIDE_SHARE = 2.0, 0.1
 
@@ -98,8 +98,9 @@ class JointPosterior:
     def flag_warn(self) -> tuple[str, ...]:
         """``variable_velocity``, ``khat``, and the flags of single visits with their number."""
         variation = self.velocity_variation
-        found = ["variable_velocity"] * (variation is not None and variation > VARIABLE)
-        found += ["khat"] * (self.khat > KHAT_LIMIT)
+        variable, khat = FLAGS["variable_velocity"], FLAGS["khat"]
+        found = [variable.name] * (variation is not None and variation > variable["nats"])
+        found += [khat.name] * (self.khat > khat["khat"])
         found += [f"{flag}[{i + 1}]" for i, visit in enumerate(self.visits) for flag in visit.flag_warn]
         return tuple(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from maury.labels import LabelSet, Prior, Uniform
 from maury.models import Model
 from maury.names import meant
 from maury.networks.context import Context
-from maury.posterior.flags import check_misfit, faults, warnings
+from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, ResidualProcess
+from maury.posterior.flagging import check_misfit, faults, warnings
 from maury.posterior.proposal import Flow
-from maury.posterior.residuals import Noise
-from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
+from maury.posterior.residuals import Noise, Residuals
+from maury.posterior.result import Posterior
 from maury.posterior.stored import provenance
+from maury.posterior.summary import QUANTILES, summarise, weighted_quantile
 from maury.posterior.together import Steps, together
 from maury.posterior.verify import Verified, verify
 from maury.spectra.regrid import on_network_grid
@@ -211,13 +213,12 @@ def posterior_of(
     misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
     preparation = getattr(model.estimator.featurizer, "preparation", None)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
-    extra: dict[str, Any] = {"misfit": misfit.to_json()}
-    if verified.residuals is not None:
-        extra["residuals"] = verified.residuals.to_json()
     weights = torch.softmax(verified.log_weights, 0).numpy()
-    between = _between_libraries(model, labels, theta.numpy(), weights)
-    if between:
-        extra["systematic"] = between
+    diagnostics = Diagnostics(
+        misfit=misfit,
+        residuals=None if verified.residuals is None else _process(verified.residuals),
+        systematic=_between_libraries(model, labels, theta.numpy(), weights),
+    )
     return Posterior(
         labels=labels,
         draws=theta.numpy(),
@@ -238,13 +239,20 @@ def posterior_of(
         evaluations=verified.evaluations,
         held=dict(model.problem.held),
         target=verified.target,
-        extra=extra,
+        diagnostics=diagnostics,
+    )
+
+
+def _process(found: Residuals) -> ResidualProcess:
+    correlation = found.correlation
+    return ResidualProcess(
+        correlation.amplitude, correlation.in_lines, correlation.scale, found.gain, found.used
     )
 
 
 def _between_libraries(
     model: Model, labels: LabelSet, draws: NDArray[np.float64], weights: NDArray[np.float64]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, BetweenLibraries]:
     """Labels with the error between libraries added, and that error; nothing where it is not known."""
     systematic = model.systematic
     if systematic is None or "teff" not in labels.names:
@@ -255,7 +263,7 @@ def _between_libraries(
     wide = systematic.scattered(labels.names, draws, labels.low.numpy(), labels.high.numpy())
     summary = summarise(labels, wide, weights)
     return {
-        name: {key: summary[name][key] for key in (*QUANTILES, "std")} | {"sigma": sigma}
+        name: BetweenLibraries(**{key: summary[name][key] for key in (*QUANTILES, "std")}, sigma=sigma)
         for name, sigma in zip(systematic.names, systematic.sigma, strict=True)
         if name in labels.names
     }

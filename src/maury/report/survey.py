@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maury.display import digits_for, number
+from maury.posterior.flags import Kind, split_flags
 from maury.quantities import Role, quantity
 from maury.report.diagrams import Axis, diagram, sky
 from maury.report.html import floats, render
 from maury.report.svg import short
-from maury.report.verdict import TITLES, Kind, judge, meaning
+from maury.report.verdict import TITLES, judge, meaning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +60,7 @@ class Catalogue:
         kinds = np.empty(len(table), dtype=np.int64)
         for i, key in enumerate(keys):
             if key not in known:
-                bad, warn = (tuple(f for f in (text or "").split(",") if f) for text in key[:2])
+                bad, warn = map(split_flags, key[:2])
                 known[key] = _KINDS.index(judge(bad, warn, key[2]).kind)
             kinds[i] = known[key]
         return cls(table, names, kinds)
@@ -204,7 +205,7 @@ def _flag_rows(found: Catalogue) -> list[dict[str, Any]]:
     for column, kind in (("flag_bad", "unusable"), ("flag_warn", "flagged")):
         counts: Counter[str] = Counter()
         for entry in found.table[column].value_counts().to_pylist():
-            for flag in filter(None, (entry["values"] or "").split(",")):
+            for flag in split_flags(entry["values"]):
                 counts[flag] += entry["counts"]
         rows += [
             {
@@ -244,7 +245,7 @@ def _rows(
         ",".join(filter(None, pair))
         for pair in zip(part["flag_bad"].to_pylist(), part["flag_warn"].to_pylist(), strict=True)
     ]
-    texts = sorted({flag for text in flags for flag in text.split(",") if flag})
+    texts = sorted({flag for text in flags for flag in split_flags(text)})
     return {
         "id": [str(i) for i in part["id"].to_pylist()],
         "file": files,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from maury.files import writing
+from maury.posterior.columns import column_named
 from maury.posterior.result import Posterior
 from maury.quantities import quantity
 
@@ -22,7 +23,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     table = Table(title=f"{spectrum.id}  (S/N {spectrum.snr:.0f}, {posterior.model})", title_justify="left")
     for column in ("label", "unit", "median", "-", "+"):
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
-    between = posterior.extra.get("systematic", {})
+    between = posterior.systematic
     if between:
         table.add_column("library", justify="right")
     if truth is not None:
@@ -35,7 +36,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
         written = [f"{value:.{digits}f}" for value in cells]
         if between:
-            written.append(f"{between[name]['sigma']:.{digits}f}" if name in between else "")
+            written.append(f"{between[name].sigma:.{digits}f}" if name in between else "")
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
@@ -46,17 +47,17 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
         f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
     )
-    for tried in posterior.extra.get("models", ()):
+    for tried in posterior.diagnostics.models:
         table.caption += (
-            f"\n{tried['model']}: ln Z {tried['log_evidence']:.1f}, probability {tried['probability']:.3g}"
+            f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
         )
     if between:
         table.caption += (
             "\nlibrary: how far the label moves with the choice of the library, to be added to - and +"
         )
-    if tried := posterior.extra.get("companion"):
-        used = "" if tried["used"] else ", not used"
-        table.caption += f"\na second star gains {tried['gain']:.1f} nats{used}"
+    if second := posterior.diagnostics.companion:
+        used = "" if second.used else ", not used"
+        table.caption += f"\na second star gains {second.gain:.1f} nats{used}"
     table.caption_justify = "left"
     return table
 
@@ -89,12 +90,6 @@ def joint_table(star: JointPosterior) -> Table:
     return table
 
 
-def _unit(column: str) -> str:
-    """Return the unit of a column, such as ``teff_2_p50``, ``teff_library`` or ``v_sini_ul95``."""
-    stem, _, _ = column.rpartition("_")
-    return quantity(stem).unit
-
-
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one row a spectrum as ECSV, units included; columns that a flagged row lacks are masked."""
     # astropy's tables take half a second to import.
@@ -108,8 +103,12 @@ def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         missing = [value is None for value in values]
         example = next((value for value in values if value is not None), "")
         filler: Any = "" if isinstance(example, str) else type(example)(0)
+        about = column_named(name)
         table[name] = MaskedColumn(
-            [filler if value is None else value for value in values], mask=missing, unit=_unit(name) or None
+            [filler if value is None else value for value in values],
+            mask=missing,
+            unit=about.unit or None,
+            description=about.description,
         )
     table.meta["comments"] = [
         "maury: percentiles of verified posteriors; v_rad in the frame of the file, v_bary at the barycentre"

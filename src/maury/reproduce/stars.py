@@ -74,7 +74,7 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     problem = model.problem
     best = torch.from_numpy(posterior.draws[posterior.log_weights.argmax()])
     target = Target(problem.likelihood(spectrum).refer(best), problem.inferred)
-    start = problem.inferred.to_normal(torch.from_numpy(posterior.resample(500)))
+    start = problem.inferred.to_normal(torch.from_numpy(posterior.sample(500)))
     began = time.perf_counter()
     chains = emcee_chains(target, start, config.chain, seed=config.seed, backend=output / "chains.h5")
     truth = dict(zip(model.labels.names, theta.tolist(), strict=True))
@@ -85,7 +85,7 @@ def _draw(example: _Example, output: Path) -> None:
     posterior, labels, truth = example.posterior, example.posterior.stellar, example.truth
     save_figure(posterior.plot_corner(truth), output / "corner.png")
     save_figure(posterior.plot_fit(), output / "fit.png")
-    verified = posterior.resample(20_000)
+    verified = posterior.sample(20_000)
     samples = {"emcee": example.chains.draws, "verified": verified}
     save_figure(samples_figure(samples, labels, truth, posterior.spectrum.id), output / "mcmc_corner.png")
     save_figure(walkers_figure(example.chains.theta, labels, truth), output / "mcmc_walkers.png")
@@ -107,7 +107,7 @@ def _figures(
         "verified_evaluations": example.posterior.evaluations,
         "verified_seconds": round(example.posterior.seconds, 2),
         "verified_against_mcmc": agreement(
-            example.posterior.resample(50_000), example.chains, example.posterior.labels
+            example.posterior.sample(50_000), example.chains, example.posterior.labels
         ),
         "seconds": timing,
     }

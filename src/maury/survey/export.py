@@ -14,7 +14,7 @@ from astropy.table import MaskedColumn, Table
 
 from maury.errors import ConfigError
 from maury.files import disk_errors, first_line, writing
-from maury.survey.columns import HEALPIX, to_votable, vo_unit
+from maury.posterior.columns import HEALPIX, to_votable, vo_unit
 from maury.survey.store import Store
 
 _FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable", ".parquet": "parquet"}
