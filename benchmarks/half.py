@@ -10,10 +10,9 @@ from copy import deepcopy
 import torch
 
 from maury.checks.calibration import simulated_spectra
-from maury.libraries.emulator import halved, read_model, write_model
-from maury.models import load_model, shipped
+from maury.models import load_model, shipped, to_model_grid
 from maury.networks.estimator import HALF
-from maury.posterior.steps import to_model_grid
+from maury.weights import halved, read_model, write_model
 
 
 @torch.no_grad()

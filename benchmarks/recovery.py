@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from maury.checks.calibration import simulated_spectra
-from maury.demo import simulate_visit
-from maury.forward.likelihood import Likelihood
-from maury.forward.target import Target
+from maury.inference.infer import infer
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Target
 from maury.models import load_model
-from maury.posterior.infer import infer
+from maury.training.demo import simulate_visit
 
 M_DWARF = {"teff": 3050.0, "logg": 5.1, "m_h": 0.0, "v_rad": -23.4, "v_sini": 6.0, "jitter": 0.005}
 

@@ -59,9 +59,9 @@ def measure(folder: Path, number: int, verified: int) -> dict[str, Any]:
     import torch
 
     from maury.files import sha256
+    from maury.inference.flow import amortised
+    from maury.inference.infer import infer
     from maury.models import load_model
-    from maury.posterior.amortised import amortised
-    from maury.posterior.infer import infer
     from maury.spectra import read_spectra
     from maury.survey import catalogue
 

@@ -20,13 +20,13 @@ from playwright.sync_api import Browser, sync_playwright
 
 import maury
 from maury.checks.calibration import simulated_spectra
-from maury.demo import write_demo
 from maury.models import folder, load_model
 from maury.report.folder import report
 from maury.report.star import star_page
-from maury.spectra.synthetic import write_apvisit
+from maury.spectra.formats.writers import write_apvisit
 from maury.survey.run import cluster, prepare, run
 from maury.survey.store import Settings, model_version
+from maury.training.demo import write_demo
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "report")]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 SCRIPT = """
 import resource, sys
-from maury.training.simulate import SimulateConfig, simulate
+from maury.training.simulations import SimulateConfig, simulate
 simulate(SimulateConfig(number=int(sys.argv[1])), sys.argv[2])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

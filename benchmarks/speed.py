@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from maury.demo import write_demo
-from maury.forward.likelihood import Likelihood
+from maury.inference.infer import infer
+from maury.likelihood.pixels import Likelihood
 from maury.models import load_model
-from maury.posterior.infer import infer
 from maury.spectra import apstar_grid, read_spectrum
+from maury.spectra.formats.writers import nominal_visit_grid
 from maury.spectra.instrument import apogee
 from maury.spectra.linespread import nominal_visit_lsf
-from maury.spectra.synthetic import nominal_visit_grid
+from maury.training.demo import write_demo
 
 REPEATS = 5
 

@@ -13,11 +13,12 @@ import torch
 from browser import browser  # noqa: F401
 from maury import cli
 from maury.forward.model import ForwardModel
-from maury.labels import LabelSet, LogUniform, Uniform, label
+from maury.labels import LabelSet, label
 from maury.libraries.emulator import Emulator
 from maury.models import shipped
+from maury.priors import LogUniform, Uniform
+from maury.spectra.formats.writers import nominal_visit_grid
 from maury.spectra.spectrum import Spectrum
-from maury.spectra.synthetic import nominal_visit_grid
 
 TRUTH = {"teff": 4800.0, "logg": 2.6, "m_h": -0.1, "alpha_m": 0.05, "v_rad": 37.0, "v_sini": 8.0}
 SNR = 100.0

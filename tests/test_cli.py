@@ -8,10 +8,10 @@ import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 
-from maury.demo import TRUTH, write_demo
 from maury.models import load_model
 from maury.spectra import read_spectrum
-from maury.spectra.synthetic import write_apvisit
+from maury.spectra.formats.writers import write_apvisit
+from maury.training.demo import TRUTH, write_demo
 
 LABELS = ["teff", "logg", "m_h", "alpha_m", "v_rad", "v_sini"]
 

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from scipy import integrate, stats
 
 from maury.errors import LabelError
-from maury.labels import LabelSet, LogUniform, Prior, TruncatedNormal, Uniform, label
+from maury.labels import LabelSet, label
+from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
 
 PRIORS: dict[str, Prior] = {
     "uniform": Uniform(low=3600, high=6900),

@@ -4,10 +4,11 @@ import pytest
 
 from maury import cli
 from maury.errors import ConfigError, LabelError, ModelError
-from maury.labels import LabelSet, Uniform, label
+from maury.labels import LabelSet, label
 from maury.libraries.build import validate
 from maury.models import folder
 from maury.names import meant, nearest, shipped
+from maury.priors import Uniform
 from maury.reproduce.config import StarsConfig
 from maury.training.config import TrainConfig
 

@@ -13,10 +13,10 @@ from maury.checks import gap
 from maury.checks.calibration import calibrate, simulated_spectra
 from maury.cli import app
 from maury.errors import ConfigError, InferenceError, MauryError
+from maury.inference.flow import amortised
+from maury.inference.infer import infer
 from maury.libraries.gridfile import write_grid
 from maury.models import load_model, shipped
-from maury.posterior.amortised import amortised
-from maury.posterior.infer import infer
 from maury.spectra import write_table
 from maury.training.store import Simulations
 

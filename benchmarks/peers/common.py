@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from maury.checks.calibration import information_limit
-from maury.forward.target import Target
-from maury.posterior.importance import effective_sample_size
+from maury.likelihood.target import Target
+from maury.sampling.importance import effective_sample_size
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulate import SimulateConfig, build_simulator, simulate
+from maury.training.simulations import SimulateConfig, build_simulator, simulate
 from maury.training.store import Simulations
 
 OBSERVING = {

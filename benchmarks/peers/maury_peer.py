@@ -13,7 +13,7 @@ import torch
 
 from maury.networks.config import NetworkConfig
 from maury.training.config import TrainConfig
-from maury.training.simulate import ProblemConfig
+from maury.training.simulations import ProblemConfig
 from maury.training.train import train
 
 PAPER = {

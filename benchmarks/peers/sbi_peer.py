@@ -12,7 +12,7 @@ from sbi.inference import NPE
 from sbi.neural_nets import posterior_nn
 from sbi.neural_nets.embedding_nets import CNNEmbedding
 
-from maury.adapters import LabelPrior
+from maury.interop.adapters import LabelPrior
 
 # sbi holds its data in memory.
 NUMBER = 20_000

@@ -16,14 +16,14 @@ from scipy import stats
 
 import maury
 from maury.checks.coverage import central_credibility, coverage
-from maury.demo import TRUTH, simulate_visit
-from maury.labels import Uniform
-from maury.posterior.importance import effective_sample_size
-from maury.posterior.proposal import Flow, FlowAndJitter, StudentT
-from maury.posterior.psis import fit_pareto, pareto_smooth
+from maury.inference.flow import Flow
+from maury.models import to_model_grid
 from maury.posterior.result import Posterior
-from maury.posterior.steps import to_model_grid
+from maury.priors import Uniform
 from maury.report.plots import BLUE, GREY, ORANGE, RED, new_figure
+from maury.sampling.importance import effective_sample_size, fit_pareto, pareto_smooth
+from maury.sampling.proposal import FlowAndJitter, StudentT
+from maury.training.demo import TRUTH, simulate_visit
 
 DOCS = Path(__file__).parents[1]
 FOLDER = DOCS / "images" / "statistics"

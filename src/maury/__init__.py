@@ -13,12 +13,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from maury.errors import MauryError
-    from maury.labels import LabelSet, LogUniform, TruncatedNormal, Uniform
+    from maury.inference.infer import infer, infer_batch, infer_files
+    from maury.inference.visits import JointPosterior, infer_visits
+    from maury.labels import LabelSet
     from maury.models import Model, load_model
-    from maury.posterior.infer import infer, infer_batch, infer_files
-    from maury.posterior.joint import JointPosterior, infer_visits
     from maury.posterior.result import Posterior
-    from maury.posterior.stored import load
+    from maury.posterior.store import load
+    from maury.priors import LogUniform, TruncatedNormal, Uniform
     from maury.spectra import PixelGrid, Spectrum, read_spectra, read_spectrum
 
 # Where each name lives: it is imported on first use, since torch and astropy take seconds and ``maury --help`` needs neither.
@@ -32,18 +33,18 @@ _PUBLIC = {
     "load_model": "maury.models",
     "Model": "maury.models",
     "LabelSet": "maury.labels",
-    "Uniform": "maury.labels",
-    "LogUniform": "maury.labels",
-    "TruncatedNormal": "maury.labels",
+    "Uniform": "maury.priors",
+    "LogUniform": "maury.priors",
+    "TruncatedNormal": "maury.priors",
     # inference
-    "infer": "maury.posterior.infer",
-    "infer_files": "maury.posterior.infer",
-    "infer_batch": "maury.posterior.infer",
-    "infer_visits": "maury.posterior.joint",
+    "infer": "maury.inference.infer",
+    "infer_files": "maury.inference.infer",
+    "infer_batch": "maury.inference.infer",
+    "infer_visits": "maury.inference.visits",
     # results
     "Posterior": "maury.posterior.result",
-    "JointPosterior": "maury.posterior.joint",
-    "load": "maury.posterior.stored",
+    "JointPosterior": "maury.inference.visits",
+    "load": "maury.posterior.store",
     # errors
     "MauryError": "maury.errors",
 }

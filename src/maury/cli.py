@@ -11,13 +11,13 @@ from typer.core import TyperGroup
 
 from maury import __version__
 from maury.commands import check, fetch, instruments, models, survey
+from maury.commands.console import BAD_INPUT, err, out, print_error
 from maury.commands.doctor import doctor
 from maury.commands.explain import explain
 from maury.commands.infer import demo, infer
 from maury.commands.report import report
 from maury.commands.serve import serve
 from maury.commands.train import reproduce, simulate, train
-from maury.console import BAD_INPUT, err, out, print_error
 from maury.errors import MauryError
 from maury.names import nearest
 

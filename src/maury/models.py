@@ -16,16 +16,18 @@ from torch import Tensor
 from maury.display import card
 from maury.errors import ModelError
 from maury.forward.model import ForwardModel
-from maury.forward.problem import Problem
 from maury.labels import LabelSet
-from maury.libraries.emulator import Emulator, read_card, read_model
+from maury.libraries.emulator import Emulator
 from maury.libraries.systematic import FILE as SYSTEMATIC
 from maury.libraries.systematic import Systematic
+from maury.likelihood.problem import Problem
 from maury.names import meant, shipped
 from maury.networks.estimator import Estimator
 from maury.networks.novelty import Novelty
 from maury.spectra.instrument import Instrument, of_card
+from maury.spectra.regrid import on_network_grid
 from maury.spectra.spectrum import Spectrum
+from maury.weights import read_card, read_model
 
 DEFAULT = "kurucz-apogee"
 __all__ = [
@@ -68,7 +70,9 @@ class Model:
     systematic: Systematic | None = None
 
     def __repr__(self) -> str:
-        ranges = ", ".join(f"{name} {low}..{high} {unit}".rstrip() for name, unit, low, high in self._ranges())
+        ranges = ", ".join(
+            f"{name} {low}..{high} {unit}".rstrip() for name, unit, low, high in self._ranges()
+        )
         return f"<Model {self.name}: {ranges}>"
 
     def _repr_html_(self) -> str:
@@ -170,7 +174,7 @@ def load_model(name: str | Path = DEFAULT, device: str = "cpu") -> Model:
 
 
 def read_learned(path: Path, emulator: Emulator) -> Tensor:
-    """Read the error table that `maury.posterior.tune` wrote.
+    """Read the error table that `maury.inference.tune` wrote.
 
     Raises
     ------
@@ -219,3 +223,19 @@ def problem_card(problem: Problem) -> dict[str, Any]:
         "continuum_degree": problem.degree,
         "emulator_error": problem.emulator_error,
     }
+
+
+ALL_MASKED = "every pixel is masked: nothing to infer from"
+
+
+def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
+    spectrograph = model.problem.spectrograph
+    flux, ivar = on_network_grid(spectrum, spectrograph)
+    level = 1.0
+    # Single precision overflows on inverse variances of fluxes near 1e-17: bring the level to 1, unless it is known and has a meaning.
+    if model.problem.degree is not None and (ivar > 0).any():
+        level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
+    scaled = (flux / level, np.where(model.usable, ivar * level**2, 0.0))
+    a, b = (torch.from_numpy(x).float()[None] for x in scaled)
+    return a, b

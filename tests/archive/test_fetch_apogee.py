@@ -18,13 +18,13 @@ from maury.archive.catalogue import query, read_catalogue
 from maury.archive.fetch import MANIFEST, fetch_products
 from maury.archive.products import PRODUCTS, product
 from maury.cli import app
-from maury.demo import TRUTH, simulate_visit
 from maury.download import Archive
 from maury.errors import DownloadError, MauryError
 from maury.files import sha256
 from maury.models import load_model
-from maury.spectra.registry import read_spectrum
-from maury.spectra.synthetic import write_apvisit
+from maury.spectra.formats.registry import read_spectrum
+from maury.spectra.formats.writers import write_apvisit
+from maury.training.demo import TRUTH, simulate_visit
 
 VISITS = [
     {"telescope": "apo25m", "field": "150-08", "plate": "9518", "mjd": 57729, "fiber": n}

@@ -11,7 +11,7 @@ import torch
 from maury.checks.calibration import calibrate, information_limit, simulated_spectra
 from maury.checks.calibration_report import report, write_outcomes
 from maury.errors import ConfigError
-from maury.forward.likelihood import Likelihood
+from maury.likelihood.pixels import Likelihood
 from maury.models import load_model
 
 

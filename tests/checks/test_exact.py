@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from maury.checks import exact
 from maury.cli import app
 from maury.models import load_model
-from maury.posterior.mcmc import ChainConfig
+from maury.sampling.chains import ChainConfig
 
 
 @pytest.fixture(scope="module")

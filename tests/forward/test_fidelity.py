@@ -9,9 +9,9 @@ from scipy.stats import norm
 from gauss_hermite import profile
 from maury.constants import C_KMS
 from maury.errors import InferenceError, LabelError
+from maury.forward.detector import line_spread
 from maury.forward.model import ForwardModel
 from maury.forward.rotation import rotation_transform
-from maury.forward.sampling import line_spread
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.models import shipped
 from maury.spectra import apstar_grid, nominal_visit_grid

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from maury.constants import C_KMS
 from maury.errors import LabelError
+from maury.forward.detector import HALF_TAPS
 from maury.forward.model import ForwardModel
-from maury.forward.sampling import HALF_TAPS
-from maury.labels import LabelSet, Uniform
+from maury.labels import LabelSet
+from maury.priors import Uniform
 from maury.spectra.spectrum import apstar_grid
 
 

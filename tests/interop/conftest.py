@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from maury.demo import TRUTH, simulate_visit
+from maury.inference.infer import infer
 from maury.models import load_model
-from maury.posterior.infer import infer
+from maury.training.demo import TRUTH, simulate_visit
 
 
 @pytest.fixture(scope="session")

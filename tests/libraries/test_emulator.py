@@ -14,11 +14,12 @@ import torch
 
 from maury.errors import ModelError
 from maury.forward.model import ForwardModel
-from maury.labels import LabelSet, Uniform, label
+from maury.labels import LabelSet, label
 from maury.libraries import kurucz
 from maury.libraries.build import APSTAR, correct_zero_point, pseudo_continuum
 from maury.libraries.emulator import Emulator, LabelNetwork, LogGrid
 from maury.models import shipped
+from maury.priors import Uniform
 
 FOLDER = shipped()["kurucz-apogee"]
 

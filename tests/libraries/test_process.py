@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from maury.errors import ConfigError, ModelError
-from maury.forward.likelihood import Likelihood
 from maury.forward.model import ForwardModel
-from maury.labels import LabelSet, LogUniform, Uniform, label
+from maury.labels import LabelSet, label
 from maury.libraries.coefficients import GaussianProcess, quadratics
 from maury.libraries.emulator import Emulator
 from maury.libraries.grid import write_grid
 from maury.libraries.process import GridConfig, build_from_grid, fast_length, low_pass, smooth
+from maury.likelihood.pixels import Likelihood
+from maury.priors import LogUniform, Uniform
 
 
 def spectra(nodes, wavelength):

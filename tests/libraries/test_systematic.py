@@ -10,9 +10,9 @@ import pytest
 
 from maury.checks.gap import FAULTS, Bed, spoil
 from maury.errors import ModelError
+from maury.inference.infer import infer
 from maury.libraries.systematic import FILE, Systematic
 from maury.models import load_model, shipped
-from maury.posterior.infer import infer
 
 NAMES = ("teff", "logg")
 

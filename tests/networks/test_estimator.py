@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from maury.errors import ModelError
-from maury.labels import Uniform
 from maury.models import load_model
 from maury.networks.context import AlignedFrame, Context
 from maury.networks.estimator import Estimator
+from maury.priors import Uniform
 from maury.spectra.spectrum import apstar_grid
 from maury.training.simulations import Observing, Simulator
 

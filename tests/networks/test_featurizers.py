@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maury.errors import ConfigError, ModelError
-from maury.forward.problem import Problem
+from maury.likelihood.problem import Problem
 from maury.networks.config import Module, NetworkConfig, PaperNetwork, Score, Setting, Transformer
 from maury.networks.estimator import Estimator
 from maury.networks.transformer import SpectrumTransformer, rotate

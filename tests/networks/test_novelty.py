@@ -9,7 +9,7 @@ from scipy import stats
 from maury.errors import ModelError
 from maury.models import load_model
 from maury.networks.novelty import Novelty
-from maury.training.simulate import ProblemConfig, build_simulator
+from maury.training.simulations import ProblemConfig, build_simulator
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from maury.demo import TRUTH, simulate_visit
+from maury.inference.infer import infer
+from maury.likelihood.residuals import ljung_box
 from maury.models import load_model
-from maury.posterior.infer import infer
-from maury.posterior.predictive import LINES, by_chip, by_line, ljung_box, worst
+from maury.posterior.predictive import LINES, by_chip, by_line, worst
+from maury.training.demo import TRUTH, simulate_visit
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 import maury
-from maury.demo import TRUTH, simulate_visit
 from maury.models import load_model
+from maury.training.demo import TRUTH, simulate_visit
 
 HOSTILE = '</script><script>document.title="taken"</script><img src=x onerror=alert(1)>'
 

@@ -12,7 +12,6 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from maury.demo import write_demo
 from maury.models import load_model
 from maury.serve.app import create_app
 from maury.serve.jobs import Jobs, Progress, Run
@@ -21,6 +20,7 @@ from maury.serve.settings import Settings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
 from maury.serve.work import DRAWS, FIT, NUMBERS, REPORT, worker
+from maury.training.demo import write_demo
 
 ADDRESS = "http://127.0.0.1:8765"
 REQUEST = {"model": "kurucz-apogee", "draws": 200}

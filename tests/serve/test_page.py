@@ -12,7 +12,7 @@ import xarray as xr
 from astropy.io import fits
 
 from browser import drop, findings, overflow
-from maury.demo import TRUTH
+from maury.training.demo import TRUTH
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*websockets.*:DeprecationWarning")
 _WAIT = 60_000

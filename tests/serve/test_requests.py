@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from maury.errors import ConfigError
-from maury.labels import LogUniform, TruncatedNormal, Uniform
+from maury.priors import LogUniform, TruncatedNormal, Uniform
 from maury.serve.guard import host_allowed
 from maury.serve.settings import Refused, Settings
 from maury.serve.wanted import choices, read_wanted

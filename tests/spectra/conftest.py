@@ -10,8 +10,8 @@ import pytest
 from astropy.io import fits
 from flat_star import make_spectrum
 
+from maury.spectra.formats.writers import write_apvisit
 from maury.spectra.spectrum import Spectrum
-from maury.spectra.synthetic import write_apvisit
 
 
 @pytest.fixture

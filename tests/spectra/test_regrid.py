@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from maury.spectra.formats.writers import nominal_visit_grid
 from maury.spectra.instrument import apogee
 from maury.spectra.regrid import regrid
-from maury.spectra.synthetic import nominal_visit_grid
 
 N_OUT = 300
 

@@ -20,7 +20,7 @@ from maury.cli import app
 from maury.errors import ConfigError, MauryError
 from maury.models import folder, load_model
 from maury.posterior.columns import HEALPIX
-from maury.spectra.synthetic import write_apvisit
+from maury.spectra.formats.writers import write_apvisit
 from maury.survey.catalogue import healpix29
 from maury.survey.export import export, read_catalogue
 from maury.survey.inputs import expand

@@ -14,14 +14,13 @@ from typer.testing import CliRunner
 
 from maury.cli import app
 from maury.errors import ConfigError, LabelError, MauryError, ModelError
-from maury.labels import Uniform
 from maury.models import load_model
+from maury.priors import Uniform
 from maury.spectra import Spectrum, apstar_grid, read_spectrum
-from maury.spectra.synthetic_star import write_apstar
+from maury.spectra.formats.star_writers import write_apstar
 from maury.training import store
 from maury.training.noise import PaperNoise, RealErrors, SnrList
-from maury.training.simulate import SimulateConfig, simulate
-from maury.training.simulations import Observing
+from maury.training.simulations import Observing, SimulateConfig, simulate
 from maury.training.store import Simulations
 
 PLAIN = Observing(
@@ -186,7 +185,7 @@ def test_killed_and_resumed(simulated, tmp_path):
     output = tmp_path / "set.h5"
     script = (
         "import sys, time\n"
-        "from maury.training.simulate import SimulateConfig, simulate\n"
+        "from maury.training.simulations import SimulateConfig, simulate\n"
         "def progress(done, total):\n"
         "    if done: print(done, flush=True); time.sleep(30)\n"
         "simulate(SimulateConfig(number=40, batch=16, seed=3), sys.argv[1], progress=progress)\n"

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from maury.errors import ConfigError, ModelError
-from maury.libraries.emulator import write_model
 from maury.models import load_model, shipped
 from maury.networks.aligned import AlignedFeaturizer
 from maury.toml import read_config
@@ -14,9 +13,10 @@ from maury.training.checkpoint import OpenCheckpoint
 from maury.training.config import PRESETS, TrainConfig, preset
 from maury.training.data import Stored
 from maury.training.fit import Training, take_weights
-from maury.training.simulate import SimulateConfig, build_simulator, simulate
+from maury.training.simulations import SimulateConfig, build_simulator, simulate
 from maury.training.store import Simulations
 from maury.training.train import train
+from maury.weights import write_model
 
 TINY = {
     "featurizer": {"kind": "aligned", "width": 16, "blocks": 1, "components": 8, "features": 8},

@@ -20,17 +20,15 @@ from torch import Tensor
 
 from maury.checks.coverage import highest_density_credibility, tarp_credibility
 from maury.checks.runs import Key, run
-from maury.forward.held import Held
-from maury.forward.likelihood import Likelihood
+from maury.inference.infer import infer_batch
 from maury.labels import LabelSet
-from maury.models import Model
-from maury.posterior.infer import infer_batch
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.ties import Held
+from maury.models import Model, to_model_grid
 from maury.posterior.result import Posterior
-from maury.posterior.steps import to_model_grid
 from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulate import detector, pixels_named
-from maury.training.simulations import Observing, Simulator
+from maury.training.simulations import Observing, Simulator, detector, pixels_named
 
 # Share of pixels that real visits lose by the default rule.
 REAL_MASKS = (0.04, 0.12)

@@ -17,13 +17,13 @@ from maury.checks.calibration import REAL_MASKS, simulated_spectrum
 from maury.checks.comparison import c2st, jensen_shannon
 from maury.checks.runs import Key, run
 from maury.errors import InferenceError
-from maury.forward.target import Target
+from maury.inference.infer import infer
 from maury.labels import LabelSet
+from maury.likelihood.target import Target
 from maury.models import Model
-from maury.posterior.infer import infer
-from maury.posterior.mcmc import ChainConfig, emcee_chains, nuts_chains
-from maury.posterior.nested import nested_sampling
 from maury.posterior.result import Posterior
+from maury.sampling.chains import ChainConfig, emcee_chains, nuts_chains
+from maury.sampling.nested import nested_sampling
 from maury.training.simulations import Observing
 
 Reference = Literal["nested", "emcee", "nuts"]

@@ -22,13 +22,13 @@ from maury.checks.runs import Key, run
 from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.forward.model import ForwardModel
+from maury.inference.batch import Settings
+from maury.inference.companion import with_companion
+from maury.inference.infer import infer
 from maury.libraries.emulator import Emulator
+from maury.likelihood.residuals import Noise
 from maury.models import Model, folder
-from maury.posterior.companion import with_companion
-from maury.posterior.infer import infer
-from maury.posterior.residuals import Noise
 from maury.posterior.result import Posterior
-from maury.posterior.steps import Settings
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.linespread import FWHM
 from maury.spectra.spectrum import Spectrum

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from maury.checks.gap import FAULTS, IMPOSTORS, NONE, OPTIONS, Result, impostor
 from maury.errors import ConfigError, InferenceError
 from maury.files import writing
+from maury.inference.infer import infer
 from maury.models import Model
-from maury.posterior.infer import infer
 from maury.report.page import Cell, Section, write_page
 from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from maury.console import ModelOption, bar, check_rate, err, finite, make_folder, out, print_json, read_range
+from maury.commands.console import ModelOption, bar, check_rate, err, make_folder, out, print_json, read_range
 from maury.errors import MauryError
+from maury.files import finite
 
 app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import BAD_INPUT, out, print_json
+from maury.commands.console import BAD_INPUT, out, print_json
 
 _COLOURS = {"ok": "green", "note": "yellow", "broken": "red"}
 
@@ -24,7 +24,7 @@ def doctor(
     from rich.text import Text
 
     import maury
-    from maury.doctor import examine
+    from maury.checks.doctor import examine
 
     found = examine()
     broken = [finding.name for finding in found if finding.state == "broken"]

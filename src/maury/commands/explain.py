@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import err, out, print_json
+from maury.commands.console import err, out, print_json
 from maury.errors import MauryError
 
 

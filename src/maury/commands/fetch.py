@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import BAD_INPUT, err, out, print_error
+from maury.commands.console import BAD_INPUT, err, out, print_error
 from maury.errors import MauryError
 
 app = typer.Typer(help="Download observed spectra from public archives.", no_args_is_help=True)

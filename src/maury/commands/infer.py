@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maury.console import (
+from maury.commands.console import (
     BAD_INPUT,
     ModelOption,
     NoiseModel,
@@ -24,8 +24,8 @@ from maury.console import (
 from maury.errors import Failure, MauryError
 
 if TYPE_CHECKING:
+    from maury.inference.visits import JointPosterior
     from maury.models import Model
-    from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
 
 
@@ -81,9 +81,9 @@ def infer(
 
     Example: maury infer apVisit-r13-9518-57729-104.fits --output results
     """
+    from maury.inference.infer import AUTO, infer_files
     from maury.models import load_model
     from maury.posterior.columns import failed_line, failed_row
-    from maury.posterior.infer import AUTO, infer_files
 
     check_rate(false_alarm)
     if joint and model == AUTO:
@@ -170,9 +170,9 @@ def demo(
 
     Example: maury demo --output demo
     """
-    from maury.demo import write_demo
+    from maury.inference.infer import infer as infer_spectrum
     from maury.models import load_model
-    from maury.posterior.infer import infer as infer_spectrum
+    from maury.training.demo import write_demo
 
     loaded = load_model(model)
     if loaded.instrument is not None:
@@ -200,9 +200,9 @@ def _infer_joint(
     seed: int,
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
-    from maury.posterior.joint import infer_visits
+    from maury.inference.visits import infer_visits
     from maury.report.tables import joint_table
-    from maury.spectra.registry import read_all
+    from maury.spectra.formats.registry import read_all
 
     if output:
         make_folder(output)
@@ -226,8 +226,7 @@ def _infer_joint(
 def _write_joint(star: JointPosterior, folder: Path) -> None:
     import json
 
-    from maury.console import finite
-    from maury.files import writing
+    from maury.files import finite, writing
     from maury.report.plots import save_figure, visits_figure
 
     with writing(folder / "joint.json") as temporary:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import out
+from maury.commands.console import out
 
 app = typer.Typer(help="List and show spectrographs.", no_args_is_help=True)
 

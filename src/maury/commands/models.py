@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import ModelOption, bar, complete_model, err, out, print_error, read_range
+from maury.commands.console import ModelOption, bar, complete_model, err, out, print_error, read_range
 
 app = typer.Typer(help="List, show, fetch, build and tune models.", no_args_is_help=True)
 
@@ -30,8 +30,8 @@ def models_list() -> None:
     """
     from rich.table import Table
 
-    from maury.libraries.emulator import read_card
     from maury.models import shipped
+    from maury.weights import read_card
 
     table = Table("model", "labels", "library")
     for name, path in shipped().items():
@@ -52,8 +52,8 @@ def models_show(
 
     Example: maury models show kurucz-apogee
     """
-    from maury.libraries.emulator import read_card
     from maury.models import folder
+    from maury.weights import read_card
 
     path = folder(name)
     parts = [part for part in ("emulator", "estimator") if (path / f"{part}.json").exists()] or ["emulator"]
@@ -99,9 +99,9 @@ def models_tune(
 
     Example: maury models tune visits/*.fits --output tuned && maury infer --model tuned star.fits
     """
+    from maury.inference.tune import save_tuned, tune
     from maury.models import load_model
-    from maury.posterior.tune import save_tuned, tune
-    from maury.spectra.registry import read_all
+    from maury.spectra.formats.registry import read_all
 
     loaded = load_model(model)
     items = bar(read_all(files, loaded.instrument), "fitting", None)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import err, out, print_error
+from maury.commands.console import err, out, print_error
 
 
 def report(

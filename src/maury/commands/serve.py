@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import err, out
+from maury.commands.console import err, out
 from maury.errors import MauryError
 
 _MB, _MINUTE = 2**20, 60.0

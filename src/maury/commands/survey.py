@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from maury.console import BAD_INPUT, ModelOption, NoiseModel, NoiseOption, err, out, print_error
+from maury.commands.console import BAD_INPUT, ModelOption, NoiseModel, NoiseOption, err, out, print_error
 from maury.errors import MauryError
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def survey_run(
     Example: maury survey 'visits/**/*.fits' --output my-survey
     """
     import maury
+    from maury.inference.batch import FEWEST_DRAWS
     from maury.models import folder as model_folder
-    from maury.posterior.steps import FEWEST_DRAWS
     from maury.survey.inputs import expand
     from maury.survey.run import prepare
     from maury.survey.store import Settings, model_version

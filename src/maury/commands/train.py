@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maury.console import complete_model, err
+from maury.commands.console import complete_model, err
 from maury.errors import MauryError
 
 
@@ -69,8 +69,8 @@ def simulate(
     from rich.progress import Progress
 
     from maury.toml import read_toml, validate
-    from maury.training.simulate import PriorConfig, SimulateConfig
-    from maury.training.simulate import simulate as run
+    from maury.training.simulations import PriorConfig, SimulateConfig
+    from maury.training.simulations import simulate as run
 
     entries = read_toml(config) if config else {}
     if prior:

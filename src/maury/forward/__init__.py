@@ -1,1 +1,1 @@
-"""The forward model and the likelihood."""
+"""From labels to pixels: the forward model."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from maury.constants import C_KMS
 from maury.errors import InferenceError, LabelError
+from maury.forward.detector import Banded, interpolation, line_spread
 from maury.forward.doppler import log_shift, log_shift_derivative
 from maury.forward.rotation import rotation_transform, rotation_transform_derivative
-from maury.forward.sampling import Banded, interpolation, line_spread
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator
 from maury.spectra.linespread import LineSpread

@@ -15,12 +15,13 @@ from torch import Tensor
 import maury
 from maury.constants import C_KMS
 from maury.errors import ConfigError
-from maury.labels import LabelSet, Uniform, label
+from maury.labels import LabelSet, label
 from maury.libraries import kurucz
 from maury.libraries.coefficients import LabelNetwork
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid, principal_components
 from maury.libraries.process import GridConfig, build_from_grid
+from maury.priors import Uniform
 from maury.spectra.instrument import APOGEE, apogee
 from maury.toml import read_toml, validate
 

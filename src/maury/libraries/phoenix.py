@@ -21,7 +21,7 @@ from maury.errors import LabelError, ModelError, SpectrumError
 from maury.libraries import gridfile
 from maury.libraries.grid import Grid
 from maury.names import meant
-from maury.spectra.files import open_fits
+from maury.spectra.formats.fits import open_fits
 
 NAME = "PHOENIX-ACES-AGSS-COND-2011"
 REFERENCE = "PHOENIX-ACES-AGSS-COND-2011, Husser et al. 2013, A&A 553, A6"

@@ -18,11 +18,12 @@ from torch import Tensor
 import maury
 from maury.constants import C_KMS
 from maury.errors import ConfigError
-from maury.labels import LabelSet, Uniform, label
+from maury.labels import LabelSet, label
 from maury.libraries.coefficients import GaussianProcess
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.libraries.grid import Grid
+from maury.priors import Uniform
 from maury.spectra.instrument import Instrument, apogee, read_instrument
 from maury.spectra.linespread import Gaussian
 

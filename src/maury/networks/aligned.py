@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from maury.labels import Uniform
 from maury.networks.context import AlignedFrame, Context
 from maury.networks.prepare import Preparation, Prepared
+from maury.priors import Uniform
 
 
 class ResidualBlock(nn.Module):

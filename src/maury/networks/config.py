@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from maury.errors import ConfigError, ModelError
-from maury.forward.problem import Problem
-from maury.labels import Uniform
+from maury.likelihood.problem import Problem
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context
 from maury.networks.flows import NSF, OF_LAPLACE, FlowConfig
@@ -22,6 +21,7 @@ from maury.networks.prepare import DEGREE, Preparation, build_preparation, netwo
 from maury.networks.resnet_gru import ResNetGRU
 from maury.networks.score import ScoreFeaturizer
 from maury.networks.transformer import SpectrumTransformer
+from maury.priors import Uniform
 
 
 class Featurizer(Protocol):

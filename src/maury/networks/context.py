@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from maury.labels import Uniform, log_standard_normal
+from maury.priors import Uniform, log_standard_normal
 
 
 class Frame(Protocol):

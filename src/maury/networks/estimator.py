@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from maury.errors import ConfigError, ModelError
-from maury.forward.problem import Problem
-from maury.labels import LabelSet, log_standard_normal
-from maury.libraries.emulator import halved, read_model, write_model
+from maury.labels import LabelSet
+from maury.likelihood.problem import Problem
 from maury.networks.config import Featurizer, NetworkConfig, Setting
 from maury.networks.context import Context
+from maury.priors import log_standard_normal
+from maury.weights import halved, read_model, write_model
 
 # Of the card and the names of the weights; files of another number are refused.
 FORMAT = 2

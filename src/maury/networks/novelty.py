@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from maury.errors import ModelError
-from maury.libraries.emulator import read_model, write_model
 from maury.networks.context import Context
 from maury.networks.estimator import Estimator
+from maury.weights import read_model, write_model
 
 # Flux and inverse variance of n simulated spectra.
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]

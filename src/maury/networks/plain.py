@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maury.errors import ModelError
-from maury.forward.continuum import chebyshev_basis, fit_continuum
+from maury.likelihood.continuum import chebyshev_basis, fit_continuum
 from maury.networks.context import Context
 
 Inputs = Literal["flux", "flux+ivar+mask"]

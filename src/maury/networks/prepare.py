@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from maury.constants import C_KMS
 from maury.errors import ConfigError
-from maury.forward.continuum import chebyshev_basis, fit_continuum
 from maury.forward.doppler import log_shift
-from maury.forward.problem import Problem
 from maury.libraries.emulator import Emulator, principal_components
+from maury.likelihood.continuum import chebyshev_basis, fit_continuum
+from maury.likelihood.problem import Problem
 from maury.spectra.instrument import Instrument
 
 DEGREE = 4

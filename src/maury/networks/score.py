@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maury.forward.held import Held
-from maury.forward.likelihood import Likelihood
-from maury.forward.problem import Problem
-from maury.forward.target import Target
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.problem import Problem
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Held
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context, Guess, LaplaceFrame
 

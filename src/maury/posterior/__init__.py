@@ -1,1 +1,1 @@
-"""From an estimator's answer to a verified posterior."""
+"""What was found of a spectrum, and how it is kept: data only."""

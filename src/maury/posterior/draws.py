@@ -12,8 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import maury
-from maury.errors import MauryError
 from maury.forward.doppler import add_velocities
+from maury.posterior.summary import frame_of
 from maury.quantities import quantity
 
 if TYPE_CHECKING:
@@ -145,16 +145,12 @@ def to_pandas(
     MauryError
         If pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError:
-        raise MauryError("pandas is not installed: pip install pandas") from None
     draws = draws_of(posterior, weighted=weighted, number=number, seed=seed)
     columns = dict(draws.values)
     if weighted:
         columns["weight"] = posterior.weights
     columns |= {name: values for name, values in draws.stats.items() if name != "log_weight"}
-    frame = pandas.DataFrame(columns)
+    frame = frame_of(columns)
     frame.attrs["units"] = {name: quantity(name).unit for name in draws.values}
     frame.attrs["draws"] = draws.note
     return frame

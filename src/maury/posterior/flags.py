@@ -9,10 +9,10 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from maury.errors import MauryError
-from maury.forward.likelihood import MIN_PIXELS
+from maury.likelihood.pixels import MIN_PIXELS
+from maury.likelihood.residuals import ENOUGH_GAIN
 from maury.names import meant
-from maury.posterior.residuals import ENOUGH_GAIN
-from maury.posterior.verify import KHAT_LIMIT
+from maury.sampling.importance import KHAT_LIMIT
 
 
 class Severity(StrEnum):
@@ -280,7 +280,14 @@ def table() -> str:
     """Return the tables of docs/flags.md: one of each severity, the least grave first."""
     parts = []
     for severity, means in SEVERITIES.items():
-        rows = [f"## {severity}: {means}", "", f"In `{severity.column}`.", "", "| flag | meaning |", "|---|---|"]
+        rows = [
+            f"## {severity}: {means}",
+            "",
+            f"In `{severity.column}`.",
+            "",
+            "| flag | meaning |",
+            "|---|---|",
+        ]
         for flag in _TABLE:
             if flag.severity == severity:
                 name = f"{flag.name}:<label>" if flag.of_label else flag.name
@@ -306,7 +313,5 @@ def verdict_of(bad: Iterable[str], warn: Iterable[str], method: str) -> Kind:
         return "unusable"
     if method == "flow":
         return "unverified"
-    grave = [
-        flag for flag in map(read_flag, warn) if flag.flag.severity != Severity.note
-    ]
+    grave = [flag for flag in map(read_flag, warn) if flag.flag.severity != Severity.note]
     return "flagged" if grave else "verified"

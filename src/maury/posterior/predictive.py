@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from maury.constants import C_KMS
-from maury.forward.fit import Fit
+from maury.likelihood.fit import Fit
+from maury.likelihood.residuals import ljung_box
 from maury.spectra.spectrum import PixelGrid
 
 Array = NDArray[np.float64]
-# Pixels over which residuals are asked to be independent.
-_LAGS = 8
 # Angstrom on each side of a line that belong to its region.
 _HALF_WIDTH = 4.0
 _FEWEST = 15
@@ -64,31 +63,6 @@ class Check:
     p_scatter: float
     correlation: float
     p_correlation: float
-
-
-def ljung_box(residual: Array, pixels: NDArray[np.int64], lags: int = _LAGS) -> tuple[float, float]:
-    """Mean product of neighbours, and p-value of the correlations at lags 1 to ``lags``.
-
-    Parameters
-    ----------
-    residual
-        Over the total error, shape ``(n,)``.
-    pixels
-        Their places, rising; only pairs that are truly a lag apart count, so that gaps do not matter.
-    """
-    total, first = 0.0, 0.0
-    variance = float(np.mean(residual**2)) or 1.0
-    for lag in range(1, lags + 1):
-        place = np.searchsorted(pixels, pixels + lag)
-        inside = place < len(pixels)
-        pair = np.flatnonzero(inside)[pixels[place[inside]] == pixels[inside] + lag]
-        if len(pair) < _FEWEST:
-            return first, 1.0
-        products = residual[pair] * residual[np.searchsorted(pixels, pixels[pair] + lag)] / variance
-        total += len(pair) * float(products.mean()) ** 2
-        if lag == 1:
-            first = float(products.mean())
-    return first, float(stats.chi2.sf(total, lags))
 
 
 def _check(name: str, fit: Fit, member: NDArray[np.bool_], taken: float) -> Check | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +12,16 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from maury.display import card, with_error
+from maury.display import card
 from maury.errors import InferenceError
 from maury.files import writing
 from maury.forward.doppler import add_velocities
-from maury.forward.fit import Fit
-from maury.forward.target import Single, Target
-from maury.labels import LabelSet
+from maury.likelihood.fit import Fit
+from maury.likelihood.target import Single, Target
 from maury.posterior.columns import line, row
 from maury.posterior.diagnostics import BetweenLibraries, Diagnostics
 from maury.posterior.flags import Kind, verdict_of
-from maury.posterior.summary import QUANTILES, summarise, weighted_quantile
-from maury.quantities import Role
+from maury.posterior.summary import QUANTILES, WeightedDraws
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Posterior:
+class Posterior(WeightedDraws):
     """A verified posterior: weighted draws of the labels, and the evidence that they are right.
 
     Attributes
@@ -75,12 +72,9 @@ class Posterior:
     diagnostics
         Residuals, novelty, other models, other libraries, a second star.
     provenance
-        Seed, versions and the model's card (`maury.posterior.stored.provenance`).
+        Seed, versions and the model's card (`maury.posterior.store.provenance`).
     """
 
-    labels: LabelSet
-    draws: NDArray[np.float64]
-    log_weights: NDArray[np.float64]
     log_likelihood: NDArray[np.float64]
     log_prior: NDArray[np.float64]
     log_proposal: NDArray[np.float64]
@@ -102,16 +96,16 @@ class Posterior:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<Posterior of {self._title}: {', '.join(f'{name} {text}' for name, text in self._values())}; {self._trust()}>"
+        return f"<Posterior of {self._title}: {', '.join(f'{name} {text}' for name, text in self.in_words())}; {self._trust()}>"
 
     def __str__(self) -> str:
-        values = "".join(f"\n  {name:<10} {text}" for name, text in self._values())
+        values = "".join(f"\n  {name:<10} {text}" for name, text in self.in_words())
         return f"Posterior of {self._title}, {self.model}{values}\n{self._trust()}"
 
     def _repr_html_(self) -> str:
         facts = [("", self._trust()), ("model", self.model), ("draws", f"{len(self.draws)}")]
         return card(
-            f"Posterior of {self._title}", facts, ("label", "mean ± standard deviation"), self._values()
+            f"Posterior of {self._title}", facts, ("label", "mean ± standard deviation"), self.in_words()
         )
 
     @property
@@ -120,24 +114,9 @@ class Posterior:
             Path(self.spectrum.path).name if self.spectrum.path else "a spectrum in memory"
         )
 
-    def _values(self) -> list[tuple[str, str]]:
-        """Mean and standard deviation of each label, in words."""
-        return [(name, with_error(x["mean"], x["std"], x["unit"])) for name, x in self.summary().items()]
-
     def _trust(self) -> str:
         flags = ", ".join((*self.flag_bad, *self.flag_warn)) or "no flags"
         return f"{self.verdict}, {self.method}, k-hat {self.khat:.2f}, ESS {self.ess:.0f} of {len(self.draws)}; {flags}"
-
-    @cached_property
-    def weights(self) -> NDArray[np.float64]:
-        """Normalised weights, shape ``(n_draws,)``."""
-        w = np.exp(self.log_weights - self.log_weights.max())
-        return np.asarray(w / w.sum())
-
-    @property
-    def stellar(self) -> LabelSet:
-        """The labels without the nuisance."""
-        return self.labels.without(Role.nuisance)
 
     @property
     def efficiency(self) -> float:
@@ -148,7 +127,7 @@ class Posterior:
         """Quantile of one label; the value of a label that was held."""
         if name in self.held:
             return self.held[name]
-        return weighted_quantile(self.draws[:, self.labels.index(name)], self.weights, q)
+        return super().quantile(name, q)
 
     def log_prob(self, labels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Exact log posterior but for the evidence, density over ``u``, at labels ``(n, n_labels)``; shape ``(n,)``.
@@ -163,18 +142,6 @@ class Posterior:
         u = self.labels.to_normal(torch.from_numpy(np.atleast_2d(labels)))
         values: NDArray[np.float64] = self.target.log_prob(u).numpy()
         return values
-
-    def rows(self, n: int, seed: int = 0) -> NDArray[np.int64]:
-        """Places of ``n`` equally weighted draws, taken with replacement."""
-        return np.random.default_rng(seed).choice(len(self.draws), n, p=self.weights)
-
-    def sample(self, n: int, seed: int = 0) -> NDArray[np.float64]:
-        """Equally weighted draws, shape ``(n, n_labels)``."""
-        return self.draws[self.rows(n, seed)]
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""
-        return summarise(self.labels, self.draws, self.weights)
 
     @property
     def v_bary(self) -> dict[str, float] | None:
@@ -215,13 +182,13 @@ class Posterior:
         return row(self)
 
     def to_datatree(self) -> xr.DataTree:
-        """Return what `save` writes; see `maury.posterior.stored`."""
-        from maury.posterior.stored import datatree
+        """Return what `save` writes; see `maury.posterior.store`."""
+        from maury.posterior.store import datatree
 
         return datatree(self)
 
     def save(self, path: str | Path) -> None:
-        """Write draws, spectrum and fit as netCDF (read by `maury.posterior.stored.load`); the file appears whole or not at all.
+        """Write draws, spectrum and fit as netCDF (read by `maury.posterior.store.load`); the file appears whole or not at all.
 
         Raises
         ------

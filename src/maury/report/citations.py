@@ -57,7 +57,7 @@ def citations(posterior: Posterior, origin: dict[str, Any]) -> list[Citation]:
     posterior
         The posterior.
     origin
-        Its provenance, see `maury.posterior.stored.provenance_of`.
+        Its provenance, see `maury.posterior.store.provenance_of`.
     """
     found = [MAURY]
     if origin.get("reference"):

@@ -114,7 +114,7 @@ def write(path: Path, text: str) -> None:
 def _stars(
     folder: Path, page: Path, named: bool, progress: Callable[[str], None], fault: Callable[[str], None]
 ) -> list[Path]:
-    from maury.posterior.stored import load
+    from maury.posterior.store import load
 
     files = sorted(folder.glob("*.nc"))
     entries, pages, failures = [], [], []

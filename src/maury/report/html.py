@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import maury
-from maury.console import finite
+from maury.files import finite
 
 
 def asset(name: str) -> str:

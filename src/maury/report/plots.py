@@ -17,8 +17,9 @@ from maury.files import writing
 from maury.labels import LabelSet
 
 if TYPE_CHECKING:
-    from maury.posterior.joint import JointPosterior
+    from maury.inference.visits import JointPosterior
     from maury.posterior.result import Posterior
+    from maury.posterior.summary import WeightedDraws
 
 # Okabe & Ito's colours: told apart by everyone.
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00"
@@ -79,6 +80,13 @@ def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None
     }
     title = f"{posterior.spectrum.id}\n{posterior.model}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
     return samples_figure(samples, labels, truth, title)
+
+
+def corner_of_draws(found: WeightedDraws, truth: Mapping[str, float] | None = None) -> Figure:
+    """Corner plot of the star's labels; 39 % and 86 % regions, the truth (red) if known."""
+    labels = found.stellar
+    columns = [found.labels.index(name) for name in labels.names]
+    return samples_figure({"verified": found.sample(_CORNER_DRAWS)[:, columns]}, labels, truth)
 
 
 def samples_figure(

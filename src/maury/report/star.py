@@ -28,7 +28,7 @@ def star_page(posterior: Posterior) -> str:
     Parameters
     ----------
     posterior
-        From `maury.infer`, or read again with `maury.posterior.stored.load`.
+        From `maury.infer`, or read again with `maury.posterior.store.load`.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def star_page(posterior: Posterior) -> str:
     --------
     >>> Path("star.html").write_text(star_page(maury.infer("star.fits")))  # doctest: +SKIP
     """
-    from maury.posterior.stored import provenance_of
+    from maury.posterior.store import provenance_of
 
     origin = provenance_of(posterior)
     spectrum = posterior.spectrum

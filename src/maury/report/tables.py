@@ -14,7 +14,7 @@ from maury.posterior.result import Posterior
 from maury.quantities import quantity
 
 if TYPE_CHECKING:
-    from maury.posterior.joint import JointPosterior
+    from maury.inference.visits import JointPosterior
 
 
 def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Table:

@@ -9,10 +9,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from maury.networks.config import NetworkConfig
-from maury.posterior.mcmc import ChainConfig
+from maury.sampling.chains import ChainConfig
 from maury.toml import read_config
 from maury.training.config import FitConfig
-from maury.training.simulate import ProblemConfig
+from maury.training.simulations import ProblemConfig
 
 Experiment = Literal["sine", "three", "five"]
 Preset = Literal["laptop", "paper"]

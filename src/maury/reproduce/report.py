@@ -14,7 +14,7 @@ import numpy as np
 import maury
 from maury.files import writing
 from maury.labels import LabelSet
-from maury.posterior.mcmc import Chains
+from maury.sampling.chains import Chains
 
 # What the paper tells of its five-label system.
 PAPER = {

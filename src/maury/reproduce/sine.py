@@ -20,15 +20,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from maury.files import writing
-from maury.labels import LabelSet, Uniform, label, log_standard_normal
+from maury.labels import LabelSet, label
 from maury.networks.config import Setting
 from maury.networks.context import Context
 from maury.networks.estimator import Estimator
-from maury.posterior.importance import Weighted
-from maury.posterior.mcmc import emcee_chains
+from maury.priors import Uniform, log_standard_normal
 from maury.report.plots import BLUE, GREY, ORANGE, new_figure, samples_figure, save_figure, walkers_figure
 from maury.reproduce.config import SineConfig
 from maury.reproduce.report import agreement, chain_figures, write_report
+from maury.sampling.chains import emcee_chains
+from maury.sampling.importance import Weighted
 from maury.training.data import Batch, OnTheFly
 from maury.training.fit import fit
 
@@ -44,7 +45,7 @@ _PICTURES = {
 
 @dataclass(frozen=True)
 class SineTarget:
-    """Exact posterior of one series ``(n_samples,)`` over u; what `maury.forward.target.Target` is for spectra."""
+    """Exact posterior of one series ``(n_samples,)`` over u; what `maury.likelihood.target.Target` is for spectra."""
 
     flux: Tensor
     time: Tensor

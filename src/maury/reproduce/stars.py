@@ -15,19 +15,18 @@ import torch
 from maury.checks.calibration import Outcome, calibrate, simulated_spectra
 from maury.checks.calibration_report import report
 from maury.files import writing
-from maury.forward.target import Target
-from maury.models import Model, load_model
-from maury.posterior.importance import effective_sample_size
-from maury.posterior.infer import infer
-from maury.posterior.mcmc import Chains, emcee_chains
+from maury.inference.infer import infer
+from maury.likelihood.target import Target
+from maury.models import Model, load_model, to_model_grid
 from maury.posterior.result import Posterior
-from maury.posterior.steps import to_model_grid
 from maury.report.plots import samples_figure, save_figure, walkers_figure
 from maury.reproduce.config import Experiment, StarsConfig
 from maury.reproduce.report import PAPER, agreement, chain_figures, write_report
+from maury.sampling.chains import Chains, emcee_chains
+from maury.sampling.importance import effective_sample_size
 from maury.spectra.spectrum import Spectrum
 from maury.training.config import TrainConfig
-from maury.training.simulate import SimulateConfig, simulate
+from maury.training.simulations import SimulateConfig, simulate
 from maury.training.train import train
 
 _FLOW_DRAWS = 2000

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from maury.errors import MauryError
-from maury.labels import Prior
+from maury.priors import Prior
 from maury.serve.guard import owned
 from maury.serve.settings import Refused, Settings
 from maury.serve.uploads import Upload

@@ -19,7 +19,7 @@ import numpy as np
 from maury.errors import MauryError, SpectrumError
 from maury.serve.guard import owned
 from maury.serve.settings import Refused, Settings
-from maury.spectra.registry import read_spectra, read_spectrum
+from maury.spectra.formats.registry import read_spectra, read_spectrum
 from maury.spectra.spectrum import Spectrum
 
 # As every upload is called on disk, whatever its own name.

@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maury.errors import SpectrumError
-from maury.labels import Label, LabelSet, LogUniform, Prior, TruncatedNormal, Uniform
-from maury.libraries.emulator import read_card
+from maury.inference.companion import Companion
+from maury.inference.infer import AUTO
+from maury.labels import Label, LabelSet
+from maury.likelihood.residuals import Noise
 from maury.models import folder, shipped
-from maury.posterior.companion import Companion
-from maury.posterior.infer import AUTO
-from maury.posterior.residuals import Noise
+from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
 from maury.serve.settings import Refused
 from maury.spectra.spectrum import Spectrum
+from maury.weights import read_card
 
 # A normal narrower than this share of the label's range is a number, not a prior.
 _NARROWEST = 1e-5

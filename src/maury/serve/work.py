@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from maury.console import finite
-from maury.files import writing
+from maury.files import finite, writing
+from maury.inference.infer import AUTO, infer
 from maury.models import Model, load_model
-from maury.posterior.infer import AUTO, infer
 from maury.posterior.result import Posterior
 from maury.serve.jobs import Progress, Run
 from maury.serve.wanted import Choice
@@ -84,8 +83,8 @@ def warm_up(model: Model) -> Callable[[], None]:
     """Return a function that infers a simulated star: what is loaded and compiled at first use is there when the first file comes."""
 
     def prepare() -> None:
-        from maury.demo import TRUTH, simulate_visit
         from maury.report.star import star_page
+        from maury.training.demo import TRUTH, simulate_visit
 
         # Of a model with other labels there is no demonstration.
         if set(model.labels.names) <= set(TRUTH):

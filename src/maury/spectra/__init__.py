@@ -1,11 +1,11 @@
 """Observed spectra: what they are, and how files become them."""
 
-from maury.spectra.apogee import read_apvisit
-from maury.spectra.registry import read_spectra, read_spectrum
+from maury.spectra.formats.apogee import read_apvisit
+from maury.spectra.formats.registry import read_spectra, read_spectrum
+from maury.spectra.formats.star_writers import write_apstar, write_aspcapstar, write_mwm
+from maury.spectra.formats.table import from_specutils, read_table, write_table
+from maury.spectra.formats.writers import nominal_visit_grid, write_apvisit
 from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
-from maury.spectra.synthetic import nominal_visit_grid, write_apvisit
-from maury.spectra.synthetic_star import write_apstar, write_aspcapstar, write_mwm
-from maury.spectra.table import from_specutils, read_table, write_table
 
 __all__ = [
     "PixelGrid",

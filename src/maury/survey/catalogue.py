@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from maury.inference.flow import Amortised
 from maury.posterior import columns
-from maury.posterior.amortised import Amortised
 from maury.posterior.columns import HEALPIX
 from maury.posterior.result import Posterior
 

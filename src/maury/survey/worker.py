@@ -15,11 +15,11 @@ import pyarrow as pa
 import torch
 
 from maury.errors import Failure, MauryError, failure_of
+from maury.inference.flow import amortised
+from maury.inference.infer import infer_batch
 from maury.models import Model, folder, load_model
-from maury.posterior.amortised import amortised
 from maury.posterior.columns import Output, failed_row
-from maury.posterior.infer import infer_batch
-from maury.spectra.registry import read_all
+from maury.spectra.formats.registry import read_all
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
 from maury.survey.store import Commit, InputFile, Settings, Store, Task, identity, model_version

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from maury.networks.config import NetworkConfig
-from maury.training.simulate import ProblemConfig
+from maury.training.simulations import ProblemConfig
 
 
 class FitConfig(BaseModel):

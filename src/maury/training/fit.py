@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader
 
 import maury
 from maury.errors import ModelError
-from maury.libraries.emulator import read_model
 from maury.networks.estimator import Estimator
 from maury.report.plots import loss_figure, save_figure
 from maury.training.checkpoint import OpenCheckpoint, latest
 from maury.training.config import FitConfig
 from maury.training.data import Batch, Batches, Source
+from maury.weights import read_model
 
 log = logging.getLogger(__name__)
 

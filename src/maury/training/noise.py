@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from maury.errors import ConfigError
+from maury.spectra.formats.registry import read_spectra
 from maury.spectra.instrument import Instrument, apogee
-from maury.spectra.registry import read_spectra
 from maury.spectra.regrid import on_network_grid
 from maury.spectra.spectrum import PixelGrid, Spectrum
 

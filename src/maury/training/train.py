@@ -17,8 +17,7 @@ from maury.networks.novelty import Novelty
 from maury.training.config import TrainConfig, comparable
 from maury.training.data import Batch, OnTheFly, Source, Stored, spectra
 from maury.training.fit import fit
-from maury.training.simulate import ProblemConfig, SimulateConfig, build_simulator
-from maury.training.simulations import Simulator
+from maury.training.simulations import ProblemConfig, SimulateConfig, Simulator, build_simulator
 from maury.training.store import Simulations, differing
 
 

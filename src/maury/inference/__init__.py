@@ -1,0 +1,1 @@
+"""From a spectrum to its verified posterior: one, many, several visits, two stars."""

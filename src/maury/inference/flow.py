@@ -1,0 +1,221 @@
+"""The flow's posterior of a spectrum: a density to propose from, and a first look at many spectra at once, without verification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maury.errors import InferenceError, LabelError
+from maury.labels import LabelSet
+from maury.models import ALL_MASKED, Model, to_model_grid
+from maury.networks.context import Context
+from maury.networks.estimator import Estimator
+from maury.posterior.diagnostics import BetweenLibraries
+from maury.posterior.flags import FLAGS
+from maury.posterior.summary import summarise
+from maury.priors import log_standard_normal
+from maury.spectra.spectrum import Spectrum
+
+
+class Flow:
+    """A flow's density of one spectrum's labels, under priors that may be narrower than those it was trained for.
+
+    Draws outside the narrower support, a share ``outside`` of all, are replaced by draws from the prior there.
+
+    Parameters
+    ----------
+    estimator, context
+        The flow, and its context of one spectrum or of several.
+    labels
+        The estimator's labels with the priors wanted, without nuisances.
+    row
+        Of the spectrum in the context.
+
+    Raises
+    ------
+    LabelError
+        If a prior reaches beyond the one that the estimator was trained for, or there are other labels.
+    """
+
+    def __init__(self, estimator: Estimator, context: Context, labels: LabelSet, row: int = 0) -> None:
+        self.estimator, self.context, self.labels, self.row = estimator, context, labels, row
+        trained = estimator.labels
+        if labels.names != trained.names:
+            raise LabelError(
+                f"the estimator infers {', '.join(trained.names)}, not {', '.join(labels.names)}"
+            )
+        for label, wide in zip(labels, trained, strict=True):
+            if label.prior.low < wide.prior.low or label.prior.high > wide.prior.high:
+                raise LabelError(
+                    f"prior of {label.name}: [{label.prior.low:g}, {label.prior.high:g}] reaches beyond "
+                    f"[{wide.prior.low:g}, {wide.prior.high:g}], for which the model was trained"
+                )
+        self.same = labels == trained
+        self.outside = 0.0
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw ``(n, n_labels)``; the first call measures the share outside."""
+        return flow_draws([self], [n], [generator])[0]
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log density, shape ``(n,)``."""
+        return flow_densities([self], [u])[0]
+
+    def _brought_inside(self, u: Tensor, generator: torch.Generator) -> Tensor:
+        """Take the estimator's draws to the narrower priors."""
+        if self.same:
+            return u
+        theta = self.estimator.labels.from_normal(u)
+        inside = ((theta >= self.labels.low) & (theta <= self.labels.high)).all(1)
+        if self.outside == 0:
+            self.outside = float((~inside).double().mean().clamp(1e-3, 1))
+        prior = torch.randn(u.shape, generator=generator, dtype=torch.float64)
+        moved = self.labels.to_normal(theta.clamp(self.labels.low, self.labels.high))
+        return torch.where(inside[:, None], moved, prior)
+
+    def _there(self, u: Tensor) -> Tensor:
+        """Points of the narrower priors in the estimator's coordinates."""
+        return u if self.same else self.estimator.labels.to_normal(self.labels.from_normal(u))
+
+    def _from_there(self, u: Tensor, there: Tensor, log_prob: Tensor) -> Tensor:
+        """Log density over ``u``, from the estimator's at ``there``."""
+        if self.same:
+            return log_prob
+        moved = log_prob + self.labels.log_abs_det(u) - self.estimator.labels.log_abs_det(there)
+        # Far out in u the two maps meet the bound itself, and their ratio loses its meaning.
+        moved = torch.where(moved.isfinite(), moved, -math.inf)
+        prior = log_standard_normal(u).sum(-1) + math.log(max(self.outside, 1e-3))
+        return torch.logaddexp(moved, prior)
+
+
+def flow_draws(
+    flows: Sequence[Flow], numbers: Sequence[int], generators: Sequence[torch.Generator]
+) -> list[Tensor]:
+    """Draw ``(n_i, n_labels)`` of each flow; flows that share an estimator and a context are evaluated in one pass."""
+    found: dict[int, Tensor] = {}
+    for members in _sharing(flows):
+        first = flows[members[0]]
+        context = first.context.take(torch.tensor([flows[i].row for i in members]))
+        u = first.estimator.sample_each(
+            [numbers[i] for i in members], context, [generators[i] for i in members]
+        )
+        found |= {i: flows[i]._brought_inside(x, generators[i]) for i, x in zip(members, u, strict=True)}
+    return [found[i] for i in range(len(flows))]
+
+
+@torch.no_grad()
+def flow_densities(flows: Sequence[Flow], u: Sequence[Tensor]) -> list[Tensor]:
+    """Log density ``(n_i,)`` of each flow at its points ``u (n_i, n_labels)``; in one pass, as `flow_draws`."""
+    found: dict[int, Tensor] = {}
+    for members in _sharing(flows):
+        first = flows[members[0]]
+        there = [flows[i]._there(u[i]) for i in members]
+        lengths = torch.tensor([len(x) for x in there])
+        rows = torch.tensor([flows[i].row for i in members]).repeat_interleave(lengths)
+        log_prob = first.estimator.log_prob(torch.cat(there), first.context.take(rows))
+        parts = zip(members, there, log_prob.split(lengths.tolist()), strict=True)
+        found |= {i: flows[i]._from_there(u[i], x, part) for i, x, part in parts}
+    return [found[i] for i in range(len(flows))]
+
+
+def _sharing(flows: Sequence[Flow]) -> list[list[int]]:
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, flow in enumerate(flows):
+        groups.setdefault((id(flow.estimator), id(flow.context)), []).append(i)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class Amortised:
+    """The flow's posterior of one spectrum.
+
+    Attributes
+    ----------
+    labels
+        Stellar labels, without nuisance.
+    draws
+        Unweighted, shape ``(n_draws, n_labels)``; spread more evenly than independent ones.
+    spectrum, model
+        What was observed, and the name of the model.
+    p_novelty
+        See `maury.networks.novelty`; None where the model has no such score.
+    """
+
+    labels: LabelSet
+    draws: NDArray[np.float64]
+    spectrum: Spectrum
+    model: str
+    p_novelty: float | None
+
+    method: ClassVar[str] = "flow"
+    flag_bad: ClassVar[tuple[str, ...]] = ()
+    systematic: ClassVar[Mapping[str, BetweenLibraries]] = {}
+
+    @property
+    def flag_warn(self) -> tuple[str, ...]:
+        """``low_snr`` where it applies; the others need the likelihood."""
+        low = FLAGS["low_snr"]
+        return (low.name,) * (self.spectrum.snr < low["snr"])
+
+    def quantile(self, name: str, q: float) -> float:
+        """Quantile of one label."""
+        return float(np.quantile(self.draws[:, self.labels.index(name)], q))
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""
+        equal = np.full(len(self.draws), 1 / len(self.draws))
+        return summarise(self.labels, self.draws, equal)
+
+
+@torch.no_grad()
+def amortised(
+    spectra: Sequence[Spectrum], model: Model, draws: int = 64, seeds: Sequence[int] | int = 0
+) -> list[Amortised | Exception]:
+    """Draw from the flow for several spectra side by side.
+
+    Parameters
+    ----------
+    spectra
+        A few tens, or thousands on a GPU.
+    model
+        The model.
+    draws, seeds
+        Draws a spectrum, spread evenly, and the seed of each, or one for all.
+
+    Returns
+    -------
+    list
+        Of each spectrum what was found, or the `InferenceError` that says why nothing could be.
+    """
+    if isinstance(seeds, int):
+        seeds = [seeds] * len(spectra)
+    estimator, labels = model.estimator, model.estimator.labels
+    found: list[Amortised | Exception | None] = [None] * len(spectra)
+    inputs = {}
+    for i, spectrum in enumerate(spectra):
+        try:
+            if not spectrum.good.any():
+                raise InferenceError(ALL_MASKED, "all_masked")
+            inputs[i] = to_model_grid(model.observed(spectrum), model)
+        except InferenceError as error:
+            found[i] = error
+    if not inputs:
+        return [f for f in found if f is not None]
+    flux, ivar = (torch.cat([pair[k] for pair in inputs.values()]) for k in (0, 1))
+    context = estimator.context(flux, ivar)
+    generators = [torch.Generator().manual_seed(seeds[i]) for i in inputs]
+    u = torch.stack(estimator.sample_each([draws] * len(inputs), context, generators, even=True))
+    theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(inputs), draws)).numpy()
+    novelty = [None] * len(inputs)
+    if model.novelty is not None:
+        novelty = model.novelty.p_value(estimator, flux, ivar, context).tolist()
+    for row, i in enumerate(inputs):
+        found[i] = Amortised(labels, theta[row], spectra[i], model.name, novelty[row])
+    return [f for f in found if f is not None]

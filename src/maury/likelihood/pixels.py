@@ -1,0 +1,407 @@
+"""The likelihood of one observed spectrum, with the continuum of each chip integrated out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maury.constants import C_KMS
+from maury.errors import InferenceError
+from maury.forward.binary import Pair
+from maury.forward.detector import Banded
+from maury.forward.model import ForwardModel
+from maury.labels import LabelSet
+from maury.likelihood.continuum import chip_basis, fit_continuum
+from maury.likelihood.fit import Fit
+from maury.likelihood.noise import Correlated, Correlation, Covariance, Independent, innovations
+from maury.spectra.linespread import LineSpread
+from maury.spectra.spectrum import PixelGrid, Spectrum
+
+Array = NDArray[np.float64]
+# Of each chip's continuum: Cholesky factor of the precision, right side, and departure from the reference.
+Chips = list[tuple[Tensor, Tensor, Tensor]]
+DEGREE = 4
+# Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
+SPREAD = 0.3
+# Spectra evaluated together: their arrays stay in the processor's cache.
+_CHUNK = 32
+MIN_PIXELS = 200
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Local behaviour of the log likelihood at labels ``(n, n_labels)``: its gradient ``(n, n_labels)`` and Fisher matrix."""
+
+    gradient: Tensor
+    fisher: Tensor
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Gaussian pixels; masked ones drop out.
+
+    ``flux_i ~ N(m_i C_i, 1 / ivar_i + (jitter m_i R_i)^2 + (e_i R_i)^2 + (t_i R_i)^2)`` with m the forward model, e the emulator's own
+    error at the labels (from leaving its library's spectra out), t the library's error where it was learned from observed spectra, R the
+    reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The
+    coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
+    residuals is added (`maury.likelihood.residuals`).
+
+    With ``error_known`` the derivatives take e for known: what labels change of it is left out, as of weights in iterated least squares.
+
+    Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
+    results go to the CPU. Build with `of`.
+    """
+
+    model: ForwardModel | Pair
+    sampler: Banded
+    good: Tensor
+    flux: Tensor
+    variance: Tensor
+    reference: Tensor
+    error_shape: Tensor
+    bases: tuple[tuple[slice, Tensor], ...]
+    wavelength: NDArray[np.float64]
+    chip: NDArray[np.int64]
+    learned: Tensor | None = None
+    correlation: Correlation | None = None
+    error_known: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        spectrum: Spectrum,
+        model: ForwardModel | Pair,
+        labels: LabelSet,
+        degree: int | None = DEGREE,
+        inside: NDArray[np.bool_] | None = None,
+        *,
+        emulator_error: bool = True,
+        learned: Tensor | None = None,
+    ) -> Likelihood:
+        """Prepare the likelihood of a spectrum.
+
+        Parameters
+        ----------
+        spectrum
+            What was observed.
+        model
+            Forward model.
+        labels
+            The model's labels and ``jitter``; the priors of the velocities decide which pixels can be used.
+        degree
+            Of the continuum on each chip; None where the continuum is known to be 1.
+        inside
+            Pixels to use, shape ``(n_pixels,)``, where several models must be compared on the same data; by default `usable_pixels`.
+        emulator_error
+            Whether the emulator's own error is a part of the noise.
+        learned
+            The library's error, relative to the continuum, on the emulator's grid at rest, shape ``(n_grid,)``.
+
+        Raises
+        ------
+        InferenceError
+            If hardly any usable pixel lies inside the model's range.
+        """
+        if inside is None:
+            inside = usable_pixels(spectrum, model, labels)
+        good = spectrum.good & inside
+        if not inside.any():
+            w = spectrum.grid.wavelength
+            raise InferenceError(
+                f"the spectrum covers {w[0]:.0f}-{w[-1]:.0f} Angstrom, none of it inside the model's wavelengths",
+                "outside_wavelengths",
+            )
+        if good.sum() < MIN_PIXELS:
+            raise InferenceError(
+                f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {MIN_PIXELS} are needed",
+                "few_pixels",
+            )
+        empty = cls.on(
+            model, spectrum.grid, good, spectrum.lsf, degree, emulator_error=emulator_error, learned=learned
+        )
+        flux = torch.from_numpy(spectrum.flux[good]).to(empty.flux)
+        return empty.seeing(flux[None], torch.from_numpy(spectrum.ivar[good]).to(empty.flux)[None])[0]
+
+    @classmethod
+    def on(
+        cls,
+        model: ForwardModel | Pair,
+        grid: PixelGrid,
+        good: NDArray[np.bool_],
+        lsf: LineSpread | None,
+        degree: int | None = DEGREE,
+        *,
+        emulator_error: bool = True,
+        learned: Tensor | None = None,
+    ) -> Likelihood:
+        """Prepare the likelihood of spectra on some pixels ``good (n_pixels,)`` of a detector, without data; see `seeing`."""
+        bases = [] if degree is None else chip_basis(grid.n_pixels, grid.chips, degree, good)
+        device = model.basis.device
+        ones = torch.ones(int(good.sum()), dtype=torch.float64, device=device)
+        shape = _at(model.emulator.error_shape, model, grid.wavelength[good]).double().to(device)
+        starts = np.array([start for start, _ in grid.chips])
+        return cls(
+            model,
+            model.sampler(grid, lsf, chosen=good).to(device),
+            torch.from_numpy(np.flatnonzero(good)).to(device),
+            ones,
+            ones,
+            ones,
+            shape if emulator_error else torch.zeros_like(shape),
+            tuple((chip, basis.to(device)) for chip, basis in bases),
+            grid.wavelength[good],
+            np.searchsorted(starts, np.flatnonzero(good), side="right"),
+            learned,
+        )
+
+    def seeing(self, flux: Tensor, ivar: Tensor) -> Likelihood:
+        """Return the likelihood of data ``(n, n_pixels)`` on the pixels that it was prepared for.
+
+        Spectrum i of the data meets row i of the labels; where ``ivar`` is 0 a pixel drops out, in `curvature` alone.
+        """
+        parts = [fit_continuum(flux[:, c], ivar[:, c], basis) for c, basis in self.bases]
+        reference = torch.cat(parts, dim=1).abs() if parts else torch.ones_like(flux)
+        return replace(self, flux=flux, variance=1 / ivar, reference=reference)
+
+    def __getitem__(self, i: int | Tensor) -> Likelihood:
+        """Return the likelihood of one of several spectra, for any number of labels; or of some of them, by number."""
+        return replace(self, flux=self.flux[i], variance=self.variance[i], reference=self.reference[i])
+
+    def to(self, device: torch.device) -> Likelihood:
+        """Return the likelihood on another device; its model moves there."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("good", "flux", "variance", "reference", "error_shape")
+        }
+        return replace(
+            self,
+            model=self.model.to(device),
+            sampler=self.sampler.to(device),
+            bases=tuple((chip, basis.to(device)) for chip, basis in self.bases),
+            **moved,
+        )
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels used."""
+        return self.flux.shape[-1]
+
+    def _normalised(self) -> tuple[Tensor, Tensor]:
+        """Flux over the reference continuum, and its variance."""
+        return self.flux / self.reference, self.variance / self.reference.square()
+
+    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor) -> tuple[Tensor, Chips]:
+        """Inverse covariance times ``r``; of each chip's continuum the Cholesky factor of its precision, its right side and departure."""
+        solved = covariance.solve(r[:, None])[:, 0]
+        found = []
+        for (chip, basis), matrix in zip(
+            self.bases, covariance.continuum_normals(m, self.bases), strict=True
+        ):
+            n = matrix.shape[-1]
+            right = (m[:, chip] * solved[:, chip]) @ basis[:, :n]
+            factor = torch.linalg.cholesky(matrix + torch.eye(n).to(m) / SPREAD**2)
+            found.append((factor, right, torch.cholesky_solve(right[..., None], factor)[..., 0]))
+        return solved, found
+
+    @torch.no_grad()
+    def log_prob(self, labels: Tensor, spectra: Tensor | None = None) -> Tensor:
+        """Log likelihood, shape ``(n,)``, float64; of given model spectra ``(n, n_pixels)`` if there are any."""
+        labels = self._moved(labels)
+        if spectra is not None:
+            return self._log_prob(labels, spectra).cpu()
+        return torch.cat([self._log_prob(chunk) for chunk in labels.split(self.chunk)]).cpu()
+
+    def log_prob_with_gradient(self, labels: Tensor) -> Tensor:
+        """Return `log_prob`, differentiable in the labels by automatic differentiation."""
+        return self._log_prob(self._moved(labels)).cpu()
+
+    def _moved(self, labels: Tensor) -> Tensor:
+        return labels.to(self.flux.device)
+
+    @property
+    def chunk(self) -> int:
+        """Number of spectra that are best evaluated together."""
+        return _CHUNK if self.flux.device.type == "cpu" else 1024
+
+    def spectra(self, labels: Tensor) -> Tensor:
+        """Model spectra without continuum on the used pixels, shape ``(n, n_pixels)``."""
+        return self.see(self.model(self._moved(labels)[:, :-1]))
+
+    def see(self, grid_flux: Tensor) -> Tensor:
+        """Take fluxes ``(..., n_grid)`` on the model's grid to the used pixels, float64, ``(..., n_pixels)``."""
+        return self.sampler(grid_flux).double()
+
+    def _covariance(self, labels: Tensor, m: Tensor, variance: Tensor) -> Covariance:
+        """Of noise, jitter and errors of emulator and library, over the squared reference continuum."""
+        total = self._total(labels, m, variance)
+        if self.correlation is None:
+            return Independent(total)
+        decay = self.correlation.decay(self.wavelength, self.chip)
+        return Correlated(total, self.correlation.deviation, decay)
+
+    def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rms error of the emulator ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
+        x = labels[:, :-1].detach().requires_grad_(not self.error_known)
+        slopes = torch.zeros_like(x)
+        with torch.enable_grad():
+            error = self.model.error(x).double()
+            if error.requires_grad:
+                (slopes,) = torch.autograd.grad(error.sum(), x)
+        return error.detach(), slopes
+
+    def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
+        """Variance of single pixels, the correlated part left out."""
+        error = self.model.error(labels[:, :-1]).double()[:, None] * self.error_shape
+        total = variance + (labels[:, -1:] * m).square() + error.square()
+        if self.learned is None:
+            return total
+        v_rad = labels[:, self.model.label_names.index("v_rad"), None].detach().cpu().numpy()
+        at = self.wavelength * np.exp(-np.arctanh(v_rad / C_KMS))
+        return total + _at(self.learned, self.model, at).to(total).square()
+
+    def _log_prob(self, labels: Tensor, m: Tensor | None = None) -> Tensor:
+        y, variance = self._normalised()
+        m = self.spectra(labels) if m is None else m
+        covariance = self._covariance(labels, m, variance)
+        r = y - m
+        solved, chips = self._solve(m, covariance, r)
+        out = -0.5 * ((r * solved).sum(1) + covariance.log_det)
+        for factor, right, departure in chips:
+            out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
+            out = out - right.shape[1] * math.log(SPREAD)
+        return out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+
+    def _continuum(self, m: Tensor, chips: Chips) -> Tensor:
+        """Most likely continuum over the reference, shape ``(n, n_pixels)``, from what `_solve` found of each chip."""
+        parts = [
+            1 + departure @ basis[:, : departure.shape[1]].T
+            for (_, basis), (_, _, departure) in zip(self.bases, chips, strict=True)
+        ]
+        return torch.cat(parts, dim=1) if parts else torch.ones_like(m)
+
+    @torch.no_grad()
+    def curvature(self, labels: Tensor, on_grid: tuple[Tensor, Tensor] | None = None) -> Curvature:
+        """Gradient and expected information at labels ``(n, n_labels)``, the continuum projected out.
+
+        The model's flux and slopes there (`ForwardModel.jacobian`) are computed unless they are given.
+
+        What the variance's dependence on the spectrum adds to the information is left out: its share is 2 jitter^2. So is, of correlated
+        pixels, what pairs of them tell of the jitter.
+        """
+        labels = self._moved(labels)
+        y, variance = self._normalised()
+        m, slopes = map(self.see, on_grid or self.model.jacobian(labels[:, :-1]))
+        jitter = labels[:, -1:]
+        covariance = self._covariance(labels, m, variance)
+        _, chips = self._solve(m, covariance, y - m)
+        continuum = self._continuum(m, chips)
+        solved = covariance.solve((y - m * continuum)[:, None])[:, 0]
+        diagonal = covariance.inverse_diagonal()
+        # The variance grows with the model: half of d(-ln |C| - r C^-1 r) by the labels.
+        by_variance = jitter.square() * m * (solved.square() - diagonal)
+        by_labels = (slopes @ by_variance[..., None])[..., 0]
+        slopes = slopes * continuum[:, None]
+        weighted = covariance.solve(slopes)
+        fisher = weighted @ slopes.mT
+        for (chip, basis), (factor, right, _) in zip(self.bases, chips, strict=True):
+            cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : right.shape[1]]
+            fisher = fisher - cross @ torch.cholesky_solve(cross.mT, factor)
+        gradient = torch.cat(
+            [by_labels + (slopes @ solved[..., None])[..., 0], torch.zeros_like(jitter)], dim=1
+        )
+        full = torch.zeros(len(labels), labels.shape[1], labels.shape[1]).to(m)
+        full[:, :-1, :-1] = fisher
+        # Jitter, and the emulator's error through its labels, change the variance by the pixel: each label by ``column * row``.
+        error, steps = self._error(labels)
+        columns = torch.zeros(len(labels), 2, labels.shape[1]).to(m)
+        columns[:, 0, -1] = 1.0
+        columns[:, 1, :-1] = steps
+        by_pixel = torch.stack(
+            [2 * jitter * m.square(), 2 * error[:, None] * self.error_shape.square()], dim=1
+        )
+        weighted = by_pixel * diagonal[:, None]
+        full += 0.5 * columns.mT @ (weighted @ weighted.mT) @ columns
+        gain = 0.5 * (by_pixel @ (solved.square() - diagonal)[..., None])
+        gradient += (columns.mT @ gain)[..., 0]
+        return Curvature(gradient.cpu(), full.cpu())
+
+    @torch.no_grad()
+    def refer(self, labels: Tensor) -> Likelihood:
+        """Return the likelihood whose reference continuum is the one that fits best with the labels.
+
+        Call it once, with a good guess, before comparing labels: the reference sets the scale of jitter and continuum prior.
+        Labels are ``(n_labels,)``, or ``(n, n_labels)`` for as many spectra.
+        """
+        if not self.bases:
+            return self
+        labels = self._moved(labels)
+        m = self.spectra(labels.reshape(-1, labels.shape[-1]))
+        flux, ivar = self.flux / m, m.square() / self.variance
+        parts = [fit_continuum(flux[:, chip], ivar[:, chip], basis) for chip, basis in self.bases]
+        reference = torch.cat(parts, dim=1)
+        return replace(self, reference=reference if labels.ndim == 2 else reference[0])
+
+    @torch.no_grad()
+    def excess_scatter(self, labels: Tensor) -> Tensor:
+        """Scatter of the residuals beyond the noise, relative to the model, shape ``(n,)``, at labels ``(n, n_labels)``.
+
+        A moment estimate of the jitter, by medians: a few wild pixels are not jitter.
+        """
+        labels = self._moved(labels)
+        y, variance = self._normalised()
+        m = self.spectra(labels)
+        covariance = self._covariance(labels, m, variance)
+        flux = m * self._continuum(m, self._solve(m, covariance, y - m)[1])
+        used = variance.isfinite()
+        scatter = torch.where(used, (y - flux) / flux, math.nan).abs().nanmedian(1).values * 1.4826
+        noise = torch.where(used, variance.sqrt() / flux, math.nan).abs().nanmedian(1).values
+        return (scatter.square() - noise.square()).clamp_min(0).sqrt().nan_to_num().cpu()
+
+    @torch.no_grad()
+    def fit(self, labels: Tensor) -> Fit:
+        """Model and residual at the labels ``(n_labels,)``."""
+        labels = self._moved(labels)
+        y, variance = self._normalised()
+        m = self.spectra(labels[None])
+        covariance = self._covariance(labels[None], m, variance)
+        continuum = self._continuum(m, self._solve(m, covariance, y - m)[1])[0] * self.reference
+        flux = m[0] * continuum
+        residual = self.flux - flux
+        total = self._total(labels[None], m, variance)[0]
+        r = (residual / self.reference).cpu().numpy()
+        whitened, foretold = r / total.sqrt().cpu().numpy(), np.zeros_like(r)
+        if self.correlation is not None:
+            decay = self.correlation.decay(self.wavelength, self.chip)
+            whitened, foretold = innovations(r, total.cpu().numpy(), self.correlation.deviation, decay)
+        reference = self.reference.cpu().numpy()
+        return Fit(
+            self.good.cpu().numpy(),
+            flux.cpu().numpy(),
+            continuum.cpu().numpy(),
+            residual.cpu().numpy(),
+            (self.reference * total.sqrt()).cpu().numpy(),
+            whitened,
+            foretold * reference,
+            float((residual.square() / self.variance).sum()) / self.n_pixels,
+        )
+
+
+def usable_pixels(spectrum: Spectrum, model: ForwardModel | Pair, labels: LabelSet) -> NDArray[np.bool_]:
+    """Pixels on a chip and inside the model's range for every label in the prior's support, shape ``(n_pixels,)``."""
+    inside = model.usable(spectrum.grid.wavelength, labels)
+    on_chip = np.zeros_like(inside)
+    for start, stop in spectrum.grid.chips:
+        on_chip[start:stop] = True
+    return inside & on_chip
+
+
+def _at(values: Tensor, model: ForwardModel | Pair, wavelength: Array) -> Tensor:
+    """Values on the model's grid, at the nearest pixels."""
+    grid = model.emulator.grid
+    nearest = np.round((np.log10(wavelength) - grid.start) / grid.step).astype(np.int64)
+    return values[torch.from_numpy(np.clip(nearest, 0, grid.n_pixels - 1)).to(values.device)]

@@ -1,0 +1,120 @@
+"""What is inferred from a spectrum, and what is taken as known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maury.errors import LabelError
+from maury.forward.model import ForwardModel
+from maury.labels import LabelSet
+from maury.likelihood.pixels import DEGREE, Likelihood
+from maury.likelihood.ties import Held
+from maury.names import meant
+from maury.quantities import Role
+from maury.spectra.instrument import Instrument, apogee
+from maury.spectra.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A forward model, its labels, and how spectra scatter about it.
+
+    Attributes
+    ----------
+    forward
+        The forward model.
+    labels
+        All of its labels and then the nuisance ``jitter``, with their priors.
+    held
+        Values of labels that are known and not inferred.
+    degree
+        Of each chip's unknown continuum; None where the continuum is known to be 1.
+    emulator_error
+        Whether the emulator's own error is a part of the noise.
+    learned
+        The library's error as learned from observed spectra, relative to the continuum, on the emulator's grid at rest, shape
+        ``(n_grid,)``; see `maury.inference.tune`.
+    instrument
+        The spectrograph that it was made for; None where spectra of any are taken as they are.
+
+    Raises
+    ------
+    LabelError
+        If a held label is none of the model's, or lies outside what the model can compute.
+    """
+
+    forward: ForwardModel
+    labels: LabelSet
+    held: Mapping[str, float] = field(default_factory=dict)
+    degree: int | None = DEGREE
+    emulator_error: bool = True
+    learned: Tensor | None = None
+    instrument: Instrument | None = None
+
+    def __post_init__(self) -> None:
+        emulated = self.forward.emulator.labels
+        for name, value in self.held.items():
+            if name not in self.labels.names:
+                raise LabelError(f"fixed.{name}: no such label; {meant(name, self.labels.names)}")
+            low, high = (-np.inf if name == "v_rad" else 0.0, np.inf)
+            if name in emulated.names:
+                low, high = emulated[name].prior.low, emulated[name].prior.high
+            if not low <= value <= high:
+                raise LabelError(f"fixed.{name}: {value:g} is outside [{low:g}, {high:g}]")
+
+    @property
+    def spectrograph(self) -> Instrument:
+        """The instrument on whose grid networks see spectra: APOGEE unless it was made for another."""
+        return self.instrument or apogee()
+
+    @cached_property
+    def inferred(self) -> LabelSet:
+        """The labels that are not held."""
+        return self.labels.select(name for name in self.labels.names if name not in self.held)
+
+    @cached_property
+    def stellar(self) -> LabelSet:
+        """The labels that an estimator infers: those not held, without the nuisance."""
+        return self.inferred.without(Role.nuisance)
+
+    def columns(self, labels: LabelSet) -> list[int]:
+        """Places of some labels among all."""
+        return [self.labels.index(name) for name in labels.names]
+
+    def complete(self, labels: Tensor) -> Tensor:
+        """Put the held values into all labels ``(n, n_all)``; returns a copy."""
+        out = labels.clone()
+        for name, value in self.held.items():
+            out[:, self.labels.index(name)] = value
+        return out
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw all labels ``(n, n_all)`` from the prior, the held ones at their values."""
+        return self.complete(self.labels.sample(n, generator))
+
+    def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Likelihood | Held:
+        """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of`."""
+        whole = Likelihood.of(
+            spectrum,
+            self.forward,
+            self.labels,
+            self.degree,
+            inside,
+            emulator_error=self.emulator_error,
+            learned=self.learned,
+        )
+        return self.free(whole)
+
+    def free(self, likelihood: Likelihood) -> Likelihood | Held:
+        """Hold what is known, if anything is."""
+        if not self.held:
+            return likelihood
+        values = self.complete(torch.zeros(1, len(self.labels), dtype=torch.float64))[0]
+        return Held(likelihood, values, torch.tensor(self.columns(self.inferred)))

@@ -1,0 +1,296 @@
+"""Posteriors on disk: all that a report needs, in one netCDF file, and back again.
+
+::
+
+    /posterior, /sample_stats          equally weighted draws and their densities, as ArviZ and everybody takes them
+    /weighted                          the draws as they are, with log_weight and the densities
+    /flow                              draws of the flow, equally weighted
+    /spectrum                          wavelength, flux, ivar, good, bitmask where known
+    /fit                               pixels, model flux, continuum, residual, sigma, whitened, foretold
+    attribute "record"                 JSON: labels with priors, what ``to_json`` tells, diagnostics, provenance
+
+Files of format 1 held the weighted draws in ``posterior`` and their weights in ``sample_stats``; they are read as well.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from maury.errors import InferenceError, MauryError
+from maury.files import first_line, sha256
+from maury.labels import LabelSet
+from maury.likelihood.fit import Fit
+from maury.likelihood.pixels import DEGREE
+from maury.posterior.diagnostics import Diagnostics
+from maury.posterior.draws import chain, draws_of, groups, origin
+from maury.posterior.flags import split_flags
+from maury.posterior.predictive import by_chip, by_line
+from maury.spectra.spectrum import PixelGrid, Spectrum
+
+if TYPE_CHECKING:
+    from maury.models import Model
+    from maury.posterior.result import Posterior
+
+FORMAT = 2
+_FIT = ("flux", "continuum", "residual", "sigma", "whitened", "foretold")
+_STATS = ("log_weight", "log_likelihood", "log_prior", "log_proposal")
+_NOTE = "posterior: equally weighted draws; weighted: all draws with exp(log_weight); record: labels, priors and all the rest, as JSON"
+_PACKAGES = ("maury", "torch", "zuko", "numpy", "scipy", "astropy")
+_CARD = ("library", "reference", "resolution", "flux", "source", "source_sha256")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a posterior depends on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=16)
+def _weights_version(folder: Path) -> str:
+    return sha256(folder / "estimator.safetensors")[:12]
+
+
+@lru_cache(maxsize=16)
+def _card(folder: Path) -> dict[str, Any]:
+    """Return what an emulator's card and an estimator's say of their origin; nothing where there are none."""
+    from maury.weights import read_card
+
+    try:
+        card = read_card(folder / "emulator.safetensors")
+        network = read_card(folder / "estimator.safetensors")["network"]
+        return {key: card[key] for key in _CARD if key in card} | {"flow": network["flow"]["kind"]}
+    except (MauryError, OSError, KeyError, TypeError):
+        return {}
+
+
+def provenance(model: Model, seed: int) -> dict[str, Any]:
+    """Return what a posterior came from, as plain values: seed, versions, and the model's card.
+
+    Parameters
+    ----------
+    model
+        Whose forward model and flow were used.
+    seed
+        Of the draws.
+    """
+    from maury.models import shipped
+
+    folder = model.folder or shipped().get(model.name)
+    known: dict[str, Any] = {"seed": seed, "versions": versions()}
+    if folder is None:
+        return known
+    with suppress(OSError):
+        known["model_version"] = _weights_version(folder)
+    return known | _card(folder)
+
+
+def provenance_of(posterior: Posterior) -> dict[str, Any]:
+    """Return a posterior's provenance; of one that does not keep it, what is known of its model today."""
+    if posterior.provenance:
+        return dict(posterior.provenance)
+    from maury.models import shipped
+
+    folder = shipped().get(posterior.model)
+    return _card(folder) if folder else {}
+
+
+def _plain(value: Any) -> Any:
+    """Turn header values into what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def datatree(posterior: Posterior) -> xr.DataTree:
+    """Return a posterior as groups of arrays, with all that `load` needs."""
+    spectrum, fit = posterior.spectrum, posterior.fit
+    kept = draws_of(posterior, weighted=True)
+    weighted = chain({**kept.values, **kept.stats})
+    weighted.attrs.update(origin(posterior), draws=kept.note)
+    columns = {
+        "wavelength": ("pixel", spectrum.grid.wavelength),
+        "flux": ("pixel", spectrum.flux),
+        "ivar": ("pixel", spectrum.ivar),
+        "good": ("pixel", spectrum.good.astype(np.uint8)),
+    }
+    if spectrum.bitmask is not None:
+        columns["bitmask"] = ("pixel", np.asarray(spectrum.bitmask))
+    observed = xr.Dataset(columns)
+    observed["wavelength"].attrs.update(units="Angstrom", description="vacuum")
+    fitted = xr.Dataset(
+        {"pixels": ("used", fit.pixels), **{name: ("used", getattr(fit, name)) for name in _FIT}}
+    )
+    fitted.attrs["rchi2"] = fit.rchi2
+    for dataset in (observed, fitted):
+        for name in dataset.variables:
+            dataset[name].encoding.update(zlib=True, complevel=4, shuffle=True)
+    named = groups(posterior, draws_of(posterior)) | {
+        "weighted": weighted,
+        "spectrum": observed,
+        "fit": fitted,
+    }
+    tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in named.items()})
+    record = {
+        "format": FORMAT,
+        "labels": posterior.labels.to_list(),
+        "chips": [[int(a), int(b)] for a, b in spectrum.grid.chips],
+        "frame": spectrum.frame,
+        "v_correction": spectrum.v_correction,
+        "index": spectrum.index,
+        "meta": spectrum.meta,
+        "held": posterior.held,
+        "diagnostics": posterior.diagnostics.to_record(),
+        "seconds": posterior.seconds,
+        "evaluations": posterior.evaluations,
+        "summary": posterior.to_json(),
+        "provenance": provenance_of(posterior),
+    }
+    tree.attrs.update(
+        id=spectrum.id,
+        file=spectrum.path,
+        model=posterior.model,
+        flag_warn=",".join(posterior.flag_warn),
+        flag_bad=",".join(posterior.flag_bad),
+        note=_NOTE,
+        record=json.dumps(_plain(record)),
+    )
+    return tree
+
+
+def load(path: str | Path) -> Posterior:
+    """Read a posterior that `Posterior.save` wrote.
+
+    The exact likelihood is not stored: ``target`` is None, and so is the spectrum's line-spread function.
+
+    Parameters
+    ----------
+    path
+        A netCDF file.
+
+    Raises
+    ------
+    InferenceError
+        If there is no such file, it is damaged, none of maury's, or of a version that kept no spectrum.
+
+    Examples
+    --------
+    >>> posterior = load("results/apVisit-r13-9518-57729-104.nc")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InferenceError(f"{path}: no such file")
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as opened:
+            tree = opened.load()
+    except Exception as error:
+        # HDF5 raises many kinds on damaged files.
+        raise InferenceError(
+            f"{path}: cannot be read as netCDF ({first_line(error)}); infer the spectrum again"
+        ) from None
+    if not {"posterior", "sample_stats", "flow"} <= set(tree.children):
+        raise InferenceError(f"{path}: holds no posterior of maury's")
+    if "record" not in tree.attrs or not {"spectrum", "fit"} <= set(tree.children):
+        raise InferenceError(
+            f"{path}: was written by a version that kept draws only; infer the spectrum again for a report"
+        )
+    try:
+        return _read(tree, str(tree.attrs["record"]))
+    except (KeyError, TypeError, ValueError, IndexError, MauryError) as error:
+        raise InferenceError(
+            f"{path}: is damaged or of another version ({type(error).__name__}: {first_line(error)}); "
+            "infer the spectrum again"
+        ) from None
+
+
+def _read(tree: xr.DataTree, text: str) -> Posterior:
+    from maury.posterior.result import Posterior
+
+    record = json.loads(text)
+    if record["format"] > FORMAT:
+        raise ValueError(f"format {record['format']} is newer than this maury")
+    old = record["format"] == 1
+    observed, fitted, stats = (tree[name].to_dataset() for name in ("spectrum", "fit", "sample_stats"))
+    labels = LabelSet.from_list(record["labels"])
+    grid = PixelGrid(observed["wavelength"].values, tuple((a, b) for a, b in record["chips"]))
+    v_correction = record["v_correction"]
+    spectrum = Spectrum(
+        grid,
+        observed["flux"].values,
+        observed["ivar"].values,
+        id=str(tree.attrs["id"]),
+        frame=record["frame"],
+        v_correction=None if v_correction is None else float(v_correction),
+        bitmask=observed["bitmask"].values if "bitmask" in observed else None,
+        path=str(tree.attrs["file"]),
+        index=int(record["index"]),
+        meta=record["meta"],
+    )
+    pixels = fitted["pixels"].values.astype(np.int64)
+    if pixels.size and not 0 <= pixels.min() <= pixels.max() < grid.n_pixels:
+        raise ValueError("the fit's pixels leave the spectrum")
+    fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: fitted[k].values for k in _FIT})
+    draws, flow = tree["posterior" if old else "weighted"].to_dataset(), tree["flow"].to_dataset()
+    stellar = [name for name in labels.names if name in flow]
+    weight, likelihood, prior, proposal = ((stats if old else draws)[name].values[0] for name in _STATS)
+    return Posterior(
+        labels=labels,
+        draws=np.column_stack([draws[name].values[0] for name in labels.names]),
+        log_weights=weight,
+        log_likelihood=likelihood,
+        log_prior=prior,
+        log_proposal=proposal,
+        flow_draws=np.column_stack([flow[name].values[0] for name in stellar]),
+        khat=float(stats.attrs["khat"]),
+        ess=float(stats.attrs["ess"]),
+        log_evidence=float(stats.attrs["log_evidence"]),
+        method=str(stats.attrs["method"]),
+        fit=fit,
+        spectrum=spectrum,
+        model=str(tree.attrs["model"]),
+        flag_warn=split_flags(tree.attrs["flag_warn"]),
+        flag_bad=split_flags(tree.attrs["flag_bad"]),
+        seconds=float(record["seconds"]),
+        evaluations=int(record["evaluations"]),
+        held=record["held"],
+        diagnostics=_from_format_1(record["extra"], fit, spectrum, labels, record["summary"])
+        if old
+        else Diagnostics.from_record(record["diagnostics"]),
+        provenance=record["provenance"],
+    )
+
+
+def _from_format_1(
+    extra: Mapping[str, Any], fit: Fit, spectrum: Spectrum, labels: LabelSet, summary: Mapping[str, Any]
+) -> Diagnostics:
+    """Read what files of format 1 told; their p-values by chip and line, which they did not hold, are computed again."""
+    known = {key: value for key, value in extra.items() if key != "misfit"}
+    if "misfit" in extra:
+        told = extra["misfit"]
+        v_rad = summary["labels"].get("v_rad", {"p50": 0.0})["p50"]
+        taken = len(labels) + (DEGREE + 1) * len(spectrum.grid.chips)
+        checks = (*by_chip(fit, spectrum.grid, taken), *by_line(fit, spectrum.grid, v_rad, taken))
+        known["misfit"] = {key: told[key] for key in ("p_predictive", "p_novelty", "false_alarm")}
+        known["misfit"]["checks"] = [asdict(check) for check in checks]
+    return Diagnostics.from_record(known)

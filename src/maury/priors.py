@@ -1,0 +1,194 @@
+"""Priors of single labels, and the exact map between a prior's support and R.
+
+The map is the probability integral transform: ``u = Phi^-1(F(x))`` with F the prior's cumulative distribution and Phi the standard
+normal's. Every real u is a point inside the prior's support, so no draw can leave it, and the prior of u is N(0, 1): a flow that
+does nothing returns the prior, and it keeps a finite density up to the bound itself (a logit box sends it to zero there).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from torch import Tensor
+
+# ndtri of the smallest normal double is -37.5: beyond it x has long been the bound itself.
+_TINY = torch.finfo(torch.float64).tiny
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def log_standard_normal(u: Tensor) -> Tensor:
+    """Log density of N(0, 1), elementwise."""
+    return -0.5 * u.square() - _LOG_SQRT_2PI
+
+
+def _ndtr(x: Tensor) -> Tensor:
+    return 0.5 * torch.special.erfc(-x * math.sqrt(0.5))
+
+
+def _ndtri(p: Tensor) -> Tensor:
+    return torch.special.ndtri(p.clamp_min(_TINY))
+
+
+class _Prior(BaseModel):
+    """Base of the priors: a density on ``[low, high]`` and its map to R."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Prior:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"a prior needs finite bounds with low < high, not [{self.low}, {self.high}]")
+        return self
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        raise NotImplementedError
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line; the inverse of `from_normal`."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x``; ``-inf`` outside ``[low, high]``."""
+        inside = (x >= self.low) & (x <= self.high)
+        return torch.where(inside, self._log_prob(x.clamp(self.low, self.high)), -math.inf)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log_abs_det(self, u: Tensor) -> Tensor:
+        """``log |dx/du|`` at ``u``: by construction log N(u) - log p(x(u))."""
+        return log_standard_normal(u) - self._log_prob(self.from_normal(u))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior."""
+        raise NotImplementedError
+
+
+class Uniform(_Prior):
+    """Constant density on ``[low, high]``."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        # Each half counts from its own bound, so that neither loses digits.
+        step = (self.high - self.low) * _ndtr(-u.abs())
+        return torch.where(u < 0, self.low + step, self.high - step)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line."""
+        below, above = (x - self.low) / (self.high - self.low), (self.high - x) / (self.high - self.low)
+        return torch.where(below < above, _ndtri(below), -_ndtri(above))
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, -math.log(self.high - self.low))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior."""
+        return (self.high - self.low) / math.sqrt(12)
+
+
+class LogUniform(_Prior):
+    """Density proportional to 1/x on ``[low, high]``, ``low > 0``."""
+
+    kind: Literal["log-uniform"] = "log-uniform"
+
+    @model_validator(mode="after")
+    def _positive(self) -> LogUniform:
+        if self.low <= 0:
+            raise ValueError(f"a log-uniform prior needs low > 0, not {self.low}")
+        return self
+
+    @cached_property
+    def _log(self) -> Uniform:
+        return Uniform(low=math.log(self.low), high=math.log(self.high))
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        return self._log.from_normal(u).exp().clamp(self.low, self.high)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line."""
+        return self._log.to_normal(x.log().clamp(self._log.low, self._log.high))
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return -x.log() - math.log(self._log.high - self._log.low)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior."""
+        span = self._log.high - self._log.low
+        mean = (self.high - self.low) / span
+        return math.sqrt((self.high**2 - self.low**2) / (2 * span) - mean**2)
+
+
+class TruncatedNormal(_Prior):
+    """Normal density of ``mean`` and ``sigma``, cut to ``[low, high]``."""
+
+    kind: Literal["truncated-normal"] = "truncated-normal"
+    mean: float
+    sigma: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _has_mass(self) -> TruncatedNormal:
+        if self._mass < 1e-250:
+            raise ValueError(
+                f"the normal ({self.mean} +- {self.sigma}) has no mass in [{self.low}, {self.high}]"
+            )
+        return self
+
+    @cached_property
+    def _tails(self) -> tuple[Tensor, Tensor]:
+        """Lower-tail and upper-tail mass that is cut off."""
+        bounds = torch.tensor([self.low - self.mean, self.mean - self.high], dtype=torch.float64)
+        below, above = _ndtr(bounds / self.sigma)
+        return below, above
+
+    @cached_property
+    def _mass(self) -> float:
+        bounds = torch.tensor([self.low - self.mean, self.high - self.mean], dtype=torch.float64) / self.sigma
+        if bounds[0] > 0:
+            bounds = -bounds.flip(0)
+        return float(_ndtr(bounds[1]) - _ndtr(bounds[0]))
+
+    def from_normal(self, u: Tensor) -> Tensor:
+        """Map any real ``u`` to ``[low, high]``."""
+        below, above = self._tails
+        p = below.to(u) + _ndtr(u) * self._mass
+        q = above.to(u) + _ndtr(-u) * self._mass
+        z = torch.where(p < q, _ndtri(p), -_ndtri(q))
+        return (self.mean + self.sigma * z).clamp(self.low, self.high)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        """Map ``x`` in ``[low, high]`` to the real line."""
+        below, above = self._tails
+        z = (x - self.mean) / self.sigma
+        bounds = torch.tensor([self.mean - self.low, self.high - self.mean], dtype=torch.float64) / self.sigma
+        from_low, to_high = _ndtr(bounds)
+        # Each difference is taken on the side of the normal where it cancels least.
+        p = torch.where(z < 0, _ndtr(z) - below.to(x), from_low.to(x) - _ndtr(-z)) / self._mass
+        q = torch.where(z < 0, to_high.to(x) - _ndtr(z), _ndtr(-z) - above.to(x)) / self._mass
+        return torch.where(p < q, _ndtri(p), -_ndtri(q))
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return log_standard_normal((x - self.mean) / self.sigma) - math.log(self.sigma * self._mass)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the prior (by quadrature over its quantiles)."""
+        p = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+        return float(self.from_normal(torch.special.ndtri(p)).std())
+
+
+Prior = Uniform | LogUniform | TruncatedNormal
+ANY_PRIOR: TypeAdapter[Prior] = TypeAdapter(Annotated[Prior, Field(discriminator="kind")])

@@ -1,0 +1,135 @@
+"""From a flow's draws to the modes of the exact posterior: damped Gauss-Newton steps on the differentiable model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maury.batching import LogLikelihoods, Newton, Steps, alone
+from maury.likelihood.target import LogLikelihood, Target
+
+# Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
+_U_MAX = 6.0
+# Starts closer to a bound than a thousandth of the prior feel no slope there.
+_U_START = 3.0
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Local maxima: places ``(k, d)``, their log posterior ``(k,)`` and Cholesky factors of the Laplace covariances ``(k, d, d)``."""
+
+    u: Tensor
+    log_prob: Tensor
+    factor: Tensor
+    evaluations: int
+
+    @property
+    def log_mass(self) -> Tensor:
+        """Laplace estimate of the log evidence of each mode up to a common constant, shape ``(k,)``."""
+        return self.log_prob + self.factor.diagonal(dim1=1, dim2=2).log().sum(1)
+
+
+def spread_out(u: Tensor, log_prob: Tensor, k: int) -> Tensor:
+    """Choose up to ``k`` starts: the best, then the best that differ from those by a sixth of the draws' spread or more."""
+    order = log_prob.argsort(descending=True)
+    scale = u.std(0).clamp_min(1e-6)
+    chosen = [int(order[0])]
+    for i in order[1:].tolist():
+        distance = ((u[chosen] - u[i]) / scale).abs().amax(1)
+        if bool((distance > 1 / 6).all()):
+            chosen.append(i)
+        if len(chosen) == k:
+            break
+    return u[chosen]
+
+
+def find_modes(
+    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 20, tolerance: float = 0.01
+) -> Modes:
+    """Climb from each start ``(k, d)``; see `climb`."""
+    return alone(climb(target, starts, steps=steps, tolerance=tolerance))
+
+
+def climb(
+    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 20, tolerance: float = 0.01
+) -> Steps[Modes]:
+    """Climb from each start ``(k, d)`` by Levenberg-Marquardt; return the distinct ends within 20 nats of the best.
+
+    A climb ends when its next full step expects to gain less than ``tolerance`` nats.
+    """
+    ends, precision = yield from _ascend(target, starts.clamp(-_U_START, _U_START), steps, tolerance)
+    return _distinct(ends, precision)
+
+
+def climb_beside(
+    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 4, tolerance: float = 0.1
+) -> Steps[Modes]:
+    """Climb from each start ``(k, d)`` with the last label held where it is; return all ends.
+
+    Their factors are of the other labels' covariance there, and 1 for the last.
+    """
+    ends, _ = yield from _ascend(target, starts, steps, tolerance, held=True)
+    return ends
+
+
+def laplace_factor(precision: Tensor) -> Tensor:
+    """Cholesky factors of the covariances ``(k, d, d)`` that go with precisions."""
+    return torch.linalg.cholesky(torch.linalg.inv(precision))
+
+
+def _ascend(
+    target: Target[LogLikelihood], starts: Tensor, steps: int, tolerance: float, held: bool = False
+) -> Steps[tuple[Modes, Tensor]]:
+    """Take Levenberg-Marquardt steps, the last label ``held`` or not; return all ends, and the precisions there ``(k, d, d)``."""
+
+    def newton(u: Tensor) -> Steps[tuple[Tensor, Tensor]]:
+        gradient, precision = yield Newton(target, u)
+        if held:
+            gradient[:, -1] = 0.0
+            precision[:, -1] = precision[:, :, -1] = 0.0
+            precision[:, -1, -1] = 1.0
+        return gradient, precision
+
+    u = starts.clone()
+    value = (yield LogLikelihoods(target, u)) + target.log_prior(u)
+    gradient, precision = yield from newton(u)
+    damping = torch.full((len(u),), 1e-3, dtype=torch.float64)
+    evaluations = 2 * len(u)
+    for _ in range(steps):
+        gain = 0.5 * (gradient * torch.linalg.solve(precision, gradient)).sum(1)
+        active = (gain > tolerance).nonzero()[:, 0]
+        if not len(active):
+            break
+        diagonal = torch.diag_embed(precision[active].diagonal(dim1=1, dim2=2))
+        step = torch.linalg.solve(
+            precision[active] + damping[active, None, None] * diagonal, gradient[active]
+        )
+        # The prior's own width is the farthest that a linear step can be believed.
+        trial = (u[active] + step.clamp(-1, 1)).clamp(-_U_MAX, _U_MAX)
+        trial_value = (yield LogLikelihoods(target, trial)) + target.log_prior(trial)
+        better = trial_value > value[active]
+        won = active[better]
+        u[won], value[won] = trial[better], trial_value[better]
+        damping[active] = torch.where(better, damping[active] / 10, damping[active] * 20 + 1e-3).clamp(
+            1e-8, 1e8
+        )
+        if len(won):
+            gradient[won], precision[won] = yield from newton(u[won])
+        evaluations += len(active) + len(won)
+        # A climb that no damping helps has arrived as far as rounding allows.
+        gradient[damping > 1e6] = 0
+    return Modes(u, value, laplace_factor(precision), evaluations), precision
+
+
+def _distinct(ends: Modes, precision: Tensor) -> Modes:
+    """Drop what is within 2 sigma of a better end, or 20 nats below the best."""
+    keep: list[int] = []
+    for i in ends.log_prob.argsort(descending=True).tolist():
+        if ends.log_prob[i] < ends.log_prob.max() - 20:
+            break
+        offset = ends.u[keep] - ends.u[i]
+        if all(float(d @ precision[j] @ d) > 4 for d, j in zip(offset, keep, strict=True)):
+            keep.append(i)
+    return Modes(ends.u[keep], ends.log_prob[keep], ends.factor[keep], ends.evaluations)

@@ -1,0 +1,146 @@
+"""The verified posterior, end to end."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import maury
+from maury.errors import InferenceError
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.target import Target
+from maury.models import load_model, to_model_grid
+from maury.sampling.modes import find_modes
+from maury.sampling.nested import nested_sampling
+from maury.spectra import PixelGrid
+from maury.spectra.spectrum import Spectrum, apstar_grid
+from maury.training.demo import TRUTH, simulate_visit
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def star(model):
+    return simulate_visit(model, TRUTH, snr=60, seed=3, v_correction=None)
+
+
+@pytest.fixture(scope="module")
+def posterior(model, star):
+    return maury.infer(star, model)
+
+
+def test_truth_lies_inside(posterior):
+    for name, entry in posterior.summary().items():
+        assert abs(entry["mean"] - TRUTH[name]) < 4 * entry["std"], name
+    assert posterior.khat < 0.7
+    assert posterior.efficiency > 0.2
+    assert posterior.v_bary is None
+    assert posterior.flag_bad == ()
+
+
+def test_every_draw_is_inside_the_prior(posterior):
+    low, high = posterior.labels.low.numpy(), posterior.labels.high.numpy()
+    assert (posterior.draws >= low).all()
+    assert (posterior.draws <= high).all()
+    assert (posterior.flow_draws >= low[:-1]).all()
+    assert (posterior.flow_draws <= high[:-1]).all()
+
+
+def test_flux_unit_does_not_matter(model, star, posterior):
+    scaled = replace(star, flux=star.flux * 1e-17, ivar=star.ivar * 1e34)
+    other = maury.infer(scaled, model).summary()
+    for name, entry in posterior.summary().items():
+        assert other[name]["p50"] == pytest.approx(entry["p50"], abs=0.2 * entry["std"])
+
+
+def test_velocity_moves_with_the_wavelengths(model, star, posterior):
+    factor = np.sqrt((1 + 30 / 299792.458) / (1 - 30 / 299792.458))
+    moved = replace(star, grid=PixelGrid(star.grid.wavelength * factor, star.grid.chips))
+    change = maury.infer(moved, model).summary()["v_rad"]["p50"] - posterior.summary()["v_rad"]["p50"]
+    assert change == pytest.approx(30, abs=0.05)
+
+
+def test_star_beyond_the_range_is_flagged(model):
+    hot = simulate_visit(model, TRUTH | {"teff": 6899.9, "logg": 4.0}, snr=150, seed=4, v_correction=None)
+    assert "at_bound:teff" in maury.infer(hot, model).flag_warn
+
+
+def test_spectrum_of_another_band(model, star):
+    optical = replace(star, grid=PixelGrid(star.grid.wavelength / 3, star.grid.chips))
+    with pytest.raises(InferenceError, match="Angstrom"):
+        maury.infer(optical, model)
+
+
+def test_too_few_draws(model, star):
+    with pytest.raises(InferenceError, match="at least 100"):
+        maury.infer(star, model, draws=10)
+
+
+def test_pictures(posterior):
+    assert len(posterior.plot_corner().axes) >= 36
+    assert len(posterior.plot_fit().axes) == 6
+
+
+def test_modes_agree_from_different_starts(model, star):
+    target = Target(Likelihood.of(star, model.forward, model.labels), model.labels)
+    truth = model.labels.to_normal(
+        torch.tensor([[TRUTH[n] for n in model.labels.names]], dtype=torch.float64)
+    )
+    starts = truth + 0.01 * torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    starts[:, 4] = truth[:, 4]
+    assert len(find_modes(target, starts).u) == 1
+
+
+@pytest.mark.slow
+def test_evidence_agrees_with_nested_sampling(model, star, posterior):
+    target = Target(Likelihood.of(star, model.forward, model.labels), model.labels)
+    theta = torch.from_numpy(posterior.draws[posterior.log_likelihood.argmax()])
+    target = replace(target, likelihood=target.likelihood.refer(theta))
+    nested = nested_sampling(target, torch.Generator().manual_seed(1))
+    assert nested.log_evidence == pytest.approx(posterior.log_evidence, abs=0.3)
+
+
+@pytest.mark.parametrize(("limit", "stage"), [(0.7, "weigh"), (-9.0, "nested sampling")])
+def test_progress_can_end_a_stage_midway(model, star, monkeypatch, limit, stage):
+    class Enough(Exception):
+        pass
+
+    told = []
+
+    def progress(name):
+        told.append(name)
+        if told.count(stage) == 3:
+            raise Enough
+
+    monkeypatch.setattr("maury.sampling.verify.KHAT_LIMIT", limit)
+    # No round of weights is good enough, so that more follow.
+    monkeypatch.setattr("maury.sampling.verify._ENOUGH", 2.0)
+    with pytest.raises(Enough):
+        maury.infer(star, model, draws=200, noise="independent", progress=progress)
+    assert told[-1] == stage
+
+
+def test_real_visit(model, shared):
+    posterior = maury.infer(shared / "data/real/apVisit-r13-9518-57729-104.fits", model)
+    summary = posterior.summary()
+    assert summary["v_rad"]["p50"] == pytest.approx(-67.47, abs=0.15)
+    assert posterior.v_bary["p50"] == pytest.approx(-82.05, abs=0.15)
+    assert 4350 < summary["teff"]["p50"] < 4800
+    assert 2.1 < summary["logg"]["p50"] < 3.0
+    assert -0.3 < summary["m_h"]["p50"] < 0.2
+    assert posterior.quantile("v_sini", 0.95) < 10
+    assert posterior.khat < 0.7
+
+
+def test_a_known_continuum_keeps_its_level(model):
+    """Where the continuum is 1 by knowledge, dividing by the median flux would make lines of a continuum."""
+    grid = apstar_grid()
+    flux = np.full(grid.n_pixels, 0.8)
+    spectrum = Spectrum(grid, flux, np.full(grid.n_pixels, 1e4))
+    known = replace(model, problem=replace(model.problem, degree=None))
+    assert float(to_model_grid(spectrum, known)[0].median()) == pytest.approx(0.8, rel=1e-6)
+    assert float(to_model_grid(spectrum, model)[0].median()) == pytest.approx(1.0, rel=1e-6)

@@ -1,0 +1,127 @@
+"""Several visits of one star: sharper than one, and it is told whether the star moves."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from maury.cli import app
+from maury.constants import C_KMS
+from maury.errors import InferenceError
+from maury.inference.visits import infer_visits
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.ties import Joint, Part
+from maury.models import load_model
+from maury.spectra.formats.writers import write_apvisit
+from maury.training.demo import TRUTH, simulate_visit
+
+CORRECTIONS = (-20.0, 14.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+def visits(model, velocities, snr=60):
+    out = []
+    for i, (v, c) in enumerate(zip(velocities, CORRECTIONS, strict=True)):
+        truth = dict(TRUTH) | {"v_rad": (v - c) / (1 + c / C_KMS)}
+        out.append(simulate_visit(model, truth, snr=snr, seed=20 + i, v_correction=c))
+    return out
+
+
+@pytest.fixture(scope="module")
+def still(model):
+    return infer_visits(visits(model, (30.0, 30.0)), model)
+
+
+def test_two_visits_know_more_than_one(still):
+    joint = still.summary()
+    for name in ("teff", "logg", "m_h", "v_sini"):
+        alone = [visit.summary()[name]["std"] for visit in still.visits]
+        expected = np.sum(np.array(alone) ** -2.0) ** -0.5
+        assert joint[name]["std"] == pytest.approx(expected, rel=0.2)
+        assert abs(joint[name]["p50"] - TRUTH[name]) < 4 * joint[name]["std"]
+    assert still.khat < 0.7
+    assert still.ess > 500
+
+
+def test_a_star_that_does_not_move(still):
+    assert still.velocity_variation < -3
+    assert "variable_velocity" not in still.flag_warn
+    assert still.v_bary() == pytest.approx([30.0, 30.0], abs=0.3)
+
+
+def test_a_star_that_moves(model):
+    moving = infer_visits(visits(model, (30.0, 31.0)), model)
+    assert moving.velocity_variation > 5
+    assert "variable_velocity" in moving.flag_warn
+    assert np.diff(moving.v_bary())[0] == pytest.approx(1.0, abs=0.3)
+
+
+def test_without_corrections_nothing_is_said_of_movement(model):
+    from dataclasses import replace
+
+    unknown = [replace(s, v_correction=None) for s in visits(model, (30.0, 30.0))]
+    found = infer_visits(unknown, model, draws=500)
+    assert found.velocity_variation is None
+    assert found.v_bary() == [None, None]
+
+
+def test_one_visit_is_refused(model):
+    with pytest.raises(InferenceError, match="at least two spectra, not 1"):
+        infer_visits(visits(model, (30.0, 30.0))[:1], model)
+
+
+def test_slopes_of_the_product(visit, forward, labels, truth):
+    """Gradients of the joint likelihood by central differences, through a velocity that is shared after a linear map."""
+    one = torch.cat([truth[0], torch.tensor([0.02], dtype=torch.float64)])
+    likelihood = Likelihood.of(visit, forward, labels).refer(one)
+    places = torch.tensor([0, 1, 2, 3, 5, 4, 6])
+    parts = [
+        Part(likelihood, places, torch.ones(7).double(), torch.zeros(7).double()),
+        Part(
+            likelihood,
+            torch.tensor([0, 1, 2, 3, 5, 4, 7]),
+            torch.tensor([1, 1, 1, 1, 0.5, 1, 1]).double(),
+            torch.tensor([0, 0, 0, 0, one[4] / 2, 0, 0]).double(),
+        ),
+    ]
+    joint = Joint(parts)
+    point = torch.cat([one[[0, 1, 2, 3, 5, 4, 6]], one[6:]])
+    assert float(joint.log_prob(point[None])) == pytest.approx(2 * float(likelihood.log_prob(one[None])))
+    found = joint.curvature(point[None])
+    step = torch.tensor([2.0, 0.01, 0.01, 0.01, 0.05, 0.05, 1e-4, 1e-4], dtype=torch.float64)
+    for i in range(8):
+        ends = point.repeat(2, 1)
+        ends[0, i] -= step[i]
+        ends[1, i] += step[i]
+        low, high = joint.log_prob(ends)
+        assert float(found.gradient[0, i] * step[i]) == pytest.approx(
+            float(high - low) / 2, rel=0.05, abs=0.05
+        )
+    torch.testing.assert_close(found.fisher[0], found.fisher[0].T)
+    assert joint.n_pixels == 2 * likelihood.n_pixels
+
+
+def test_from_the_command_line(model, tmp_path):
+    files = []
+    for i, spectrum in enumerate(visits(model, (30.0, 30.0))):
+        files.append(str(tmp_path / f"apVisit-{i}.fits"))
+        write_apvisit(files[-1], spectrum)
+    result = CliRunner().invoke(
+        app, ["infer", *files, "--joint", "--json", "--output", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[0])
+    assert set(found["labels"]) == {"teff", "logg", "m_h", "alpha_m", "v_sini"}
+    assert len(found["visits"]) == 2
+    assert found["visits"][1]["v_rad"]["unit"] == "km/s"
+    assert found["visits"][0]["v_bary"] == pytest.approx(30.0, abs=0.5)
+    assert (tmp_path / "out" / "joint_visits.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "out" / "joint.json").read_text())["velocity_variation"] < 0
