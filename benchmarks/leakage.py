@@ -7,7 +7,7 @@ import sys
 import torch
 
 from maury.models import load_model
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.instrument import apstar_grid
 from maury.training.simulations import Observing, Simulator
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import maury
 from maury.posterior.predictive import by_chip, by_line
 from maury.report.plots import save_figure
-from maury.spectra.instrument import apogee
-from maury.spectra.spectrum import Spectrum, apstar_grid
+from maury.spectra.instrument import apogee, apstar_grid
+from maury.spectra.spectrum import Spectrum
 
 SHARED = Path(os.environ.get("MAURY_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "data" / "real"
 OPTIONS: dict[str, dict[str, Any]] = {

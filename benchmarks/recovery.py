@@ -26,7 +26,7 @@ def inside_95(posterior, model, truth):
     theta = torch.tensor([truth], dtype=torch.float64)
     target = Target(Likelihood.of(posterior.spectrum, model.forward, labels), labels)
     draws = torch.from_numpy(posterior.draws)
-    likelihood = target.likelihood.refer(draws[posterior.log_weights.argmax()])
+    likelihood = target.likelihood.with_reference_continuum(draws[posterior.log_weights.argmax()])
     target = Target(likelihood, labels)
     at_truth = float(target.log_prob(labels.to_normal(theta))[0])
     at_draws = target.log_prob(labels.to_normal(draws)).numpy()

@@ -17,8 +17,7 @@ from maury.likelihood.pixels import Likelihood
 from maury.models import load_model
 from maury.spectra import apstar_grid, read_spectrum
 from maury.spectra.formats.writers import nominal_visit_grid
-from maury.spectra.instrument import apogee
-from maury.spectra.linespread import nominal_visit_lsf
+from maury.spectra.instrument import apogee, nominal_visit_lsf
 from maury.training.demo import write_demo
 
 REPEATS = 5

@@ -30,14 +30,8 @@ from maury.spectra import (
     write_mwm,
 )
 from maury.spectra.barycentric import barycentric_correction
-from maury.spectra.linespread import (
-    APOGEE_RESOLUTION,
-    NOMINAL_VISIT,
-    GaussHermite,
-    Gaussian,
-    Tabulated,
-    nominal_visit_lsf,
-)
+from maury.spectra.instrument import nominal_visit_lsf
+from maury.spectra.linespread import APOGEE_RESOLUTION, NOMINAL_VISIT, GaussHermite, Gaussian, Tabulated
 from maury.training.simulations import Observing, Simulator
 
 # Name, and whether the file holds many spectra.

@@ -205,7 +205,7 @@ def test_set_adds_up_its_labels(three: LabelSet) -> None:
 def test_bend_is_the_derivative_of_log_abs_det(three: LabelSet) -> None:
     u = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(three.log_abs_det(u).sum(), u)
-    torch.testing.assert_close(three.bend(u.detach()), slope, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(three.log_jacobian_slope(u.detach()), slope, atol=1e-6, rtol=1e-6)
 
 
 def test_one_label_outside_makes_the_point_impossible(three: LabelSet) -> None:

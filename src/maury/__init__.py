@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from maury.errors import MauryError
-    from maury.inference.infer import infer, infer_batch, infer_files
+    from maury.inference.batch import infer_batch
+    from maury.inference.infer import infer, infer_files
     from maury.inference.visits import JointPosterior, infer_visits
     from maury.labels import LabelSet
     from maury.models import Model, load_model
@@ -39,7 +40,7 @@ _PUBLIC = {
     # inference
     "infer": "maury.inference.infer",
     "infer_files": "maury.inference.infer",
-    "infer_batch": "maury.inference.infer",
+    "infer_batch": "maury.inference.batch",
     "infer_visits": "maury.inference.visits",
     # results
     "Posterior": "maury.posterior.result",

@@ -1,73 +1,44 @@
-"""Several inferences side by side: each asks, and questions of one kind are answered together.
+"""Computations side by side: each asks, and questions of one kind are answered together.
 
-An inference is written as if there were one spectrum, as a generator: it yields a question and is sent the answer. `together` runs many,
-so that flow and forward model see batches; `alone` runs one.
+A computation is written as if it were the only one, as a generator: ``value = yield from ask(question)``. `together` runs many, so that
+networks and models see batches; `alone` runs one. A kind of question is a class, and answers all that were asked of it at once.
+
+What a computation does between two questions is done for it alone, while the others wait: little work is meant to stand there. What
+takes long and cannot be asked stalls the batch; of an inference, that is nested sampling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-import torch
-from torch import Tensor
-
-from maury.inference.flow import Flow, flow_densities, flow_draws
-from maury.likelihood.batch import log_likelihoods, newtons
-from maury.likelihood.target import Target
-
+A = TypeVar("A")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Ask for ``(n, n_labels)`` draws of a flow."""
+class Question(Generic[A]):
+    """What a computation may ask; ``A`` is the type of one answer."""
 
-    flow: Flow
-    n: int
-    generator: torch.Generator
+    @classmethod
+    def answer(cls, asked: Sequence[Self]) -> Sequence[A]:
+        """Answer all that was asked at one time, in order.
 
-
-@dataclass(frozen=True)
-class Densities:
-    """Ask for a flow's log density ``(n,)`` at ``u (n, n_labels)``."""
-
-    flow: Flow
-    u: Tensor
+        Where this raises, each question is answered by itself, so that only the one at fault is told.
+        """
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class LogLikelihoods:
-    """Ask for the log likelihood ``(n,)`` at ``u (n, n_labels)``."""
-
-    target: Target[Any]
-    u: Tensor
+Steps = Generator[Question[Any], Any, T]
 
 
-@dataclass(frozen=True)
-class Newton:
-    """Ask for gradient and precision at ``u (n, n_labels)``; see `Target.newton`."""
-
-    target: Target[Any]
-    u: Tensor
-
-
-Question = Draws | Densities | LogLikelihoods | Newton
-Steps = Generator[Question, Any, T]
-
-_ANSWERS: dict[type, Callable[[Sequence[Any]], Sequence[Any]]] = {
-    Draws: lambda asked: flow_draws(
-        [q.flow for q in asked], [q.n for q in asked], [q.generator for q in asked]
-    ),
-    Densities: lambda asked: flow_densities([q.flow for q in asked], [q.u for q in asked]),
-    LogLikelihoods: lambda asked: log_likelihoods([(q.target, q.u) for q in asked]),
-    Newton: lambda asked: newtons([(q.target, q.u) for q in asked]),
-}
+def ask(question: Question[A]) -> Steps[A]:
+    """Ask, and return the answer; to be used with ``yield from``."""
+    answer: A = yield question
+    return answer
 
 
 def alone(steps: Steps[T]) -> T:
-    """Run one inference; what it raises is raised."""
+    """Run one computation; what it raises is raised."""
     (found,) = together([steps])
     if isinstance(found, Exception):
         raise found
@@ -75,11 +46,11 @@ def alone(steps: Steps[T]) -> T:
 
 
 def together(many: Sequence[Steps[T]]) -> list[T | Exception]:
-    """Run several inferences; each ends with its result or with what it raised, and does not stop the others."""
+    """Run several computations; each ends with its result or with what it raised, and does not stop the others."""
     found: dict[int, T | Exception] = {}
-    asked: dict[int, Question] = {}
+    asked: dict[int, Question[Any]] = {}
 
-    def go_on(i: int, advance: Callable[[], Question]) -> None:
+    def go_on(i: int, advance: Callable[[], Question[Any]]) -> None:
         try:
             asked[i] = advance()
         except StopIteration as end:
@@ -91,9 +62,9 @@ def together(many: Sequence[Steps[T]]) -> list[T | Exception]:
         go_on(i, lambda steps=steps: next(steps))  # type: ignore[misc]
     while asked:
         # The kind that most wait for goes first, so that batches are large.
-        kinds = [type(q) for q in asked.values()]
-        kind = max(_ANSWERS, key=kinds.count)
-        members = [i for i, q in asked.items() if type(q) is kind]
+        kinds = [type(question) for question in asked.values()]
+        kind = max(dict.fromkeys(kinds), key=kinds.count)
+        members = [i for i, question in asked.items() if type(question) is kind]
         answers = _answer(kind, [asked.pop(i) for i in members])
         for i, answer in zip(members, answers, strict=True):
             steps = many[i]
@@ -104,12 +75,29 @@ def together(many: Sequence[Steps[T]]) -> list[T | Exception]:
     return [found[i] for i in range(len(many))]
 
 
-def _answer(kind: type, asked: list[Any]) -> Sequence[Any]:
-    """Answer all, or, if that fails, each by itself, so that only the one at fault is told."""
-    answer = _ANSWERS[kind]
+def _answer(kind: type[Question[Any]], asked: list[Any]) -> Sequence[Any]:
+    """Answer all, or, if that fails, each by itself."""
     try:
-        return answer(asked)
+        return kind.answer(asked)
     except Exception as error:
         if len(asked) == 1:
             return [error]
     return [one for question in asked for one in _answer(kind, [question])]
+
+
+def by_class(objects: Sequence[Any], answer: Callable[[type, list[int]], Sequence[A]]) -> list[A]:
+    """Answer questions about objects of several classes, class by class.
+
+    Parameters
+    ----------
+    objects
+        What each question is about.
+    answer
+        Given a class and the places of its objects, return their answers.
+    """
+    found: dict[int, A] = {}
+    classes = [type(item) for item in objects]
+    for one in dict.fromkeys(classes):
+        members = [i for i, other in enumerate(classes) if other is one]
+        found |= dict(zip(members, answer(one, members), strict=True))
+    return [found[i] for i in range(len(objects))]

@@ -190,7 +190,7 @@ class LabelSet:
         """``dx/du`` of each label, shape ``(..., n_labels)``; what turns a Jacobian in x into one in u."""
         return self._each("log_abs_det", u).exp()
 
-    def bend(self, u: Tensor, step: float = 1e-4) -> Tensor:
+    def log_jacobian_slope(self, u: Tensor, step: float = 1e-4) -> Tensor:
         """``d ln(dx/du) / du`` of each label, shape ``(..., n_labels)``, by central differences."""
         difference = self._each("log_abs_det", u + step) - self._each("log_abs_det", u - step)
         return difference / (2 * step)

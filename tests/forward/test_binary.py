@@ -94,7 +94,7 @@ def test_its_likelihood_is_the_single_star_s_where_there_is_no_second(
 def test_curvature_is_the_slope_of_the_likelihood(pair: Pair, labels: LabelSet, visit: Spectrum) -> None:
     likelihood = Likelihood.of(visit, pair, pair_labels(labels))
     theta = torch.tensor([*STARS, 0.02], dtype=torch.float64)
-    likelihood = likelihood.refer(theta)
+    likelihood = likelihood.with_reference_continuum(theta)
     curvature = likelihood.curvature(theta[None])
     scale = curvature.fisher[0].diagonal().sqrt()
     steps = torch.diag(0.05 / scale)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from maury.forward.detector import HALF_TAPS, Banded, interpolation, line_spread
 from maury.libraries.emulator import LogGrid
+from maury.spectra.instrument import apstar_grid
 from maury.spectra.linespread import Gaussian
-from maury.spectra.spectrum import PixelGrid, apstar_grid
+from maury.spectra.spectrum import PixelGrid
 
 GRID = LogGrid(4.179, 6e-6, 1000)
 

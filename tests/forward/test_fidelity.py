@@ -15,7 +15,8 @@ from maury.forward.rotation import rotation_transform
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.models import shipped
 from maury.spectra import apstar_grid, nominal_visit_grid
-from maury.spectra.linespread import FWHM, Gaussian, log_pixel_size, nominal_visit_lsf
+from maury.spectra.instrument import nominal_visit_lsf
+from maury.spectra.linespread import FWHM, Gaussian, log_pixel_size
 
 STAR = (3050.0, 5.1, 0.0)
 STEP, SIGMA, N = 1.0, 8.0, 4096

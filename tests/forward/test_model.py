@@ -16,7 +16,7 @@ from maury.forward.detector import HALF_TAPS
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.priors import Uniform
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.instrument import apstar_grid
 
 
 @pytest.fixture

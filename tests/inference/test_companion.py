@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +15,9 @@ from torch import Tensor
 from maury.checks.gap import FAULTS, Bed
 from maury.errors import InferenceError
 from maury.inference import companion
-from maury.inference.batch import Settings
 from maury.inference.companion import with_companion
 from maury.inference.infer import infer
+from maury.inference.options import Options
 from maury.models import Model, load_model
 from maury.posterior.result import Posterior
 from maury.posterior.store import load
@@ -27,7 +26,8 @@ from maury.sampling.nested import nested_sampling
 from maury.spectra import write_table
 from maury.training.demo import write_demo
 
-SETTINGS = Settings(1000, 3, {}, "auto", 0.01)
+AUTO = Options(seed=3, companion="auto")
+YES = Options(seed=3, companion="yes")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def star(model: Model) -> tuple[Posterior, Tensor]:
 
 @pytest.fixture(scope="module")
 def pair(model: Model, star: tuple[Posterior, Tensor]) -> Posterior:
-    return with_companion(star[0], model, SETTINGS, "auto")
+    return with_companion(star[0], model, AUTO)
 
 
 def test_the_companion_is_found(model: Model, star: tuple[Posterior, Tensor], pair: Posterior) -> None:
@@ -93,22 +93,18 @@ def test_one_at_the_same_velocity_is_not_believed(
     draws = pair.draws.copy()
     draws[:, pair.labels.index("v_rad_2")] = draws[:, pair.labels.index("v_rad")] + 1.0
 
-    def found(*_: Any) -> Any:
-        yield from ()
-        return replace(pair, draws=draws)
-
-    monkeypatch.setattr(companion, "_pair", found)
-    kept = with_companion(star[0], model, SETTINGS, "auto")
+    monkeypatch.setattr(companion, "_two_stars", lambda *_: (replace(pair, draws=draws), None))
+    kept = with_companion(star[0], model, AUTO)
     assert kept.labels == star[0].labels
     assert kept.diagnostics.companion.used is False
-    shown = with_companion(star[0], model, SETTINGS, "yes")
+    shown = with_companion(star[0], model, YES)
     assert shown.labels == pair.labels
 
 
 def test_models_that_hold_labels_are_refused(model: Model, star: tuple[Posterior, Tensor]) -> None:
     held = replace(star[0], held={"m_h": 0.0})
     with pytest.raises(InferenceError, match="holds labels"):
-        with_companion(held, model, SETTINGS, "yes")
+        with_companion(held, model, YES)
     with pytest.raises(InferenceError, match="companion: no 'maybe'"):
         infer(star[0].spectrum, model, companion="maybe")  # type: ignore[arg-type]
 
@@ -116,16 +112,11 @@ def test_models_that_hold_labels_are_refused(model: Model, star: tuple[Posterior
 def test_nested_sampling_takes_over_where_weights_fail(
     model: Model, star: tuple[Posterior, Tensor], pair: Posterior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def found(*arguments: Any) -> Any:
-        yield from ()
-        asked.append(arguments[-2])
-        return replace(pair, khat=0.9)
-
-    monkeypatch.setattr(companion, "_pair", found)
-    with_companion(star[0], model, SETTINGS, "auto")
-    assert asked == [False, True]
+    nested = replace(pair, khat=0.9, method="nested")
+    monkeypatch.setattr(companion, "_two_stars", lambda *_: (replace(pair, khat=0.9), lambda: nested))
+    assert with_companion(star[0], model, AUTO).method == "nested"
+    monkeypatch.setattr(companion, "_two_stars", lambda *_: (replace(pair, khat=0.5), lambda: nested))
+    assert with_companion(star[0], model, AUTO).method == pair.method
 
 
 def test_command_line(pair: Posterior, run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

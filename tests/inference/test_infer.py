@@ -14,7 +14,8 @@ from maury.models import load_model, to_model_grid
 from maury.sampling.modes import find_modes
 from maury.sampling.nested import nested_sampling
 from maury.spectra import PixelGrid
-from maury.spectra.spectrum import Spectrum, apstar_grid
+from maury.spectra.instrument import apstar_grid
+from maury.spectra.spectrum import Spectrum
 from maury.training.demo import TRUTH, simulate_visit
 
 
@@ -99,7 +100,7 @@ def test_modes_agree_from_different_starts(model, star):
 def test_evidence_agrees_with_nested_sampling(model, star, posterior):
     target = Target(Likelihood.of(star, model.forward, model.labels), model.labels)
     theta = torch.from_numpy(posterior.draws[posterior.log_likelihood.argmax()])
-    target = replace(target, likelihood=target.likelihood.refer(theta))
+    target = replace(target, likelihood=target.likelihood.with_reference_continuum(theta))
     nested = nested_sampling(target, torch.Generator().manual_seed(1))
     assert nested.log_evidence == pytest.approx(posterior.log_evidence, abs=0.3)
 
@@ -116,9 +117,9 @@ def test_progress_can_end_a_stage_midway(model, star, monkeypatch, limit, stage)
         if told.count(stage) == 3:
             raise Enough
 
-    monkeypatch.setattr("maury.sampling.verify.KHAT_LIMIT", limit)
+    monkeypatch.setattr("maury.sampling.verification.KHAT_LIMIT", limit)
     # No round of weights is good enough, so that more follow.
-    monkeypatch.setattr("maury.sampling.verify._ENOUGH", 2.0)
+    monkeypatch.setattr("maury.sampling.verification._ENOUGH", 2.0)
     with pytest.raises(Enough):
         maury.infer(star, model, draws=200, noise="independent", progress=progress)
     assert told[-1] == stage

@@ -6,15 +6,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from maury.cli import app
 from maury.constants import C_KMS
 from maury.errors import InferenceError
 from maury.inference.visits import infer_visits
-from maury.likelihood.pixels import Likelihood
-from maury.likelihood.ties import Joint, Part
 from maury.models import load_model
 from maury.spectra.formats.writers import write_apvisit
 from maury.training.demo import TRUTH, simulate_visit
@@ -76,37 +73,6 @@ def test_without_corrections_nothing_is_said_of_movement(model):
 def test_one_visit_is_refused(model):
     with pytest.raises(InferenceError, match="at least two spectra, not 1"):
         infer_visits(visits(model, (30.0, 30.0))[:1], model)
-
-
-def test_slopes_of_the_product(visit, forward, labels, truth):
-    """Gradients of the joint likelihood by central differences, through a velocity that is shared after a linear map."""
-    one = torch.cat([truth[0], torch.tensor([0.02], dtype=torch.float64)])
-    likelihood = Likelihood.of(visit, forward, labels).refer(one)
-    places = torch.tensor([0, 1, 2, 3, 5, 4, 6])
-    parts = [
-        Part(likelihood, places, torch.ones(7).double(), torch.zeros(7).double()),
-        Part(
-            likelihood,
-            torch.tensor([0, 1, 2, 3, 5, 4, 7]),
-            torch.tensor([1, 1, 1, 1, 0.5, 1, 1]).double(),
-            torch.tensor([0, 0, 0, 0, one[4] / 2, 0, 0]).double(),
-        ),
-    ]
-    joint = Joint(parts)
-    point = torch.cat([one[[0, 1, 2, 3, 5, 4, 6]], one[6:]])
-    assert float(joint.log_prob(point[None])) == pytest.approx(2 * float(likelihood.log_prob(one[None])))
-    found = joint.curvature(point[None])
-    step = torch.tensor([2.0, 0.01, 0.01, 0.01, 0.05, 0.05, 1e-4, 1e-4], dtype=torch.float64)
-    for i in range(8):
-        ends = point.repeat(2, 1)
-        ends[0, i] -= step[i]
-        ends[1, i] += step[i]
-        low, high = joint.log_prob(ends)
-        assert float(found.gradient[0, i] * step[i]) == pytest.approx(
-            float(high - low) / 2, rel=0.05, abs=0.05
-        )
-    torch.testing.assert_close(found.fisher[0], found.fisher[0].T)
-    assert joint.n_pixels == 2 * likelihood.n_pixels
 
 
 def test_from_the_command_line(model, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from maury.errors import InferenceError
 from maury.interop.adapters import EstimatorPosterior, LabelPrior, join, sbi_pair
 from maury.models import load_model
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.instrument import apstar_grid
 from maury.training.simulations import Observing, Simulator
 
 

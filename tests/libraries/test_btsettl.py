@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from maury.errors import LabelError, ModelError
 from maury.libraries import btsettl
 from maury.libraries.grid import Grid
+from maury.libraries.open import open_grid
 
 
 @given(
@@ -30,8 +31,8 @@ def test_names_as_the_library_writes_them():
 
 
 def test_text_files_reproduce_the_hdf5_file(shared):
-    folder = Grid.open(shared / "data/grids/btsettl08_raw_sample")
-    whole = Grid.open(shared / "data/grids/btsettl08_apogee.h5")
+    folder = open_grid(shared / "data/grids/btsettl08_raw_sample")
+    whole = open_grid(shared / "data/grids/btsettl08_apogee.h5")
     assert folder.labels == whole.labels == ("teff", "logg", "m_h")
     np.testing.assert_allclose(folder.wavelength, whole.wavelength, rtol=1e-12)
     assert folder.nodes.tolist() == [[3000, 5, 0], [3000, 5, 0.5]]
@@ -43,7 +44,7 @@ def test_text_files_reproduce_the_hdf5_file(shared):
 
 def test_library_of_335_spectra(shared):
     path = shared / "data/grids/btsettl08_apogee.h5"
-    grid = Grid.open(path)
+    grid = open_grid(path)
     assert (grid.n_nodes, grid.n_pixels, grid.shape) == (335, 20501, (16, 6, 7))
     assert grid.wavelength[[0, -1]] == pytest.approx([15000, 17050])
     with h5py.File(path) as file:
@@ -58,7 +59,7 @@ def test_library_of_335_spectra(shared):
 
 
 def test_interpolation_foretells_a_node_that_is_left_out(shared):
-    grid = Grid.open(shared / "data/grids/btsettl08_apogee.h5").crop(15200, 15300).fix(logg=5, m_h=0)
+    grid = open_grid(shared / "data/grids/btsettl08_apogee.h5").crop(15200, 15300).fix(logg=5, m_h=0)
     keep = np.delete(np.arange(grid.n_nodes), np.flatnonzero(grid.nodes[:, 0] == 3000))
     truth = grid.interpolate([3000])
     without = Grid.from_arrays(grid.labels, grid.nodes[keep], grid.wavelength, grid.flux(keep))
@@ -77,7 +78,7 @@ def write_text(folder, teff, m_h=0.0, alpha_m=0.0, step=0.1, n=51, start=15000.0
 def test_fine_sampling_is_smoothed_and_decimated(tmp_path):
     write_text(tmp_path, 3000)
     wavelength, flux = write_text(tmp_path, 3100, step=0.05, n=101)
-    grid = Grid.open(tmp_path)
+    grid = open_grid(tmp_path)
     np.testing.assert_allclose(grid.wavelength, wavelength[::2], rtol=1e-9)
     smooth = np.convolve(flux, [0.25, 0.5, 0.25], mode="same")
     smooth[[0, -1]] = flux[[0, -1]]
@@ -87,9 +88,9 @@ def test_fine_sampling_is_smoothed_and_decimated(tmp_path):
 def test_alpha_is_a_label_only_where_it_is_free(tmp_path):
     write_text(tmp_path, 3000, -0.5, 0.2)
     write_text(tmp_path, 3000, -1, 0.4)
-    assert Grid.open(tmp_path).labels == ("teff", "logg", "m_h")
+    assert open_grid(tmp_path).labels == ("teff", "logg", "m_h")
     write_text(tmp_path, 3000, -1, 0.2)
-    grid = Grid.open(tmp_path)
+    grid = open_grid(tmp_path)
     assert grid.labels == ("teff", "logg", "m_h", "alpha_m")
     assert grid.shape == (1, 1, 2, 2)
 
@@ -97,9 +98,9 @@ def test_alpha_is_a_label_only_where_it_is_free(tmp_path):
 def test_folder_without_a_library(tmp_path):
     (tmp_path / "notes.txt").write_text("1 2\n")
     with pytest.raises(ModelError, match="no model library"):
-        Grid.open(tmp_path)
+        open_grid(tmp_path)
     with pytest.raises(ModelError, match="no such file"):
-        Grid.open(tmp_path / "nothing.h5")
+        open_grid(tmp_path / "nothing.h5")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_damaged_text_file_is_named(tmp_path, change, word):
         "empty": [],
     }
     path.write_text("\n".join(changed[change]))
-    grid = Grid.open(tmp_path)
+    grid = open_grid(tmp_path)
     with pytest.raises(ModelError, match=rf"t3100.*{word}"):
         grid.flux([1])
 
@@ -149,4 +150,4 @@ def test_hdf5_must_state_vacuum_micron(tmp_path, key, value):
         else:
             file["wavelength"].attrs[key] = value
     with pytest.raises(ModelError, match=r"library\.h5.*wavelength"):
-        Grid.open(path)
+        open_grid(path)

@@ -17,7 +17,7 @@ from maury.download import Archive
 from maury.errors import DownloadError, MauryError, ModelError
 from maury.libraries import fetch as fetching
 from maury.libraries.fetch import fetch
-from maury.libraries.grid import Grid
+from maury.libraries.open import open_grid
 from maury.libraries.phoenix import WAVELENGTH_FILE, Node
 
 BAND = (14995.0, 15050.0)
@@ -35,7 +35,7 @@ def patient(server, **options):
 
 
 def check(path, nodes=NODES):
-    grid = Grid.open(path)
+    grid = open_grid(path)
     np.testing.assert_array_equal(grid.wavelength, WAVELENGTH[INSIDE])
     assert grid.n_nodes == len(nodes)
     for row, flux in zip(grid.nodes, grid.flux(range(len(nodes))), strict=True):
@@ -80,7 +80,7 @@ def test_missing_nodes_are_holes(server, tmp_path):
         (server.root / node.path).unlink()
     fetch(tmp_path / "grid.h5", NODES, BAND, archive=patient(server))
     check(tmp_path / "grid.h5", NODES[2:])
-    holes = Grid.open(tmp_path / "grid.h5").nodes
+    holes = open_grid(tmp_path / "grid.h5").nodes
     assert tuple(holes[0]) != (NODES[0].teff, NODES[0].logg, NODES[0].m_h)
     assert server.requests[NODES[0].file] == 1
 

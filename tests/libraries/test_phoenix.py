@@ -12,7 +12,7 @@ from phoenix_tree import NODES, WAVELENGTH, truth, write_node, write_tree
 
 from maury.errors import LabelError, ModelError
 from maury.libraries import phoenix
-from maury.libraries.grid import Grid
+from maury.libraries.open import open_grid
 from maury.libraries.phoenix import AXES, Node, nodes_within, parse_name
 
 
@@ -75,10 +75,10 @@ def test_tree_as_a_grid(tmp_path):
     root = write_tree(tmp_path / "HiResFITS")
     z = root / phoenix.NAME / "Z-0.0"
     for path, number in ((tmp_path, 18), (root, 18), (root / phoenix.NAME, 18), (z, 6)):
-        grid = Grid.open(path)
+        grid = open_grid(path)
         assert grid.n_nodes == number
         np.testing.assert_allclose(grid.wavelength, WAVELENGTH)
-    grid = Grid.open(tmp_path)
+    grid = open_grid(tmp_path)
     assert grid.labels == ("teff", "logg", "m_h")
     assert grid.shape == (3, 2, 3)
     for i, node in enumerate(grid.nodes):
@@ -93,7 +93,7 @@ def test_tree_as_a_grid(tmp_path):
 def test_alpha_becomes_a_label_where_it_varies(tmp_path):
     write_tree(tmp_path)
     write_node(tmp_path, Node(3000, 4.5, 0, 0.4))
-    grid = Grid.open(tmp_path)
+    grid = open_grid(tmp_path)
     assert grid.labels == ("teff", "logg", "m_h", "alpha_m")
     assert grid.n_nodes == 19
     np.testing.assert_array_equal(grid.fix(alpha_m=0).nodes, np.array([astuple(n)[:3] for n in NODES]))
@@ -103,7 +103,7 @@ def test_files_are_read_only_when_asked_for(tmp_path):
     write_tree(tmp_path)
     broken = tmp_path / NODES[3].path
     broken.write_bytes(broken.read_bytes()[:3000])
-    grid = Grid.open(tmp_path)
+    grid = open_grid(tmp_path)
     assert grid.flux([2, 4]).shape == (2, 400)
     with pytest.raises(ModelError, match=NODES[3].file.replace("+", r"\+")):
         grid.flux([3])
@@ -124,20 +124,20 @@ def test_unfit_file_is_named(tmp_path, keywords, word):
     write_tree(tmp_path)
     write_node(tmp_path, NODES[0], **keywords)
     with pytest.raises(ModelError, match=word):
-        Grid.open(tmp_path).flux([0])
+        open_grid(tmp_path).flux([0])
 
 
 def test_interpolated_files_without_unit_or_keywords_are_taken(tmp_path):
     write_tree(tmp_path)
     write_node(tmp_path, NODES[0], BUNIT=None, PHXTEFF=None, PHXLOGG=None, PHXM_H=None, PHXALPHA=None)
-    np.testing.assert_allclose(Grid.open(tmp_path).flux([0])[0], truth(NODES[0]), rtol=2e-7)
+    np.testing.assert_allclose(open_grid(tmp_path).flux([0])[0], truth(NODES[0]), rtol=2e-7)
 
 
 def test_tree_without_wavelengths_or_spectra(tmp_path):
     write_node(tmp_path, NODES[0])
     folder = (tmp_path / NODES[0].path).parent
     with pytest.raises(ModelError, match="WAVE_PHOENIX"):
-        Grid.open(folder)
+        open_grid(folder)
     write_tree(tmp_path / "empty", [])
     with pytest.raises(ModelError, match="no spectra such as"):
-        Grid.open(tmp_path / "empty")
+        open_grid(tmp_path / "empty")

@@ -11,12 +11,12 @@ from torch import Tensor
 from maury.batching import alone
 from maury.checks.calibration import simulated_spectra
 from maury.inference.infer import infer
+from maury.inference.ridge import along_jitter
 from maury.labels import LabelSet
-from maury.likelihood.pixels import Likelihood
 from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 from maury.models import Model, load_model
-from maury.sampling.modes import Modes, climb_beside, find_modes
-from maury.sampling.proposal import along_jitter
+from maury.sampling.modes import Modes, climb_with_last_held, find_modes
 from maury.spectra.spectrum import Spectrum
 
 
@@ -34,15 +34,13 @@ def star(model: Model) -> tuple[Spectrum, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def target(model: Model, star: tuple[Spectrum, Tensor]) -> Target[Likelihood]:
+def target(model: Model, star: tuple[Spectrum, Tensor]) -> Target[Tied]:
     spectrum, theta = star
     labels: LabelSet = model.problem.inferred
-    likelihood = model.problem.likelihood(spectrum)
-    assert isinstance(likelihood, Likelihood)
-    return Target(likelihood.refer(theta), labels)
+    return Target(model.problem.likelihood(spectrum).with_reference_continuum(theta), labels)
 
 
-def test_gradient_is_the_slope(target: Target[Likelihood], star: tuple[Spectrum, Tensor]) -> None:
+def test_gradient_is_the_slope(target: Target[Tied], star: tuple[Spectrum, Tensor]) -> None:
     theta = star[1].clone()
     theta[-1] = 0.01
     curvature = target.likelihood.curvature(theta[None])
@@ -52,13 +50,11 @@ def test_gradient_is_the_slope(target: Target[Likelihood], star: tuple[Spectrum,
     numeric = (up - down) / 0.2
     assert float((gradient / scale - numeric).abs().max()) < 0.05 * float(numeric.abs().max()) + 0.3
     # Taken for known, the error's part is missed by far.
-    known = replace(target.likelihood, error_known=True).curvature(theta[None]).gradient[0]
+    known = replace(target.likelihood.pixels, error_known=True).curvature(theta[None]).gradient[0]
     assert abs(float(known[0] / scale[0] - numeric[0])) > 1
 
 
-def test_information_pairs_jitter_and_labels(
-    target: Target[Likelihood], star: tuple[Spectrum, Tensor]
-) -> None:
+def test_information_pairs_jitter_and_labels(target: Target[Tied], star: tuple[Spectrum, Tensor]) -> None:
     theta = star[1].clone()
     theta[-1] = 0.01
     fisher = target.likelihood.curvature(theta[None]).fisher[0]
@@ -68,16 +64,14 @@ def test_information_pairs_jitter_and_labels(
     assert float((fisher[-1, :3] / scale[-1] / scale[:3]).abs().max()) > 0.1
 
 
-def test_climbing_beside_keeps_the_last_label(
-    target: Target[Likelihood], star: tuple[Spectrum, Tensor]
-) -> None:
+def test_climbing_beside_keeps_the_last_label(target: Target[Tied], star: tuple[Spectrum, Tensor]) -> None:
     labels = target.labels
     theta = star[1].clone()
     theta[-1] = 0.003
     mode = find_modes(target, labels.to_normal(theta)[None])
     starts = mode.u[:1].repeat(3, 1)
     starts[:, -1] += torch.tensor([-0.5, 0.0, 0.5])
-    found = alone(climb_beside(target, starts))
+    found = alone(climb_with_last_held(target, starts))
     assert torch.equal(found.u[:, -1], starts[:, -1])
     assert (found.log_prob >= target.log_prob(starts) - 1e-6).all()
     assert (found.log_prob <= mode.log_prob[0] + 0.1).all()
@@ -86,7 +80,7 @@ def test_climbing_beside_keeps_the_last_label(
 
 @pytest.mark.parametrize("jitter", [0.03, 0.000501])
 def test_other_jitters_are_found_wherever_the_best_is(
-    target: Target[Likelihood], star: tuple[Spectrum, Tensor], jitter: float
+    target: Target[Tied], star: tuple[Spectrum, Tensor], jitter: float
 ) -> None:
     theta = star[1].clone()
     theta[-1] = jitter

@@ -84,7 +84,7 @@ def test_slopes_are_those_of_the_log_likelihood(likelihood, truth, correlated):
     point = torch.cat([truth[0], torch.tensor([0.02], dtype=torch.float64)])
     depth = 1 - likelihood.spectra(point[None])[0].numpy()
     correlation = Correlation(0.01, 0.1, 15.0, depth) if correlated else None
-    one = replace(likelihood.refer(point), correlation=correlation)
+    one = replace(likelihood.with_reference_continuum(point), correlation=correlation)
     gradient = one.curvature(point[None]).gradient[0]
     step = torch.tensor([2.0, 0.01, 0.01, 0.01, 0.05, 0.05, 1e-4], dtype=torch.float64)
     for i in range(len(point)):
@@ -104,10 +104,10 @@ def test_innovations_are_white_where_the_covariance_is_right():
     matrix = dense(torch.from_numpy(variance), correlation, wavelength, chip).numpy()
     decay = correlation.decay(wavelength, chip)
     residual = rng.multivariate_normal(np.zeros(N), matrix)
-    whitened, foretold = innovations(residual, variance, correlation.deviation, decay)
+    whitened, predicted = innovations(residual, variance, correlation.deviation, decay)
     np.testing.assert_allclose(whitened, np.linalg.solve(np.linalg.cholesky(matrix), residual), rtol=1e-8)
-    assert foretold[0] == 0
-    assert foretold[25] == 0
+    assert predicted[0] == 0
+    assert predicted[25] == 0
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 100])

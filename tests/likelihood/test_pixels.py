@@ -163,7 +163,10 @@ def test_continuum_of_a_chip_hardly_matters(
     factor = np.ones(visit.grid.n_pixels)
     factor[4096:8192] = np.polynomial.polynomial.polyval(np.linspace(-1, 1, 4096), bend)
     bent = replace(visit, flux=visit.flux * factor, ivar=visit.ivar / factor**2)
-    before, after = likelihood.refer(stars[0]), Likelihood.of(bent, forward, labels).refer(stars[0])
+    before, after = (
+        likelihood.with_reference_continuum(stars[0]),
+        Likelihood.of(bent, forward, labels).with_reference_continuum(stars[0]),
+    )
     (step, sigma), (moved, _) = newton_step(before, stars[0]), newton_step(after, stars[0])
     assert float(((moved - step) / sigma).abs().max()) < 0.1
     alike = stars[:3].clone()
@@ -195,7 +198,7 @@ def test_pixels_outside_all_chips_are_not_used(
 
 
 def test_better_reference_changes_little(likelihood: Likelihood, stars: Tensor) -> None:
-    better = likelihood.refer(stars[0])
+    better = likelihood.with_reference_continuum(stars[0])
     assert float((better.reference / likelihood.reference - 1).abs().max()) < 0.2
     alike = stars[:3].clone()
     alike[:, -1] = stars[0, -1]

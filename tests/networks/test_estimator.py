@@ -11,7 +11,7 @@ from maury.models import load_model
 from maury.networks.context import AlignedFrame, Context
 from maury.networks.estimator import Estimator
 from maury.priors import Uniform
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.instrument import apstar_grid
 from maury.training.simulations import Observing, Simulator
 
 

@@ -8,7 +8,7 @@ from maury.likelihood.problem import Problem
 from maury.networks.config import Module, NetworkConfig, PaperNetwork, Score, Setting, Transformer
 from maury.networks.estimator import Estimator
 from maury.networks.transformer import SpectrumTransformer, rotate
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.instrument import apstar_grid
 from maury.training.simulations import Observing, Simulator
 
 HELD = {"alpha_m": 0.0, "jitter": 0.0}

@@ -50,7 +50,7 @@ def test_a_wrong_line_is_named(posterior):
     assert min(lines, key=lambda c: min(c.p_scatter, c.p_correlation)).name == "Al I"
 
 
-def test_fringes_hang_together(posterior):
+def test_fringes_autocorrelated(posterior):
     """A sine of 0.3 sigma over 30 pixels: chi-squared hardly sees it, the correlation does."""
     fit = posterior.fit
     fringe = fit.whitened + 0.3 * np.sin(2 * np.pi * fit.pixels / 30)

@@ -65,7 +65,7 @@ def test_spectrum_and_fit_come_back(posterior, file):
     np.testing.assert_array_equal(found.spectrum.grid.wavelength, posterior.spectrum.grid.wavelength)
     assert found.spectrum.grid.chips == posterior.spectrum.grid.chips
     assert found.spectrum.meta == {"ra": 10.5, "hdu": 1, "when": "2020-01-01"}
-    for name in ("pixels", "flux", "continuum", "residual", "sigma", "whitened", "foretold"):
+    for name in ("pixels", "flux", "continuum", "residual", "sigma", "whitened", "predicted"):
         np.testing.assert_array_equal(getattr(found.fit, name), getattr(posterior.fit, name))
     np.testing.assert_array_equal(found.flow_draws, posterior.flow_draws)
     assert len(found.plot_fit().axes) == 6

@@ -10,7 +10,7 @@ from maury.errors import ConfigError, InferenceError
 from maury.labels import LabelSet, label
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.target import Target
-from maury.likelihood.ties import Held
+from maury.likelihood.ties import Tied
 from maury.priors import Uniform
 from maury.sampling.chains import ChainConfig, emcee_chains, nuts_chains, split_rhat
 
@@ -24,6 +24,13 @@ class Gaussian:
     """A posterior that is a Gaussian over u."""
 
     labels: LabelSet = LABELS
+
+    @property
+    def dim(self):
+        return len(self.labels)
+
+    def parameters(self, u):
+        return self.labels.from_normal(u)
 
     def log_prob(self, u):
         offset = u - MEAN
@@ -61,7 +68,10 @@ def test_emcee_samples_the_posterior_and_stops(start, moves):
 class Wide:
     """A unit Gaussian of seven labels."""
 
-    labels = LabelSet(tuple(label(f"x{i}", Uniform(low=0, high=1)) for i in range(7)))
+    dim = 7
+
+    def parameters(self, u):
+        return u
 
     def log_prob(self, u):
         return -0.5 * u.square().sum(1)
@@ -130,11 +140,11 @@ def test_gradient_of_the_exact_posterior(visit, forward, labels, truth):
     """Automatic derivatives agree with differences, with and without labels held."""
     whole = Likelihood.of(visit, forward, labels)
     theta = torch.cat([truth, torch.tensor([[0.01]], dtype=torch.float64)], dim=1)[0]
-    free = torch.tensor([0, 4, 5])
+    free = [0, 4, 5]
     held = LabelSet(tuple(labels.labels[i] for i in free))
     for target, start in (
-        (Target(whole, labels), theta),
-        (Target(Held(whole, theta, free), held), theta[free]),
+        (Target(Tied.free(whole, len(labels)), labels), theta),
+        (Target(Tied.holding(whole, theta, free), held), theta[free]),
     ):
         u = target.labels.to_normal(start[None] * 1.001)
         x = u.clone().requires_grad_(True)

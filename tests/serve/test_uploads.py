@@ -35,9 +35,8 @@ def test_a_visit_is_listed(desk, demo_bytes):
 
 
 def test_a_file_may_hold_many(desk, tmp_path, visit):
-    from maury.spectra.instrument import apogee
+    from maury.spectra.instrument import apogee, apstar_grid
     from maury.spectra.regrid import on_network_grid
-    from maury.spectra.spectrum import apstar_grid
 
     flux, ivar = on_network_grid(visit, apogee())
     path = tmp_path / "mwmVisit.fits"

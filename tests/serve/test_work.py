@@ -15,7 +15,7 @@ ADDRESS = "http://127.0.0.1:8765"
 
 
 def test_a_run_is_cancelled_in_the_midst_of_nested_sampling(tmp_path, demo_bytes, monkeypatch):
-    monkeypatch.setattr("maury.sampling.verify.KHAT_LIMIT", -9.0)
+    monkeypatch.setattr("maury.sampling.verification.KHAT_LIMIT", -9.0)
     settings = Settings()
     models = choices(settings.model)
     jobs = Jobs(worker(models), settings)

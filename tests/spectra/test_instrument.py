@@ -14,8 +14,16 @@ from astropy.table import Table
 from maury.errors import ConfigError, InferenceError, ModelError
 from maury.spectra import PixelGrid, Spectrum, nominal_visit_grid, read_table
 from maury.spectra.air import to_vacuum
-from maury.spectra.instrument import Instrument, Mask, apogee, of_card, read_instrument, shipped_instruments
-from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian, nominal_visit_lsf
+from maury.spectra.instrument import (
+    Instrument,
+    Mask,
+    apogee,
+    nominal_visit_lsf,
+    of_card,
+    read_instrument,
+    shipped_instruments,
+)
+from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian
 from maury.spectra.regrid import on_network_grid
 
 TEXT = """

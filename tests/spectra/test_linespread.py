@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from gauss_hermite import profile
 from maury.errors import SpectrumError
 from maury.spectra import nominal_visit_grid, read_apvisit
-from maury.spectra.linespread import (
-    FWHM,
-    ChipGaussians,
-    GaussHermite,
-    Gaussian,
-    Tabulated,
-    log_pixel_size,
-    nominal_visit_lsf,
-)
-from maury.spectra.spectrum import PixelGrid, apstar_grid
+from maury.spectra.instrument import apstar_grid, nominal_visit_lsf
+from maury.spectra.linespread import FWHM, ChipGaussians, GaussHermite, Gaussian, Tabulated, log_pixel_size
+from maury.spectra.spectrum import PixelGrid
 
 
 @pytest.mark.parametrize("chip", [0, 1, 2])

@@ -9,7 +9,8 @@ import pytest
 
 from maury.constants import C_KMS
 from maury.errors import SpectrumError
-from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
+from maury.spectra.instrument import apstar_grid
+from maury.spectra.spectrum import PixelGrid, Spectrum
 
 N = 8
 WAVELENGTH = np.linspace(15000, 15007, N)

@@ -8,6 +8,7 @@ import torch
 from maury.errors import ConfigError, ModelError
 from maury.models import load_model, shipped
 from maury.networks.aligned import AlignedFeaturizer
+from maury.report.training import draw_loss
 from maury.toml import read_config
 from maury.training.checkpoint import OpenCheckpoint
 from maury.training.config import PRESETS, TrainConfig, preset
@@ -75,7 +76,7 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch, sourc
 
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name, atol=1e-5, rtol=1e-4)
-    assert (tmp_path / "parts" / "loss.png").exists()
+    assert draw_loss(tmp_path / "parts").exists()
     assert whole.card["validation_nats"] == pytest.approx(parts.card["validation_nats"], abs=1e-4)
 
 

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from maury.checks.coverage import highest_density_credibility, tarp_credibility
 from maury.checks.runs import Key, run
-from maury.inference.infer import infer_batch
+from maury.inference.batch import infer_batch
 from maury.labels import LabelSet
-from maury.likelihood.pixels import Likelihood
-from maury.likelihood.ties import Held
+from maury.likelihood.ties import Tied
 from maury.models import Model, to_model_grid
 from maury.posterior.result import Posterior
 from maury.quantities import Role
@@ -83,13 +82,13 @@ class Outcome:
     evaluations: int
 
 
-def information_limit(likelihood: Likelihood | Held, theta: Tensor, labels: LabelSet) -> tuple[float, float]:
+def information_limit(likelihood: Tied, theta: Tensor, labels: LabelSet) -> tuple[float, float]:
     """Best expected log density at the truth, ``0.5 ln det F - (d/2) ln(2 pi e)``, without and with the prior's information.
 
     ``F`` is the Fisher information of the marginalised likelihood over the labels (nuisance left out), in units of the priors'
     standard deviations; the prior adds the unit matrix. The first is minus infinity where a label leaves no trace, as v_sini = 0.
     """
-    likelihood = likelihood.refer(theta)
+    likelihood = likelihood.with_reference_continuum(theta)
     stellar = [labels.index(name) for name in labels.without(Role.nuisance).names]
     fisher = likelihood.curvature(theta[None]).fisher[0][stellar][:, stellar]
     scale = labels.std[stellar]

@@ -20,7 +20,7 @@ from maury.labels import LabelSet
 from maury.models import Model
 from maury.report.page import Cell, Section, write_page
 from maury.report.plots import BLUE, GREY, ORANGE, new_figure, save_figure
-from maury.sampling.importance import KHAT_LIMIT
+from maury.sampling.verification import KHAT_LIMIT
 
 Array = NDArray[np.float64]
 # A bin with fewer spectra says nothing.

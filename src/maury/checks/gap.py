@@ -22,9 +22,9 @@ from maury.checks.runs import Key, run
 from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.forward.model import ForwardModel
-from maury.inference.batch import Settings
 from maury.inference.companion import with_companion
 from maury.inference.infer import infer
+from maury.inference.options import Options as InferenceOptions
 from maury.libraries.emulator import Emulator
 from maury.likelihood.residuals import Noise
 from maury.models import Model, folder
@@ -354,7 +354,7 @@ def _spoil(
         posterior = single[kind]
         if chosen == "robust":
             posterior = with_companion(
-                posterior, model, Settings(draws, seed + number, {}, kind, 0.01), "auto"
+                posterior, model, InferenceOptions(draws, seed + number, noise=kind, companion="auto")
             )
         found.append(
             asdict(Result.of(posterior, truth, names, fault=fault, strength=strength, options=chosen))

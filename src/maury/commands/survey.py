@@ -103,7 +103,7 @@ def survey_run(
     Example: maury survey 'visits/**/*.fits' --output my-survey
     """
     import maury
-    from maury.inference.batch import FEWEST_DRAWS
+    from maury.inference.options import FEWEST_DRAWS
     from maury.models import folder as model_folder
     from maury.survey.inputs import expand
     from maury.survey.run import prepare

@@ -40,12 +40,18 @@ def train(
 
     Example: maury train train.toml --output models/mine
     """
+    from maury.report.training import draw_loss
     from maury.toml import read_config
     from maury.training.config import PRESETS, TrainConfig, preset
     from maury.training.train import train as run
 
     file = preset(str(config)) if str(config) in PRESETS else config
-    run(read_config(file, TrainConfig), output)
+    try:
+        run(read_config(file, TrainConfig), output)
+    finally:
+        # Of a run that was stopped as well.
+        if (output / "estimator.safetensors").exists():
+            draw_loss(output)
     err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
 
 

@@ -1,66 +1,67 @@
-"""What is done to a spectrum: its likelihood, the flow, verification, flags; for one or for several side by side."""
+"""Inference of one spectrum or of several side by side: its likelihood, the flow, verification, flags.
+
+Side by side, the flow and the forward model see batches. What stalls a batch: nested sampling, which few spectra need.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from maury.batching import Steps, together
-from maury.errors import InferenceError, LabelError
+from maury.errors import LabelError
 from maury.inference.flagging import check_misfit, faults, warnings
-from maury.inference.flow import Flow
+from maury.inference.flow import Flow, NetworkInput, encoded, prepared
+from maury.inference.options import Keywords, Options
+from maury.inference.refine import Verified, refine, start_from
+from maury.inference.refine import nested as nested_again
 from maury.labels import LabelSet
 from maury.likelihood.problem import Problem
-from maury.likelihood.residuals import Noise, Residuals
-from maury.likelihood.target import Single
-from maury.models import ALL_MASKED, Model, to_model_grid
-from maury.names import meant
-from maury.networks.context import Context
+from maury.likelihood.residuals import Residuals
+from maury.likelihood.ties import Tied
+from maury.models import Model, to_model_grid
 from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, ResidualProcess
 from maury.posterior.result import Posterior
 from maury.posterior.store import provenance
 from maury.posterior.summary import QUANTILES, summarise, weighted_quantile
 from maury.priors import Prior, Uniform
-from maury.sampling.verify import Verified, verify
+from maury.sampling import verification
 from maury.spectra.spectrum import Spectrum
 
 # km/s around 0 in which a spectrum that its survey moved to rest is searched.
 _REST_V_RAD = 30.0
-# Fewer weights do not tell what their tail is like.
-FEWEST_DRAWS = 100
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Of an inference; see `maury.infer`.
+class Case:
+    """A spectrum, and what it is inferred with.
 
-    Raises
-    ------
-    InferenceError
-        If one is impossible.
+    Attributes
+    ----------
+    spectrum
+        As the model's instrument observes it, without masked pixels.
+    model, options
+        With what it is explained, and how.
+    labels
+        Those inferred, with the priors of this spectrum.
+    network_input
+        As of `to_model_grid`.
+    p_novelty
+        See `maury.networks.novelty`; None where the model has no such score.
     """
 
-    draws: int
-    seed: int
-    priors: Mapping[str, Prior]
-    noise: Noise
-    false_alarm: float
-
-    def __post_init__(self) -> None:
-        if self.draws < FEWEST_DRAWS:
-            raise InferenceError(
-                f"draws must be at least {FEWEST_DRAWS} for the weights to be judged, not {self.draws}"
-            )
-        if self.noise not in get_args(Noise):
-            raise InferenceError(f"noise: no {self.noise!r}; {meant(self.noise, get_args(Noise))}")
-        if not 0 < self.false_alarm < 1:
-            raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm:g}")
+    spectrum: Spectrum
+    model: Model
+    options: Options
+    labels: LabelSet
+    network_input: NetworkInput
+    p_novelty: float | None = None
 
 
 def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) -> LabelSet:
@@ -79,21 +80,68 @@ def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, Prior]) ->
     return model.labels.with_priors(priors)
 
 
+def infer_batch(
+    spectra: Sequence[Spectrum],
+    model: Model,
+    options: Options | None = None,
+    *,
+    seeds: Sequence[int] | int | None = None,
+    **keywords: Unpack[Keywords],
+) -> list[Posterior | Exception]:
+    """Infer several spectra side by side: the same posteriors as one by one, up to rounding, in less time.
+
+    Parameters
+    ----------
+    spectra
+        A few tens on a processor, more on a GPU; each holds its line-spread operator in memory (6 MB for a visit).
+    model
+        A loaded model.
+    options
+        See `Options`; its fields may be given as keywords instead. A second star is not looked for.
+    seeds
+        One for each spectrum, or one for all; by default that of the options.
+
+    Returns
+    -------
+    list
+        Of each spectrum the posterior, or what `infer` would have raised.
+    """
+    chosen = Options.of(options, keywords)
+    if seeds is None or isinstance(seeds, int):
+        seeds = [chosen.seed if seeds is None else seeds] * len(spectra)
+    return infer_together(spectra, model, [replace(chosen, seed=seed) for seed in seeds])
+
+
+def infer_single(
+    spectrum: Spectrum,
+    model: Model,
+    options: Options,
+    progress: Callable[[str], None] = lambda _: None,
+    inside: NDArray[np.bool_] | None = None,
+    nested: bool = True,
+) -> Posterior:
+    """Infer one spectrum as of one star; arguments as of `infer_together`, and what goes wrong is raised."""
+    (found,) = infer_together([spectrum], model, [options], progress, inside, nested)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 def infer_together(
     spectra: Sequence[Spectrum],
     model: Model,
-    settings: Sequence[Settings],
+    options: Sequence[Options],
     progress: Callable[[str], None] = lambda _: None,
     inside: NDArray[np.bool_] | None = None,
     nested: bool = True,
 ) -> list[Posterior | Exception]:
-    """Infer several spectra side by side.
+    """Infer several spectra side by side, each as of one star.
 
     Parameters
     ----------
     spectra, model
         What was observed, and with what it is explained.
-    settings
+    options
         One for each spectrum.
     progress
         Told what stage begins.
@@ -108,97 +156,54 @@ def infer_together(
         Of each spectrum the posterior, or what went wrong.
     """
     began = time.perf_counter()
-    found: list[Posterior | Exception | None] = [None] * len(spectra)
-    observed, problems, inputs = list(spectra), {}, {}
-    for i, spectrum in enumerate(spectra):
-        try:
-            if not spectrum.good.any():
-                raise InferenceError(ALL_MASKED, "all_masked")
-            observed[i] = model.observed(spectrum)
-            problem = replace(model.problem, labels=labels_for(observed[i], model, settings[i].priors))
-            problems[i] = problem, problem.likelihood(observed[i], inside)
-            progress("flow")
-            inputs[i] = to_model_grid(observed[i], model)
-        except Exception as error:
-            found[i] = error
-    started = [i for i in range(len(spectra)) if found[i] is None]
+
+    def prepare(i: int, observed: Spectrum) -> tuple[Case, Problem, Tied]:
+        spectrum = options[i].masked(observed)
+        problem = replace(model.problem, labels=labels_for(spectrum, model, options[i].priors))
+        likelihood = problem.likelihood(spectrum, inside)
+        progress("flow")
+        case = Case(spectrum, model, options[i], problem.inferred, to_model_grid(spectrum, model))
+        return case, problem, likelihood
+
+    cases = prepared(spectra, model, prepare)
+    started = {i: case for i, case in enumerate(cases) if not isinstance(case, Exception)}
+    found: list[Any] = list(cases)
     if started:
-        flux, ivar = (torch.cat([inputs[i][k] for i in started]) for k in (0, 1))
-        with torch.no_grad():
-            context = model.estimator.context(flux, ivar)
-            novelty = (
-                None if model.novelty is None else model.novelty.p_value(model.estimator, flux, ivar, context)
-            )
-        steps = [
-            _steps(
-                observed[i],
-                model,
-                *problems[i],
-                settings[i],
-                context,
-                row,
-                novelty,
-                inputs[i],
-                nested,
-                progress,
-            )
-            for row, i in enumerate(started)
-        ]
+        context, novelty = encoded([case.network_input for case, *_ in started.values()], model)
+        steps = []
+        for row, (case, problem, likelihood) in enumerate(started.values()):
+            flow = Flow(model.estimator, context, problem.stellar, row)
+            case = replace(case, p_novelty=novelty[row])
+            steps.append(_infer(case, likelihood, flow, nested, progress))
         for i, result in zip(started, together(steps), strict=True):
             found[i] = result
     seconds = (time.perf_counter() - began) / len(spectra)
-    return [replace(f, seconds=seconds) if isinstance(f, Posterior) else f for f in found if f is not None]
+    return [replace(f, seconds=seconds) if isinstance(f, Posterior) else f for f in found]
 
 
-def _steps(
-    spectrum: Spectrum,
-    model: Model,
-    problem: Problem,
-    likelihood: Single,
-    settings: Settings,
-    context: Context,
-    row: int,
-    novelty: torch.Tensor | None,
-    network_input: tuple[torch.Tensor, torch.Tensor],
-    nested: bool,
-    progress: Callable[[str], None],
+def _infer(
+    case: Case, likelihood: Tied, flow: Flow, nested: bool, progress: Callable[[str], None]
 ) -> Steps[Posterior]:
-    """Infer one spectrum, the one at ``row`` of the context."""
-    verified = yield from verify(
-        likelihood,
-        problem.inferred,
-        Flow(model.estimator, context, problem.stellar, row),
-        draws=settings.draws,
-        generator=torch.Generator().manual_seed(settings.seed),
-        nested=nested,
-        noise=settings.noise,
-        progress=progress,
-    )
-    p_novelty = None if novelty is None else float(novelty[row])
-    posterior = posterior_of(
-        verified, spectrum, model, problem.inferred, network_input, p_novelty, settings.false_alarm
-    )
-    return replace(posterior, provenance=provenance(model, settings.seed))
+    """Infer one spectrum as of one star."""
+    generator = torch.Generator().manual_seed(case.options.seed)
+    start = yield from start_from(likelihood, case.labels, flow, case.options.draws, generator)
+    verified = yield from refine(start, case.options, generator, progress)
+    if nested and verified.khat > verification.KHAT_LIMIT:
+        verified = nested_again(verified, generator, progress)
+    return posterior_of(case, verified)
 
 
-def posterior_of(
-    verified: Verified,
-    spectrum: Spectrum,
-    model: Model,
-    labels: LabelSet,
-    network_input: tuple[torch.Tensor, torch.Tensor],
-    p_novelty: float | None,
-    false_alarm: float,
-) -> Posterior:
-    """Return what was verified as a posterior, with its fit and flags; ``network_input`` as of `to_model_grid`."""
+def posterior_of(case: Case, verified: Verified) -> Posterior:
+    """Return what was verified as a posterior, with its fit and flags."""
+    spectrum, model, labels = case.spectrum, case.model, case.labels
     theta = labels.from_normal(verified.draws.u)
     best = theta[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
     fit = verified.target.likelihood.fit(best)
     v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
     degree = model.problem.degree
-    misfit = check_misfit(fit, spectrum, v_rad, len(labels), p_novelty, false_alarm, degree)
+    misfit = check_misfit(fit, spectrum, v_rad, len(labels), case.p_novelty, case.options.false_alarm, degree)
     preparation = getattr(model.estimator.featurizer, "preparation", None)
-    bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, network_input)
+    bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, case.network_input)
     weights = torch.softmax(verified.log_weights, 0).numpy()
     diagnostics = Diagnostics(
         misfit=misfit,
@@ -226,6 +231,7 @@ def posterior_of(
         held=dict(model.problem.held),
         target=verified.target,
         diagnostics=diagnostics,
+        provenance=provenance(model, case.options.seed),
     )
 
 

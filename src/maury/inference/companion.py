@@ -5,28 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maury.batching import LogLikelihoods, Steps, alone
+from maury.batching import Steps, alone
 from maury.errors import InferenceError
 from maury.forward.binary import RATIO, Pair, pair_labels
-from maury.inference.batch import Settings, posterior_of
-from maury.labels import LabelSet
+from maury.inference.batch import Case, posterior_of
+from maury.inference.options import Options
+from maury.inference.refine import Start, nested, refine
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 from maury.models import Model, to_model_grid
-from maury.names import meant
 from maury.posterior.diagnostics import SecondStar
 from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
-from maury.sampling.importance import KHAT_LIMIT
-from maury.sampling.verify import verify_from
+from maury.sampling.density import log_likelihood
+from maury.sampling.verification import KHAT_LIMIT
 
-Companion = Literal["no", "auto", "yes"]
 # Spectra of another library gain up to ten nats by a second star, and two stars at one velocity make up for many a fault of a library.
 _FLAG = FLAGS["companion"]
 # Flags under which "auto" looks for one: what one star and independent pixels do not explain.
@@ -40,8 +39,7 @@ _STARTS = 8
 def with_companion(
     single: Posterior,
     model: Model,
-    settings: Settings,
-    companion: Companion,
+    options: Options,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
     """Return the posterior of two stars if a second one is wanted and found, else the single star's, which then tells what was tried.
@@ -52,34 +50,30 @@ def with_companion(
         Posterior of the spectrum as of one star.
     model
         That it was inferred with.
-    settings
-        As of the single star's.
-    companion
-        ``"auto"`` looks where a flag says that one star is not enough and keeps a companion that gains 20 nats of evidence and moves at
-        another velocity, by 5 km/s and 3 errors or more; ``"yes"`` returns two stars in any case.
+    options
+        As of the single star's; ``companion="auto"`` looks where a flag says that one star is not enough and keeps a companion that gains
+        20 nats of evidence and moves at another velocity, by 5 km/s and 3 errors or more; ``"yes"`` returns two stars in any case.
     progress
         Told what stage begins.
 
     Raises
     ------
     InferenceError
-        If ``companion`` is none of these, or the model holds a label.
+        If the model holds a label.
     """
-    if companion not in get_args(Companion):
-        raise InferenceError(f"companion: no {companion!r}; {meant(companion, get_args(Companion))}")
+    companion = options.companion
     if companion == "no" or (companion == "auto" and not _CAUSES & {*single.flag_warn, *single.flag_bad}):
         return single
     if single.held or single.target is None or single.labels.names[-1] != "jitter":
         raise InferenceError(f"{model.name} holds labels: a companion needs all of them, and jitter")
     began = time.perf_counter()
     progress("companion")
-    labels = pair_labels(single.labels)
-    found = alone(_pair(single, model, labels, settings, False, lambda _: progress("companion")))
+    found, by_nested_sampling = _two_stars(single, model, options, lambda _: progress("companion"))
     gain = found.log_evidence - single.log_evidence
     believed = gain > _FLAG["nats"] and _moves_apart(found)
     used = believed or companion == "yes"
     if used and found.khat > KHAT_LIMIT:
-        found = alone(_pair(single, model, labels, settings, True, lambda _: progress("companion")))
+        found = by_nested_sampling()
     told = SecondStar(gain, used, found.khat)
     chosen = found if used else single
     return replace(
@@ -98,47 +92,30 @@ def _moves_apart(pair: Posterior) -> bool:
     return abs(mean) > max(_FLAG["kms"], _FLAG["sigma"] * error)
 
 
-def _pair(
-    single: Posterior,
-    model: Model,
-    labels: LabelSet,
-    settings: Settings,
-    nested: bool,
-    progress: Callable[[str], None],
-) -> Steps[Posterior]:
-    spectrum, problem = single.spectrum, model.problem
+def _two_stars(
+    single: Posterior, model: Model, options: Options, progress: Callable[[str], None]
+) -> tuple[Posterior, Callable[[], Posterior]]:
+    """Return the posterior of two stars by importance sampling, and what gives it by nested sampling."""
+    spectrum, problem, labels = single.spectrum, model.problem, pair_labels(single.labels)
     inside = np.zeros(spectrum.grid.n_pixels, dtype=bool)
     # The same pixels as the single star's, so that evidences compare.
     inside[single.fit.pixels] = True
-    misfit = single.diagnostics.misfit
-    novelty = None if misfit is None else misfit.p_novelty
     likelihood = Likelihood.of(
         spectrum, Pair(model.forward), labels, problem.degree, inside, emulator_error=problem.emulator_error,
         learned=problem.learned,
     )  # fmt: skip
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])
-    target = Target(likelihood, labels)
-    target, starts, spent = yield from _search(target, best)
-    of_flow = single.labels.select(model.estimator.labels.names)
-    verified = yield from verify_from(
-        target,
-        starts,
-        of_flow.to_normal(torch.from_numpy(single.flow_draws)),
-        draws=settings.draws,
-        generator=torch.Generator().manual_seed(settings.seed),
-        noise=settings.noise,
-        nested=nested,
-        progress=progress,
+    case = Case(spectrum, model, options, labels, to_model_grid(spectrum, model), single.p_novelty)
+    generator = torch.Generator().manual_seed(options.seed)
+    target, starts, spent = alone(_search(Target(Tied.free(likelihood, len(labels)), labels), best))
+    flow_draws = single.labels.select(model.estimator.labels.names).to_normal(
+        torch.from_numpy(single.flow_draws)
     )
-    verified = replace(verified, evaluations=verified.evaluations + spent)
-    found = posterior_of(
-        verified, spectrum, model, labels, to_model_grid(spectrum, model), novelty,
-        settings.false_alarm,
-    )  # fmt: skip
-    return replace(found, provenance=single.provenance)
+    verified = alone(refine(Start(target, starts, flow_draws, None, spent), options, generator, progress))
+    return posterior_of(case, verified), lambda: posterior_of(case, nested(verified, generator, progress))
 
 
-def _search(target: Target[Likelihood], best: Tensor) -> Steps[tuple[Target[Likelihood], Tensor, int]]:
+def _search(target: Target[Tied], best: Tensor) -> Steps[tuple[Target[Tied], Tensor, int]]:
     """Try companions of all velocities beside the single star's best labels ``(n_single,)``; return starts, one a velocity."""
     labels = target.labels
     v_rad = labels["v_rad_2"].prior
@@ -156,8 +133,8 @@ def _search(target: Target[Likelihood], best: Tensor) -> Steps[tuple[Target[Like
             many[:, labels.index("v_rad_2")] = velocity
             rows.append(many)
     u = torch.stack([labels.to_normal(many) for many in rows])
-    target = Target(target.likelihood.refer(labels.from_normal(u[0, 0])), labels)
-    value = (yield LogLikelihoods(target, u.flatten(0, 1))).reshape(len(rows), len(velocity))
+    target = target.with_reference_continuum(labels.from_normal(u[0, 0]))
+    value = (yield from log_likelihood(target, u.flatten(0, 1))).reshape(len(rows), len(velocity))
     of_velocity, template = value.max(0)
     order = of_velocity.argsort(descending=True)[:_STARTS]
     return target, u[template[order], order], value.numel()

@@ -10,17 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from maury.constants import C_KMS
+from maury.inference.refine import Verified
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
 from maury.likelihood.pixels import DEGREE, usable_pixels
-from maury.likelihood.target import Single, Target, whole
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 from maury.models import Model
 from maury.networks.prepare import Preparation
 from maury.posterior.diagnostics import Misfit
 from maury.posterior.flags import FLAGS
 from maury.posterior.predictive import by_chip, by_line, worst
 from maury.posterior.result import Posterior
-from maury.sampling.verify import Verified
 from maury.spectra.spectrum import Spectrum
 
 Array = NDArray[np.float64]
@@ -117,7 +118,7 @@ def disagreement(posteriors: Sequence[Posterior]) -> list[str]:
 
 
 def faults(
-    target: Target[Single], theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum, preparation: Any,
+    target: Target[Tied], theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum, preparation: Any,
     network_input: tuple[torch.Tensor, torch.Tensor],
 ) -> list[str]:  # fmt: skip
     """Return flags under which the numbers mean nothing.
@@ -145,9 +146,9 @@ def faults(
     return found + ["wrong_frame"] * wrong
 
 
-def featureless(target: Target[Single], theta: torch.Tensor) -> float:
+def featureless(target: Target[Tied], theta: torch.Tensor) -> float:
     """Highest log likelihood of a spectrum without lines: the continuum alone, with whatever jitter it takes."""
-    likelihood, full = whole(target, theta)
+    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
     rows = full.repeat(40, 1)
     if "jitter" in target.labels.names:
         prior = target.labels["jitter"].prior
@@ -166,7 +167,7 @@ def is_emission_dominated(fit: Fit) -> bool:
     return float(fit.residual[line].sum()) > absorbed
 
 
-def chips_disagree(target: Target[Single], theta: torch.Tensor, fit: Fit) -> bool:
+def chips_disagree(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> bool:
     """Tell whether the chips' own velocities differ by more errors and km/s than `wrong_frame` allows."""
     velocity, error = chip_velocities(target, theta, fit)
     if len(velocity) < 2:
@@ -178,9 +179,9 @@ def chips_disagree(target: Target[Single], theta: torch.Tensor, fit: Fit) -> boo
 
 
 @torch.no_grad()
-def chip_velocities(target: Target[Single], theta: torch.Tensor, fit: Fit) -> tuple[Array, Array]:
+def chip_velocities(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> tuple[Array, Array]:
     """Velocity of each chip relative to the whole spectrum's, by one Gauss-Newton step, and its error, km/s."""
-    likelihood, full = whole(target, theta)
+    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
     step = 0.5
     ends = full.repeat(2, 1)
     for i, name in enumerate(likelihood.model.label_names):

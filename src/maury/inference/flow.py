@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from maury.posterior.diagnostics import BetweenLibraries
 from maury.posterior.flags import FLAGS
 from maury.posterior.summary import summarise
 from maury.priors import log_standard_normal
+from maury.sampling.proposal import Proposal
 from maury.spectra.spectrum import Spectrum
 
 
-class Flow:
+class Flow(Proposal):
     """A flow's density of one spectrum's labels, under priors that may be narrower than those it was trained for.
 
     Draws outside the narrower support, a share ``outside`` of all, are replaced by draws from the prior there.
@@ -62,11 +63,11 @@ class Flow:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``(n, n_labels)``; the first call measures the share outside."""
-        return flow_draws([self], [n], [generator])[0]
+        return self.samples([(self, n, generator)])[0]
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density, shape ``(n,)``."""
-        return flow_densities([self], [u])[0]
+        return self.log_probs([(self, u)])[0]
 
     def _brought_inside(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """Take the estimator's draws to the narrower priors."""
@@ -94,35 +95,35 @@ class Flow:
         prior = log_standard_normal(u).sum(-1) + math.log(max(self.outside, 1e-3))
         return torch.logaddexp(moved, prior)
 
+    @classmethod
+    def samples(cls, asked: Sequence[tuple[Flow, int, torch.Generator]]) -> list[Tensor]:
+        """Draw ``(n_i, n_labels)`` of each flow; flows that share an estimator and a context are evaluated in one pass."""
+        found: dict[int, Tensor] = {}
+        for members in _sharing([flow for flow, *_ in asked]):
+            first = asked[members[0]][0]
+            context = first.context.take(torch.tensor([asked[i][0].row for i in members]))
+            u = first.estimator.sample_each(
+                [asked[i][1] for i in members], context, [asked[i][2] for i in members]
+            )
+            for i, x in zip(members, u, strict=True):
+                flow, _, generator = asked[i]
+                found[i] = flow._brought_inside(x, generator)
+        return [found[i] for i in range(len(asked))]
 
-def flow_draws(
-    flows: Sequence[Flow], numbers: Sequence[int], generators: Sequence[torch.Generator]
-) -> list[Tensor]:
-    """Draw ``(n_i, n_labels)`` of each flow; flows that share an estimator and a context are evaluated in one pass."""
-    found: dict[int, Tensor] = {}
-    for members in _sharing(flows):
-        first = flows[members[0]]
-        context = first.context.take(torch.tensor([flows[i].row for i in members]))
-        u = first.estimator.sample_each(
-            [numbers[i] for i in members], context, [generators[i] for i in members]
-        )
-        found |= {i: flows[i]._brought_inside(x, generators[i]) for i, x in zip(members, u, strict=True)}
-    return [found[i] for i in range(len(flows))]
-
-
-@torch.no_grad()
-def flow_densities(flows: Sequence[Flow], u: Sequence[Tensor]) -> list[Tensor]:
-    """Log density ``(n_i,)`` of each flow at its points ``u (n_i, n_labels)``; in one pass, as `flow_draws`."""
-    found: dict[int, Tensor] = {}
-    for members in _sharing(flows):
-        first = flows[members[0]]
-        there = [flows[i]._there(u[i]) for i in members]
-        lengths = torch.tensor([len(x) for x in there])
-        rows = torch.tensor([flows[i].row for i in members]).repeat_interleave(lengths)
-        log_prob = first.estimator.log_prob(torch.cat(there), first.context.take(rows))
-        parts = zip(members, there, log_prob.split(lengths.tolist()), strict=True)
-        found |= {i: flows[i]._from_there(u[i], x, part) for i, x, part in parts}
-    return [found[i] for i in range(len(flows))]
+    @classmethod
+    @torch.no_grad()
+    def log_probs(cls, asked: Sequence[tuple[Flow, Tensor]]) -> list[Tensor]:
+        """Log density ``(n_i,)`` of each flow at its points ``u (n_i, n_labels)``; in one pass, as `samples`."""
+        found: dict[int, Tensor] = {}
+        for members in _sharing([flow for flow, _ in asked]):
+            first = asked[members[0]][0]
+            there = [asked[i][0]._there(asked[i][1]) for i in members]
+            lengths = torch.tensor([len(x) for x in there])
+            rows = torch.tensor([asked[i][0].row for i in members]).repeat_interleave(lengths)
+            log_prob = first.estimator.log_prob(torch.cat(there), first.context.take(rows))
+            parts = zip(members, there, log_prob.split(lengths.tolist()), strict=True)
+            found |= {i: asked[i][0]._from_there(asked[i][1], x, part) for i, x, part in parts}
+        return [found[i] for i in range(len(asked))]
 
 
 def _sharing(flows: Sequence[Flow]) -> list[list[int]]:
@@ -130,6 +131,35 @@ def _sharing(flows: Sequence[Flow]) -> list[list[int]]:
     for i, flow in enumerate(flows):
         groups.setdefault((id(flow.estimator), id(flow.context)), []).append(i)
     return list(groups.values())
+
+
+T = TypeVar("T")
+NetworkInput = tuple[Tensor, Tensor]
+
+
+def prepared(
+    spectra: Sequence[Spectrum], model: Model, work: Callable[[int, Spectrum], T]
+) -> list[T | Exception]:
+    """Do something with each spectrum as the model's instrument observes it; what goes wrong with one is kept in its place."""
+    found: list[T | Exception] = []
+    for i, spectrum in enumerate(spectra):
+        try:
+            if not spectrum.good.any():
+                raise InferenceError(ALL_MASKED, "all_masked")
+            found.append(work(i, model.observed(spectrum)))
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+@torch.no_grad()
+def encoded(inputs: Sequence[NetworkInput], model: Model) -> tuple[Context, list[float | None]]:
+    """Return the estimator's context of several spectra, and of each its p-value of novelty; inputs are as of `to_model_grid`."""
+    flux, ivar = (torch.cat([pair[k] for pair in inputs]) for k in (0, 1))
+    context = model.estimator.context(flux, ivar)
+    if model.novelty is None:
+        return context, [None] * len(inputs)
+    return context, [float(p) for p in model.novelty.p_value(model.estimator, flux, ivar, context)]
 
 
 @dataclass(frozen=True)
@@ -192,30 +222,20 @@ def amortised(
     Returns
     -------
     list
-        Of each spectrum what was found, or the `InferenceError` that says why nothing could be.
+        Of each spectrum what was found, or the error that says why nothing could be.
     """
     if isinstance(seeds, int):
         seeds = [seeds] * len(spectra)
     estimator, labels = model.estimator, model.estimator.labels
-    found: list[Amortised | Exception | None] = [None] * len(spectra)
-    inputs = {}
-    for i, spectrum in enumerate(spectra):
-        try:
-            if not spectrum.good.any():
-                raise InferenceError(ALL_MASKED, "all_masked")
-            inputs[i] = to_model_grid(model.observed(spectrum), model)
-        except InferenceError as error:
-            found[i] = error
-    if not inputs:
-        return [f for f in found if f is not None]
-    flux, ivar = (torch.cat([pair[k] for pair in inputs.values()]) for k in (0, 1))
-    context = estimator.context(flux, ivar)
-    generators = [torch.Generator().manual_seed(seeds[i]) for i in inputs]
-    u = torch.stack(estimator.sample_each([draws] * len(inputs), context, generators, even=True))
-    theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(inputs), draws)).numpy()
-    novelty = [None] * len(inputs)
-    if model.novelty is not None:
-        novelty = model.novelty.p_value(estimator, flux, ivar, context).tolist()
-    for row, i in enumerate(inputs):
+    inputs = prepared(spectra, model, lambda _, spectrum: to_model_grid(spectrum, model))
+    usable = [i for i, one in enumerate(inputs) if not isinstance(one, Exception)]
+    found: list[Any] = list(inputs)
+    if not usable:
+        return found
+    context, novelty = encoded([one for one in inputs if not isinstance(one, Exception)], model)
+    generators = [torch.Generator().manual_seed(seeds[i]) for i in usable]
+    u = torch.stack(estimator.sample_each([draws] * len(usable), context, generators, even=True))
+    theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(usable), draws)).numpy()
+    for row, i in enumerate(usable):
         found[i] = Amortised(labels, theta[row], spectra[i], model.name, novelty[row])
-    return [f for f in found if f is not None]
+    return found

@@ -26,16 +26,16 @@ from maury.labels import Label, LabelSet, label
 from maury.likelihood.fit import Fit
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
-from maury.likelihood.ties import Joint, Part
+from maury.likelihood.ties import Product, Tied
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
-from maury.posterior.summary import WeightedDraws
+from maury.posterior.summary import WeightedDraws, made_elsewhere
 from maury.priors import Prior, Uniform
 from maury.quantities import Role, quantity
 from maury.sampling.modes import find_modes
-from maury.sampling.proposal import DOF_MANY, FEW_LABELS, Mixture, StudentT
-from maury.sampling.verify import Weighed, weigh
+from maury.sampling.proposal import DOF_MANY, FEW_DIMENSIONS, Mixture, StudentT
+from maury.sampling.verification import Weighed, weigh
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class JointPosterior(WeightedDraws):
 
     def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
         """Corner plot of the star's labels, a velocity a visit, with the truth where it is known."""
-        from maury.report.plots import corner_of_draws
-
-        return corner_of_draws(self, truth)
+        return made_elsewhere("report.plots", "corner_of_draws")(self, truth)
 
     @property
     def velocity_variation(self) -> float | None:
@@ -231,11 +229,11 @@ def infer_visits(
 
 
 def _sample(
-    target: Target[Joint], start: Tensor, draws: int, generator: torch.Generator
+    target: Target[Product], start: Tensor, draws: int, generator: torch.Generator
 ) -> tuple[Weighed, Tensor, int]:
     """Climb from one start, and weigh Student-t draws about the modes."""
     modes = find_modes(target, start[None])
-    dof = _DOF if len(target.labels) <= FEW_LABELS else DOF_MANY
+    dof = _DOF if len(target.labels) <= FEW_DIMENSIONS else DOF_MANY
     mass = torch.softmax(modes.log_mass, 0)
     parts = [
         StudentT(u, f * s, dof) for u, f in zip(modes.u, modes.factor, strict=True) for s in (1.0, _WIDE)
@@ -258,7 +256,7 @@ def _moments(posterior: Posterior) -> tuple[Tensor, Tensor]:
 Velocity = Callable[[int], tuple[str, float, float]]
 
 
-def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity) -> list[Part]:
+def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity) -> list[Tied]:
     """Tie each visit's labels to the joint ones; ``velocity`` names its column, scale and offset."""
     parts = []
     for i, visit in enumerate(visits):
@@ -274,8 +272,7 @@ def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity
             offset.append(b)
         assert visit.target is not None
         parts.append(
-            Part(
-                visit.target.likelihood,
+            visit.target.likelihood.tied(
                 torch.tensor(places),
                 torch.tensor(scale, dtype=torch.float64),
                 torch.tensor(offset, dtype=torch.float64),
@@ -304,16 +301,16 @@ def _own(visits: Sequence[Posterior], name: str) -> tuple[list[Label], Tensor]:
     return labels, torch.stack([_moments(v)[0][v.labels.index(name)] for v in visits])
 
 
-def _varying(visits: Sequence[Posterior]) -> tuple[Target[Joint], Tensor]:
+def _varying(visits: Sequence[Posterior]) -> tuple[Target[Product], Tensor]:
     shared, u = _shared(visits)
     velocities, u_v = _own(visits, "v_rad")
     jitters, u_j = _own(visits, "jitter")
     labels = LabelSet((*shared.labels, *velocities, *jitters))
     parts = _parts(visits, labels.names, lambda i: (f"v_rad_{i + 1}", 1.0, 0.0))
-    return Target(Joint(parts), labels), torch.cat([u, u_v, u_j])
+    return Target(Product(parts), labels), torch.cat([u, u_v, u_j])
 
 
-def _constant(visits: Sequence[Posterior], corrections: Sequence[float]) -> tuple[Target[Joint], Tensor]:
+def _constant(visits: Sequence[Posterior], corrections: Sequence[float]) -> tuple[Target[Product], Tensor]:
     shared, u = _shared(visits)
     jitters, u_j = _own(visits, "jitter")
     priors = [visit.labels["v_rad"].prior for visit in visits]
@@ -334,4 +331,4 @@ def _constant(visits: Sequence[Posterior], corrections: Sequence[float]) -> tupl
         return "v_bary", factor, -corrections[i] * factor
 
     start = torch.cat([u, velocity.prior.to_normal(mean), u_j])
-    return Target(Joint(_parts(visits, labels.names, observed)), labels), start
+    return Target(Product(_parts(visits, labels.names, observed)), labels), start

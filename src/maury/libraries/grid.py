@@ -7,7 +7,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,43 +88,6 @@ class Grid:
         self._read, self._start, self._cache_bytes = read, 0, cache
         self._cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Grid:
-        """Open a library by what it is: a file of `write_grid`, a BT-Settl file or folder, or a PHOENIX tree.
-
-        Raises
-        ------
-        ModelError
-            If it is missing, damaged, or none of these.
-        """
-        # These modules build on this one.
-        from maury.libraries import btsettl, phoenix
-
-        path = Path(path)
-        if path.is_dir():
-            if phoenix.is_tree(path):
-                return phoenix.open_tree(path)
-            return btsettl.open_folder(path)
-        with gridfile.open_hdf5(path) as file:
-            if "en_alpha" in file:
-                return btsettl.open_hdf5(path)
-            if file.attrs.get("format") != gridfile.FORMAT:
-                raise ModelError(f"{path}: no grid of maury (attribute 'format' is not {gridfile.FORMAT!r})")
-            labels, nodes, wavelength = file["labels"].asstr()[:], file["nodes"][:], file["wavelength"][:]
-            if file["flux"].shape != (len(nodes), len(wavelength)):
-                raise ModelError(f"{path}: flux has the shape {file['flux'].shape}, not (n_nodes, n_pixels)")
-            return cls(
-                labels.tolist(),
-                nodes,
-                wavelength,
-                lambda indices, pixels: gridfile.read_rows(path, indices, pixels),
-                medium=file.attrs.get("medium"),
-                unit=file.attrs.get("unit", ""),
-                reference=file.attrs.get("reference", ""),
-                source=path,
-                holes=file["holes"][:] if "holes" in file else None,
-            )
 
     @classmethod
     def from_arrays(

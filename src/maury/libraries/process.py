@@ -23,6 +23,7 @@ from maury.libraries.coefficients import GaussianProcess
 from maury.libraries.continuum import pseudo_continuum
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.libraries.grid import Grid
+from maury.libraries.open import open_grid
 from maury.priors import Uniform
 from maury.spectra.instrument import Instrument, apogee, read_instrument
 from maury.spectra.linespread import Gaussian
@@ -173,7 +174,7 @@ def build_from_grid(config: GridConfig) -> Emulator:
     ConfigError
         If the range does not name the grid's labels.
     """
-    grid = Grid.open(config.source)
+    grid = open_grid(config.source)
     instrument = None if config.instrument is None else read_instrument(config.instrument)
     if instrument is not None:
         grid, instrument = on_instrument(grid, instrument, config.restrict, config.source)

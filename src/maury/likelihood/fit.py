@@ -23,7 +23,7 @@ class Fit:
     whitened
         Residuals in units of their error, shape ``(n,)``; where they are correlated, what each shows beyond those before it. N(0, 1) and
         independent if the noise model is right.
-    foretold
+    predicted
         What correlation let expect of each residual, in the units of the spectrum, shape ``(n,)``; 0 of independent pixels.
     rchi2
         Mean squared residual over the file's own variance.
@@ -35,7 +35,7 @@ class Fit:
     residual: Array
     sigma: Array
     whitened: Array
-    foretold: Array
+    predicted: Array
     rchi2: float
 
     @property

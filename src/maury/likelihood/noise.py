@@ -1,4 +1,4 @@
-"""How a spectrum's pixels scatter about the model: independently, or with residuals that hang together.
+"""How a spectrum's pixels scatter about the model: independently, or with correlated residuals.
 
 A model spectrum is wrong over a line's width, not pixel by pixel. The correlated part is a Gaussian process on ln lambda with the
 Matern-1/2 kernel ``a(x) a(x') exp(-|x - x'| / l)``: of all stationary kernels the one whose precision matrix is tridiagonal on any
@@ -168,7 +168,7 @@ class Correlated:
 
 
 def innovations(residual: Array, variance: Array, deviation: Array, decay: Array) -> tuple[Array, Array]:
-    """Whiten residuals that hang together: what each pixel shows beyond what those before it foretold.
+    """Whiten correlated residuals: what each pixel shows beyond what those before it predicted.
 
     A Kalman filter, which for the Ornstein-Uhlenbeck process is exact. Where the covariance is right, the first array is N(0, 1) and
     independent.
@@ -182,17 +182,17 @@ def innovations(residual: Array, variance: Array, deviation: Array, decay: Array
 
     Returns
     -------
-    whitened, foretold
+    whitened, predicted
         Shape ``(n_pixels,)`` each.
     """
-    whitened, foretold = np.empty_like(residual), np.empty_like(residual)
+    whitened, predicted = np.empty_like(residual), np.empty_like(residual)
     mean, spread = 0.0, 0.0
     rows = zip(residual.tolist(), variance.tolist(), deviation.tolist(), decay.tolist(), strict=True)
     for i, (r, v, s, keep) in enumerate(rows):
         # The process itself has unit variance; s is what a pixel sees of it.
         mean, spread = keep * mean, keep**2 * spread + 1 - keep**2
         total = s * s * spread + v
-        whitened[i], foretold[i] = (r - s * mean) / total**0.5, s * mean
+        whitened[i], predicted[i] = (r - s * mean) / total**0.5, s * mean
         gain = s * spread / total
         mean, spread = mean + gain * (r - s * mean), spread * (1 - gain * s)
-    return whitened, foretold
+    return whitened, predicted

@@ -125,7 +125,7 @@ class Likelihood:
             model, spectrum.grid, good, spectrum.lsf, degree, emulator_error=emulator_error, learned=learned
         )
         flux = torch.from_numpy(spectrum.flux[good]).to(empty.flux)
-        return empty.seeing(flux[None], torch.from_numpy(spectrum.ivar[good]).to(empty.flux)[None])[0]
+        return empty.with_data(flux[None], torch.from_numpy(spectrum.ivar[good]).to(empty.flux)[None])[0]
 
     @classmethod
     def on(
@@ -139,7 +139,7 @@ class Likelihood:
         emulator_error: bool = True,
         learned: Tensor | None = None,
     ) -> Likelihood:
-        """Prepare the likelihood of spectra on some pixels ``good (n_pixels,)`` of a detector, without data; see `seeing`."""
+        """Prepare the likelihood of spectra on some pixels ``good (n_pixels,)`` of a detector, without data; see `with_data`."""
         bases = [] if degree is None else chip_basis(grid.n_pixels, grid.chips, degree, good)
         device = model.basis.device
         ones = torch.ones(int(good.sum()), dtype=torch.float64, device=device)
@@ -159,7 +159,7 @@ class Likelihood:
             learned,
         )
 
-    def seeing(self, flux: Tensor, ivar: Tensor) -> Likelihood:
+    def with_data(self, flux: Tensor, ivar: Tensor) -> Likelihood:
         """Return the likelihood of data ``(n, n_pixels)`` on the pixels that it was prepared for.
 
         Spectrum i of the data meets row i of the labels; where ``ivar`` is 0 a pixel drops out, in `curvature` alone.
@@ -230,9 +230,9 @@ class Likelihood:
 
     def spectra(self, labels: Tensor) -> Tensor:
         """Model spectra without continuum on the used pixels, shape ``(n, n_pixels)``."""
-        return self.see(self.model(self._moved(labels)[:, :-1]))
+        return self.to_pixels(self.model(self._moved(labels)[:, :-1]))
 
-    def see(self, grid_flux: Tensor) -> Tensor:
+    def to_pixels(self, grid_flux: Tensor) -> Tensor:
         """Take fluxes ``(..., n_grid)`` on the model's grid to the used pixels, float64, ``(..., n_pixels)``."""
         return self.sampler(grid_flux).double()
 
@@ -295,7 +295,7 @@ class Likelihood:
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
-        m, slopes = map(self.see, on_grid or self.model.jacobian(labels[:, :-1]))
+        m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, :-1]))
         jitter = labels[:, -1:]
         covariance = self._covariance(labels, m, variance)
         _, chips = self._solve(m, covariance, y - m)
@@ -331,7 +331,7 @@ class Likelihood:
         return Curvature(gradient.cpu(), full.cpu())
 
     @torch.no_grad()
-    def refer(self, labels: Tensor) -> Likelihood:
+    def with_reference_continuum(self, labels: Tensor) -> Likelihood:
         """Return the likelihood whose reference continuum is the one that fits best with the labels.
 
         Call it once, with a good guess, before comparing labels: the reference sets the scale of jitter and continuum prior.
@@ -374,10 +374,10 @@ class Likelihood:
         residual = self.flux - flux
         total = self._total(labels[None], m, variance)[0]
         r = (residual / self.reference).cpu().numpy()
-        whitened, foretold = r / total.sqrt().cpu().numpy(), np.zeros_like(r)
+        whitened, predicted = r / total.sqrt().cpu().numpy(), np.zeros_like(r)
         if self.correlation is not None:
             decay = self.correlation.decay(self.wavelength, self.chip)
-            whitened, foretold = innovations(r, total.cpu().numpy(), self.correlation.deviation, decay)
+            whitened, predicted = innovations(r, total.cpu().numpy(), self.correlation.deviation, decay)
         reference = self.reference.cpu().numpy()
         return Fit(
             self.good.cpu().numpy(),
@@ -386,7 +386,7 @@ class Likelihood:
             residual.cpu().numpy(),
             (self.reference * total.sqrt()).cpu().numpy(),
             whitened,
-            foretold * reference,
+            predicted * reference,
             float((residual.square() / self.variance).sum()) / self.n_pixels,
         )
 

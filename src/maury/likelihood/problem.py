@@ -15,7 +15,7 @@ from maury.errors import LabelError
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.likelihood.pixels import DEGREE, Likelihood
-from maury.likelihood.ties import Held
+from maury.likelihood.ties import Tied
 from maury.names import meant
 from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
@@ -99,9 +99,9 @@ class Problem:
         """Draw all labels ``(n, n_all)`` from the prior, the held ones at their values."""
         return self.complete(self.labels.sample(n, generator))
 
-    def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Likelihood | Held:
+    def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Tied:
         """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of`."""
-        whole = Likelihood.of(
+        pixels = Likelihood.of(
             spectrum,
             self.forward,
             self.labels,
@@ -110,11 +110,9 @@ class Problem:
             emulator_error=self.emulator_error,
             learned=self.learned,
         )
-        return self.free(whole)
+        return self.tied(pixels)
 
-    def free(self, likelihood: Likelihood) -> Likelihood | Held:
-        """Hold what is known, if anything is."""
-        if not self.held:
-            return likelihood
+    def tied(self, pixels: Likelihood) -> Tied:
+        """Hold what is known."""
         values = self.complete(torch.zeros(1, len(self.labels), dtype=torch.float64))[0]
-        return Held(likelihood, values, torch.tensor(self.columns(self.inferred)))
+        return Tied.holding(pixels, values, self.columns(self.inferred))

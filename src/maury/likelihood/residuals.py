@@ -1,4 +1,4 @@
-"""Residuals that hang together: whether a spectrum's noise model is short of a correlated part, and which one."""
+"""Residuals that are correlated: whether a spectrum's noise model is short of a correlated part, and which one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from maury.likelihood.noise import Correlation
 from maury.likelihood.pixels import Likelihood
-from maury.likelihood.target import Single, Target, put_back, whole
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 
 Noise = Literal["auto", "independent", "correlated"]
 # Nats that a correlated part must gain before "auto" adds it: two more numbers gain 1 by chance, 5 in one case of 150.
@@ -52,16 +53,13 @@ class Residuals:
     evaluations: int
 
 
-def hang_together(target: Target[Single], u: Tensor) -> bool:
+def autocorrelated(target: Target[Tied], u: Tensor) -> bool:
     """Tell whether residuals at ``u (n_labels,)`` are correlated beyond chance, so that a closer look is worth its time."""
-    likelihood, full = whole(target, target.labels.from_normal(u))
-    fit = likelihood.fit(full)
+    fit = target.likelihood.fit(target.labels.from_normal(u))
     return ljung_box(fit.whitened, fit.pixels)[1] < _BY_CHANCE
 
 
-def fit_residuals(
-    target: Target[Single], u: Tensor, noise: Noise
-) -> tuple[Target[Single], Residuals, Tensor]:
+def fit_residuals(target: Target[Tied], u: Tensor, noise: Noise) -> tuple[Target[Tied], Residuals, Tensor]:
     """Find the most likely correlation of the residuals at labels ``u (n_labels,)``, together with the jitter, and add it.
 
     Parameters
@@ -79,8 +77,8 @@ def fit_residuals(
         The posterior to go on with, what was found, and ``u`` with the jitter that goes with it.
     """
     theta = target.labels.from_normal(u)
-    likelihood_now, full = whole(target, theta)
-    plain = replace(likelihood_now, correlation=None)
+    full = target.likelihood.complete(theta)
+    plain = replace(target.likelihood.pixels, correlation=None)
     prior = target.labels["jitter"].prior
     with torch.no_grad():
         spectra = plain.spectra(full[None])
@@ -122,7 +120,7 @@ def fit_residuals(
         return target, found, u
     moved = u.clone()
     moved[-1] = prior.to_normal(torch.tensor([math.exp(point[0])], dtype=torch.float64))[0]
-    return put_back(target, likelihood), found, moved
+    return target.with_pixels(likelihood), found, moved
 
 
 def ljung_box(

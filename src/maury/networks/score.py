@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.problem import Problem
 from maury.likelihood.target import Target
-from maury.likelihood.ties import Held
+from maury.likelihood.ties import Tied
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context, Guess, LaplaceFrame
 
@@ -94,7 +94,7 @@ class ScoreFeaturizer(nn.Module):
         empty: Likelihood = self._fixed["likelihood"]
         if empty.flux.device != flux.device:
             empty = self._fixed["likelihood"] = empty.to(flux.device)
-        likelihood = empty.seeing(flux[:, empty.good].double(), ivar[:, empty.good].double())
+        likelihood = empty.with_data(flux[:, empty.good].double(), ivar[:, empty.good].double())
         columns = problem.columns(self.labels)
         theta = problem.complete(problem.labels.from_normal(u.new_zeros(len(u), len(problem.labels))))
         theta[:, columns] = self.labels.from_normal(u)
@@ -102,11 +102,11 @@ class ScoreFeaturizer(nn.Module):
             prior = problem.labels["jitter"].prior
             for _ in range(2):
                 theta[:, -1] = likelihood.excess_scatter(theta).clamp(prior.low, prior.high)
-        likelihood = likelihood.refer(theta)
+        likelihood = likelihood.with_reference_continuum(theta)
         centre, factor = u.clone(), u.new_zeros(len(u), len(columns), len(columns))
         rows = torch.arange(len(u))
         for _ in range(self.steps):
-            held = Held(likelihood[rows], theta[rows], torch.tensor(columns))
+            held = Tied.holding(likelihood[rows], theta[rows], columns)
             gradient, precision = Target(held, self.labels).newton(centre[rows])
             change = torch.linalg.solve(precision, gradient[..., None])[..., 0].clamp(-_STEP, _STEP)
             cholesky = torch.linalg.cholesky(precision)

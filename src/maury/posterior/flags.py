@@ -12,7 +12,7 @@ from maury.errors import MauryError
 from maury.likelihood.pixels import MIN_PIXELS
 from maury.likelihood.residuals import ENOUGH_GAIN
 from maury.names import meant
-from maury.sampling.importance import KHAT_LIMIT
+from maury.sampling.verification import KHAT_LIMIT
 
 
 class Severity(StrEnum):

@@ -1,7 +1,7 @@
 """Would the model have made this residual? Posterior predictive checks of one fit, chip by chip and line by line.
 
 Where the noise model holds, whitened residuals are independent normals, but for the few degrees of freedom that the fit
-took. Two statistics see what jitter cannot absorb: scatter that is larger in one place than in another, and residuals that hang together.
+took. Two statistics see what jitter cannot absorb: scatter that is larger in one place than in another, and residuals that are correlated.
 """
 
 from __future__ import annotations

@@ -17,11 +17,13 @@ from maury.errors import InferenceError
 from maury.files import writing
 from maury.forward.doppler import add_velocities
 from maury.likelihood.fit import Fit
-from maury.likelihood.target import Single, Target
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 from maury.posterior.columns import line, row
 from maury.posterior.diagnostics import BetweenLibraries, Diagnostics
+from maury.posterior.draws import CornerArrays, corner_arrays, to_pandas
 from maury.posterior.flags import Kind, verdict_of
-from maury.posterior.summary import QUANTILES, WeightedDraws
+from maury.posterior.summary import QUANTILES, WeightedDraws, made_elsewhere
 from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from maury.interop.spectra import SpecutilsPair
-    from maury.posterior.draws import CornerArrays
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +92,7 @@ class Posterior(WeightedDraws):
     seconds: float = 0.0
     evaluations: int = 0
     held: Mapping[str, float] = field(default_factory=dict)
-    target: Target[Single] | None = field(default=None, repr=False, compare=False)
+    target: Target[Tied] | None = field(default=None, repr=False, compare=False)
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -183,9 +184,7 @@ class Posterior(WeightedDraws):
 
     def to_datatree(self) -> xr.DataTree:
         """Return what `save` writes; see `maury.posterior.store`."""
-        from maury.posterior.store import datatree
-
-        return datatree(self)
+        return made_elsewhere("posterior.store", "datatree")(self)
 
     def save(self, path: str | Path) -> None:
         """Write draws, spectrum and fit as netCDF (read by `maury.posterior.store.load`); the file appears whole or not at all.
@@ -203,48 +202,32 @@ class Posterior(WeightedDraws):
 
     def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
         """Corner plot of the verified posterior over the flow's."""
-        from maury.report.plots import corner_figure
-
-        return corner_figure(self, truth)
+        return made_elsewhere("report.plots", "corner_figure")(self, truth)
 
     def plot_fit(self) -> Figure:
         """Observed spectrum with model, residual and masked pixels, chip by chip."""
-        from maury.report.plots import fit_figure
-
-        return fit_figure(self)
+        return made_elsewhere("report.plots", "fit_figure")(self)
 
     def to_arviz(self, **options: Any) -> Any:
         """``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x), draws equally weighted; see `maury.interop.arviz.to_arviz`."""
-        from maury.interop.arviz import to_arviz
-
-        return to_arviz(self, **options)
+        return made_elsewhere("interop.arviz", "to_arviz")(self, **options)
 
     def to_specutils(self, unit: str | None = None) -> SpecutilsPair:
         """Observed spectrum and model as ``specutils.Spectrum``; see `maury.interop.spectra.to_specutils`."""
-        from maury.interop.spectra import to_specutils
-
-        return to_specutils(self, unit)
+        return made_elsewhere("interop.spectra", "to_specutils")(self, unit)
 
     def to_votable(self, content: str = "draws", **options: Any) -> VOTableFile:
         """VOTable of the ``"draws"`` or the ``"summary"``, with units and UCDs; see `maury.interop.votable.votable`."""
-        from maury.interop.votable import votable
-
-        return votable(self, content, **options)
+        return made_elsewhere("interop.votable", "votable")(self, content, **options)
 
     def to_pandas(self, **options: Any) -> pandas.DataFrame:
         """Return a table of the draws, equally weighted unless ``weighted=True``; see `maury.posterior.draws.to_pandas`."""
-        from maury.posterior.draws import to_pandas
-
         return to_pandas(self, **options)
 
     def corner_arrays(self, *, nuisance: bool = False) -> CornerArrays:
         """Draws, weights and axis names for `corner.corner`; see `maury.posterior.draws.corner_arrays`."""
-        from maury.posterior.draws import corner_arrays
-
         return corner_arrays(self, nuisance=nuisance)
 
     def send(self, client: str | None = "topcat", **options: Any) -> list[str]:
         """Send the draws or the summary to TOPCAT, Aladin or another program by SAMP; see `maury.interop.samp.send`."""
-        from maury.interop.samp import send
-
-        return send(self, client, **options)
+        return made_elsewhere("interop.samp", "send")(self, client, **options)

@@ -6,7 +6,7 @@
     /weighted                          the draws as they are, with log_weight and the densities
     /flow                              draws of the flow, equally weighted
     /spectrum                          wavelength, flux, ivar, good, bitmask where known
-    /fit                               pixels, model flux, continuum, residual, sigma, whitened, foretold
+    /fit                               pixels, model flux, continuum, residual, sigma, whitened, predicted
     attribute "record"                 JSON: labels with priors, what ``to_json`` tells, diagnostics, provenance
 
 Files of format 1 held the weighted draws in ``posterior`` and their weights in ``sample_stats``; they are read as well.
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from maury.errors import InferenceError, MauryError
 from maury.files import first_line, sha256
@@ -36,14 +37,17 @@ from maury.posterior.diagnostics import Diagnostics
 from maury.posterior.draws import chain, draws_of, groups, origin
 from maury.posterior.flags import split_flags
 from maury.posterior.predictive import by_chip, by_line
+from maury.posterior.result import Posterior
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 if TYPE_CHECKING:
     from maury.models import Model
-    from maury.posterior.result import Posterior
+
 
 FORMAT = 2
-_FIT = ("flux", "continuum", "residual", "sigma", "whitened", "foretold")
+_FIT = ("flux", "continuum", "residual", "sigma", "whitened", "predicted")
+# What files of earlier versions call a column.
+_FORMERLY = {"predicted": "foretold"}
 _STATS = ("log_weight", "log_likelihood", "log_prior", "log_proposal")
 _NOTE = "posterior: equally weighted draws; weighted: all draws with exp(log_weight); record: labels, priors and all the rest, as JSON"
 _PACKAGES = ("maury", "torch", "zuko", "numpy", "scipy", "astropy")
@@ -225,7 +229,6 @@ def load(path: str | Path) -> Posterior:
 
 
 def _read(tree: xr.DataTree, text: str) -> Posterior:
-    from maury.posterior.result import Posterior
 
     record = json.loads(text)
     if record["format"] > FORMAT:
@@ -250,7 +253,7 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
     pixels = fitted["pixels"].values.astype(np.int64)
     if pixels.size and not 0 <= pixels.min() <= pixels.max() < grid.n_pixels:
         raise ValueError("the fit's pixels leave the spectrum")
-    fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: fitted[k].values for k in _FIT})
+    fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: _column(fitted, k) for k in _FIT})
     draws, flow = tree["posterior" if old else "weighted"].to_dataset(), tree["flow"].to_dataset()
     stellar = [name for name in labels.names if name in flow]
     weight, likelihood, prior, proposal = ((stats if old else draws)[name].values[0] for name in _STATS)
@@ -294,3 +297,8 @@ def _from_format_1(
         known["misfit"] = {key: told[key] for key in ("p_predictive", "p_novelty", "false_alarm")}
         known["misfit"]["checks"] = [asdict(check) for check in checks]
     return Diagnostics.from_record(known)
+
+
+def _column(fitted: xr.Dataset, name: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = fitted[name if name in fitted else _FORMERLY[name]].values
+    return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,18 +38,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG by a temporary name."""
     with writing(path) as temporary:
         figure.savefig(temporary, dpi=130)
-
-
-def loss_figure(steps: Sequence[int], nats: Sequence[float]) -> Figure:
-    """Draw validation log density against training steps."""
-    figure = new_figure(7, 4)
-    axis = figure.subplots()
-    axis.plot(steps, nats, color=BLUE, marker="o", ms=3)
-    axis.set_xlabel("training step")
-    axis.set_ylabel("mean log density of the truth [nats]")
-    axis.set_title("validation spectra, density over u (prior = N(0, 1))", fontsize=11)
-    axis.grid(alpha=0.3)
-    return figure
 
 
 def _axis_names(labels: LabelSet) -> list[str]:
@@ -189,8 +177,8 @@ def fit_figure(posterior: Posterior) -> Figure:
             f"correlated over {process.scale:.0f} km/s"
         )
     error[fit.pixels] = total_error(posterior)
-    foretold = np.full(grid.n_pixels, np.nan)
-    foretold[fit.pixels] = fit.foretold
+    predicted = np.full(grid.n_pixels, np.nan)
+    predicted[fit.pixels] = fit.predicted
     used = np.zeros(grid.n_pixels, dtype=bool)
     used[fit.pixels] = True
 
@@ -215,7 +203,7 @@ def fit_figure(posterior: Posterior) -> Figure:
         lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
         lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
         if process and process.used:
-            lower.plot(wavelength, foretold[chip] / error[chip], color=ORANGE, lw=0.5)
+            lower.plot(wavelength, predicted[chip] / error[chip], color=ORANGE, lw=0.5)
         lower.set_ylim(-5, 5)
         for axis in (upper, lower):
             axis.set_xlim(wavelength[0], wavelength[-1])

@@ -26,6 +26,7 @@ from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 from maury.priors import Uniform, log_standard_normal
 from maury.report.plots import BLUE, GREY, ORANGE, new_figure, samples_figure, save_figure, walkers_figure
+from maury.report.training import draw_loss
 from maury.reproduce.config import SineConfig
 from maury.reproduce.report import agreement, chain_figures, write_report
 from maury.sampling.chains import emcee_chains
@@ -51,6 +52,15 @@ class SineTarget:
     time: Tensor
     sigma: float
     labels: LabelSet
+
+    @property
+    def dim(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
+
+    def parameters(self, u: Tensor) -> Tensor:
+        """Return the labels at ``u``."""
+        return self.labels.from_normal(u)
 
     def log_likelihood(self, u: Tensor) -> Tensor:
         """Log likelihood, shape ``(n,)``."""
@@ -174,6 +184,7 @@ def run_sine(
     training = output / "training"
     training.mkdir(exist_ok=True)
     fit(estimator, config.training, _Set(config, labels, t), validation, training, progress=False)
+    draw_loss(training)
 
     progress(f"judging on {config.held_out} new waves")
     theta, flux, ivar = draw(config.held_out, torch.Generator().manual_seed(config.seed + 3))

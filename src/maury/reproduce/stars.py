@@ -20,6 +20,7 @@ from maury.likelihood.target import Target
 from maury.models import Model, load_model, to_model_grid
 from maury.posterior.result import Posterior
 from maury.report.plots import samples_figure, save_figure, walkers_figure
+from maury.report.training import draw_loss
 from maury.reproduce.config import Experiment, StarsConfig
 from maury.reproduce.report import PAPER, agreement, chain_figures, write_report
 from maury.sampling.chains import Chains, emcee_chains
@@ -72,7 +73,7 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     posterior = infer(spectrum, model, draws=max(10_000, config.draws), seed=config.seed)
     problem = model.problem
     best = torch.from_numpy(posterior.draws[posterior.log_weights.argmax()])
-    target = Target(problem.likelihood(spectrum).refer(best), problem.inferred)
+    target = Target(problem.likelihood(spectrum).with_reference_continuum(best), problem.inferred)
     start = problem.inferred.to_normal(torch.from_numpy(posterior.sample(500)))
     began = time.perf_counter()
     chains = emcee_chains(target, start, config.chain, seed=config.seed, backend=output / "chains.h5")
@@ -147,6 +148,7 @@ def run_stars(
     training = TrainConfig(**config.training.model_dump(), simulations=file)
     if not (output / "training" / "report.done").exists():
         train(training, output / "training", progress=False)
+        draw_loss(output / "training")
         (output / "training" / "report.done").touch()
     began = stage("train", began)
     model = load_model(output / "training")

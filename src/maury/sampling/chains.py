@@ -19,21 +19,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from maury.errors import ConfigError, InferenceError
-from maury.labels import LabelSet
-from maury.likelihood.target import LogLikelihood, Target
 
 MOVES = ("stretch", "de", "walk", "kde")
 
 
 class LogPosterior(Protocol):
-    """What chains need of a posterior over u; `maury.likelihood.target.Target` is one."""
+    """What chains need of a posterior over u; a `maury.sampling.density.Density` is one."""
 
     @property
-    def labels(self) -> LabelSet:
-        """The labels."""
+    def dim(self) -> int:
+        """Number of coordinates."""
 
     def log_prob(self, u: Tensor) -> Tensor:
-        """Log posterior up to the evidence, shape ``(n,)``, of ``u (n, n_labels)``."""
+        """Log posterior up to the evidence, shape ``(n,)``, of ``u (n, dim)``."""
+
+    def parameters(self, u: Tensor) -> Tensor:
+        """Return what ``u (..., dim)`` stands for."""
+
+
+class Differentiable(LogPosterior, Protocol):
+    """What needs gradients asks for besides."""
+
+    def log_prob_with_gradient(self, u: Tensor) -> Tensor:
+        """Return `log_prob`, differentiable in u by automatic differentiation."""
 
 
 class ChainConfig(BaseModel):
@@ -165,7 +173,7 @@ def emcee_chains(
     import emcee
 
     config = config or ChainConfig()
-    d = len(target.labels)
+    d = target.dim
     if config.walkers < 2 * d + 2:
         raise ConfigError(f"walkers: {d} labels need at least {2 * d + 2}, not {config.walkers}")
 
@@ -206,7 +214,7 @@ def emcee_chains(
     u = sampler.get_chain(discard=burn_in)
     return Chains(
         u,
-        target.labels.from_normal(torch.from_numpy(u)).numpy(),
+        target.parameters(torch.from_numpy(u)).numpy(),
         sampler.get_log_prob(discard=burn_in),
         tau,
         ensemble_rhat(u),
@@ -237,7 +245,7 @@ def _steps_done(store: Any, path: Path | None, walkers: int, d: int) -> int:
 
 
 def nuts_chains(
-    target: Target[LogLikelihood],
+    target: Differentiable,
     start: Tensor,
     *,
     draws: int = 1000,
@@ -297,7 +305,7 @@ def nuts_chains(
     u = torch.stack(all_u, dim=1).numpy()
     return Chains(
         u,
-        target.labels.from_normal(torch.from_numpy(u)).numpy(),
+        target.parameters(torch.from_numpy(u)).numpy(),
         torch.stack(all_log_prob, dim=1).numpy(),
         integrated_time(u, quiet=True),
         split_rhat(u),

@@ -16,8 +16,6 @@ from torch import Tensor
 from maury.errors import InferenceError
 
 _MIN_TAIL = 5
-# Pareto shape of the weights' tail up to which their averages can be trusted.
-KHAT_LIMIT = 0.7
 
 
 def fit_pareto(excess: NDArray[np.float64]) -> tuple[float, float]:

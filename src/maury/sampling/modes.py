@@ -1,4 +1,4 @@
-"""From a flow's draws to the modes of the exact posterior: damped Gauss-Newton steps on the differentiable model."""
+"""From a few starts to the modes of a density: damped Newton steps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maury.batching import LogLikelihoods, Newton, Steps, alone
-from maury.likelihood.target import LogLikelihood, Target
+from maury.batching import Steps, alone
+from maury.sampling.density import Density, log_likelihood, newton
 
 # Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
 _U_MAX = 6.0
 # Starts closer to a bound than a thousandth of the prior feel no slope there.
 _U_START = 3.0
+# Nats below the best mode at which another no longer counts, and sigma within which two are one.
+_NEGLIGIBLE, _SAME_MODE = 20.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,12 @@ def spread_out(u: Tensor, log_prob: Tensor, k: int) -> Tensor:
     return u[chosen]
 
 
-def find_modes(
-    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 20, tolerance: float = 0.01
-) -> Modes:
+def find_modes(target: Density, starts: Tensor, *, steps: int = 20, tolerance: float = 0.01) -> Modes:
     """Climb from each start ``(k, d)``; see `climb`."""
     return alone(climb(target, starts, steps=steps, tolerance=tolerance))
 
 
-def climb(
-    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 20, tolerance: float = 0.01
-) -> Steps[Modes]:
+def climb(target: Density, starts: Tensor, *, steps: int = 20, tolerance: float = 0.01) -> Steps[Modes]:
     """Climb from each start ``(k, d)`` by Levenberg-Marquardt; return the distinct ends within 20 nats of the best.
 
     A climb ends when its next full step expects to gain less than ``tolerance`` nats.
@@ -63,8 +61,8 @@ def climb(
     return _distinct(ends, precision)
 
 
-def climb_beside(
-    target: Target[LogLikelihood], starts: Tensor, *, steps: int = 4, tolerance: float = 0.1
+def climb_with_last_held(
+    target: Density, starts: Tensor, *, steps: int = 4, tolerance: float = 0.1
 ) -> Steps[Modes]:
     """Climb from each start ``(k, d)`` with the last label held where it is; return all ends.
 
@@ -80,12 +78,12 @@ def laplace_factor(precision: Tensor) -> Tensor:
 
 
 def _ascend(
-    target: Target[LogLikelihood], starts: Tensor, steps: int, tolerance: float, held: bool = False
+    target: Density, starts: Tensor, steps: int, tolerance: float, held: bool = False
 ) -> Steps[tuple[Modes, Tensor]]:
     """Take Levenberg-Marquardt steps, the last label ``held`` or not; return all ends, and the precisions there ``(k, d, d)``."""
 
-    def newton(u: Tensor) -> Steps[tuple[Tensor, Tensor]]:
-        gradient, precision = yield Newton(target, u)
+    def slopes(u: Tensor) -> Steps[tuple[Tensor, Tensor]]:
+        gradient, precision = yield from newton(target, u)
         if held:
             gradient[:, -1] = 0.0
             precision[:, -1] = precision[:, :, -1] = 0.0
@@ -93,8 +91,8 @@ def _ascend(
         return gradient, precision
 
     u = starts.clone()
-    value = (yield LogLikelihoods(target, u)) + target.log_prior(u)
-    gradient, precision = yield from newton(u)
+    value = (yield from log_likelihood(target, u)) + target.log_prior(u)
+    gradient, precision = yield from slopes(u)
     damping = torch.full((len(u),), 1e-3, dtype=torch.float64)
     evaluations = 2 * len(u)
     for _ in range(steps):
@@ -108,7 +106,7 @@ def _ascend(
         )
         # The prior's own width is the farthest that a linear step can be believed.
         trial = (u[active] + step.clamp(-1, 1)).clamp(-_U_MAX, _U_MAX)
-        trial_value = (yield LogLikelihoods(target, trial)) + target.log_prior(trial)
+        trial_value = (yield from log_likelihood(target, trial)) + target.log_prior(trial)
         better = trial_value > value[active]
         won = active[better]
         u[won], value[won] = trial[better], trial_value[better]
@@ -116,7 +114,7 @@ def _ascend(
             1e-8, 1e8
         )
         if len(won):
-            gradient[won], precision[won] = yield from newton(u[won])
+            gradient[won], precision[won] = yield from slopes(u[won])
         evaluations += len(active) + len(won)
         # A climb that no damping helps has arrived as far as rounding allows.
         gradient[damping > 1e6] = 0
@@ -127,9 +125,9 @@ def _distinct(ends: Modes, precision: Tensor) -> Modes:
     """Drop what is within 2 sigma of a better end, or 20 nats below the best."""
     keep: list[int] = []
     for i in ends.log_prob.argsort(descending=True).tolist():
-        if ends.log_prob[i] < ends.log_prob.max() - 20:
+        if ends.log_prob[i] < ends.log_prob.max() - _NEGLIGIBLE:
             break
         offset = ends.u[keep] - ends.u[i]
-        if all(float(d @ precision[j] @ d) > 4 for d, j in zip(offset, keep, strict=True)):
+        if all(float(d @ precision[j] @ d) > _SAME_MODE**2 for d, j in zip(offset, keep, strict=True)):
             keep.append(i)
     return Modes(ends.u[keep], ends.log_prob[keep], ends.factor[keep], ends.evaluations)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maury.likelihood.target import LogLikelihood, Target
+from maury.sampling.density import Density
 from maury.sampling.importance import Weighted
 
 
@@ -25,7 +25,7 @@ class Nested:
 
 
 def nested_sampling(
-    target: Target[LogLikelihood],
+    target: Density,
     generator: torch.Generator,
     *,
     live: int = 1000,
@@ -62,7 +62,7 @@ def nested_sampling(
     sampler = Sampler(
         lambda cube: cube,
         log_likelihood,
-        n_dim=len(target.labels),
+        n_dim=target.dim,
         n_live=live,
         vectorized=True,
         pass_dict=False,

@@ -1,31 +1,98 @@
-"""Proposal densities over ``u``, in which the prior is N(0, I), and how they come to cover a posterior.
-
-About its modes, along its ridge in jitter, the flow, and what weighted draws have shown of it.
-"""
+"""Proposal densities over ``u``, and how they come to cover a posterior: about its modes, and by what weighted draws have shown of it."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from maury.batching import Newton, Steps
-from maury.labels import LabelSet
-from maury.likelihood.target import Single, Target, put_back, whole
+from maury.batching import Question, Steps, ask, by_class
 from maury.priors import log_standard_normal
 from maury.sampling.importance import Weighted
-from maury.sampling.modes import Modes, climb_beside, laplace_factor
+from maury.sampling.modes import Modes
 
-if TYPE_CHECKING:
-    from maury.inference.flow import Flow
+# Share of a mixture that stays with the given proposal, so that nothing it knows of is lost where the modes mislead.
+_GIVEN_SHARE = 0.12
+# Weights are even where a proposal is somewhat wider than the posterior, with heavier tails; and an uneven tail is mostly not seen at
+# all: what few draws miss, they do not weigh.
+_INFLATED, _DOF = 1.1, 5
+# A Student-t's tails grow with the dimension: many coordinates need one nearer to the Gaussian.
+FEW_DIMENSIONS, DOF_MANY = 8, 24
+_MODE_FLOOR = 0.02
+# Kernels that follow a posterior of another shape than a Student-t's.
+_KERNELS = 40
+
+
+class Proposal(ABC):
+    """A normalised density over ``u`` that can be drawn from.
+
+    A subclass gives `sample` and `log_prob`; it overrides `samples` and `log_probs` where several are better evaluated together, as
+    flows that share a network are.
+    """
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw ``(n, dim)``."""
+
+    @abstractmethod
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log density, shape ``(n,)``, at ``u (n, dim)``."""
+
+    @classmethod
+    def samples(cls, asked: Sequence[tuple[Self, int, torch.Generator]]) -> list[Tensor]:
+        """`sample` of several proposals, each as many draws as it is asked for."""
+        return [proposal.sample(n, generator) for proposal, n, generator in asked]
+
+    @classmethod
+    def log_probs(cls, asked: Sequence[tuple[Self, Tensor]]) -> list[Tensor]:
+        """`log_prob` of several proposals, each at its own points."""
+        return [proposal.log_prob(u) for proposal, u in asked]
 
 
 @dataclass(frozen=True)
-class StudentT:
+class _Draws(Question[Tensor]):
+    proposal: Proposal
+    n: int
+    generator: torch.Generator
+
+    @classmethod
+    def answer(cls, asked: Sequence[Self]) -> Sequence[Tensor]:
+        def of(kind: Any, places: list[int]) -> Any:
+            return kind.samples([(asked[i].proposal, asked[i].n, asked[i].generator) for i in places])
+
+        return by_class([q.proposal for q in asked], of)
+
+
+@dataclass(frozen=True)
+class _LogProb(Question[Tensor]):
+    proposal: Proposal
+    u: Tensor
+
+    @classmethod
+    def answer(cls, asked: Sequence[Self]) -> Sequence[Tensor]:
+        def of(kind: Any, places: list[int]) -> Any:
+            return kind.log_probs([(asked[i].proposal, asked[i].u) for i in places])
+
+        return by_class([q.proposal for q in asked], of)
+
+
+def draw(proposal: Proposal, n: int, generator: torch.Generator) -> Steps[Tensor]:
+    """Ask for ``(n, dim)`` draws."""
+    return (yield from ask(_Draws(proposal, n, generator)))
+
+
+def log_density(proposal: Proposal, u: Tensor) -> Steps[Tensor]:
+    """Ask for the log density ``(n,)`` at ``u (n, dim)``."""
+    return (yield from ask(_LogProb(proposal, u)))
+
+
+@dataclass(frozen=True)
+class StudentT(Proposal):
     """Multivariate Student-t: ``location (d,)``, lower-triangular ``factor (d, d)`` of its scale matrix, ``dof`` degrees of freedom."""
 
     location: Tensor
@@ -54,51 +121,48 @@ class StudentT:
 
 
 @dataclass(frozen=True)
-class FlowAndJitter:
-    """The flow's density of the labels, times one of the jitter: mostly a Student-t about its best value, else its prior.
+class Extended:
+    """A proposal of all coordinates but the last, times a density of the last: mostly a Student-t, else N(0, 1).
 
-    Without ``jitter`` it is the flow alone.
+    Without ``last`` it is the proposal alone. Its draws and densities are asked for, so that those of several can be computed together.
     """
 
-    flow: Flow
-    jitter: StudentT | None
+    proposal: Proposal
+    last: StudentT | None = None
     prior_share: float = 0.1
 
     def complete(self, u: Tensor, generator: torch.Generator) -> Tensor:
-        """Put a jitter beside each of the flow's draws ``(n, n_labels)``."""
-        if self.jitter is None:
+        """Put a last coordinate beside each of the proposal's draws ``(n, dim - 1)``."""
+        if self.last is None:
             return u
         n = len(u)
-        j = self.jitter.sample(n, generator)
+        x = self.last.sample(n, generator)
         prior = torch.rand(n, 1, generator=generator) < self.prior_share
         return torch.cat(
-            [u, torch.where(prior, torch.randn(n, 1, generator=generator, dtype=torch.float64), j)], dim=1
+            [u, torch.where(prior, torch.randn(n, 1, generator=generator, dtype=torch.float64), x)], dim=1
         )
 
-    def stellar(self, u: Tensor) -> Tensor:
-        """Return what the flow sees of ``u``."""
-        return u if self.jitter is None else u[:, :-1]
+    def seen(self, u: Tensor) -> Tensor:
+        """Return the coordinates of ``u (n, dim)`` that the proposal has."""
+        return u if self.last is None else u[:, :-1]
 
-    def log_prob(self, u: Tensor, log_flow: Tensor) -> Tensor:
-        """Log density, shape ``(n,)``, given the flow's."""
-        if self.jitter is None:
-            return log_flow
-        j = u[:, -1:]
-        by_t = self.jitter.log_prob(j) + math.log1p(-self.prior_share)
-        by_prior = log_standard_normal(j[:, 0]) + math.log(self.prior_share)
-        return log_flow + torch.logaddexp(by_t, by_prior)
+    def log_prob(self, u: Tensor, log_proposal: Tensor) -> Tensor:
+        """Log density, shape ``(n,)``, given the proposal's."""
+        if self.last is None:
+            return log_proposal
+        x = u[:, -1:]
+        by_t = self.last.log_prob(x) + math.log1p(-self.prior_share)
+        by_prior = log_standard_normal(x[:, 0]) + math.log(self.prior_share)
+        return log_proposal + torch.logaddexp(by_t, by_prior)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Student-t distributions and, perhaps, a flow, with weights that sum to 1; the flow's comes last.
-
-    The flow's draws and densities are given to it, so that they can be computed for many spectra together.
-    """
+    """Student-t distributions and, perhaps, a given proposal, with weights that sum to 1; the given one's comes last."""
 
     parts: Sequence[StudentT]
     weights: Tensor
-    flow: FlowAndJitter | None = None
+    given: Extended | None = None
 
     def counts(self, n: int, generator: torch.Generator) -> Tensor:
         """How many of ``n`` draws each part gives: its share, the remainder at random."""
@@ -110,31 +174,31 @@ class Mixture:
         return counts
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw ``(n, d)``."""
+        """Draw ``(n, dim)``."""
         counts = self.counts(n, generator)
-        from_flow = self.flow.flow.sample(int(counts[-1]), generator) if self.flow else None
-        return self.gather(counts, from_flow, generator)
+        of_given = self.given.proposal.sample(int(counts[-1]), generator) if self.given else None
+        return self.gather(counts, of_given, generator)
 
-    def gather(self, counts: Tensor, from_flow: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Draw as many of each part as ``counts`` says, beside the flow's draws."""
+    def gather(self, counts: Tensor, of_given: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Draw as many of each part as ``counts`` says, beside the given proposal's draws."""
         found = [p.sample(int(c), generator) for p, c in zip(self.parts, counts, strict=False) if c]
-        if self.flow is not None and from_flow is not None:
-            found.append(self.flow.complete(from_flow, generator))
+        if self.given is not None and of_given is not None:
+            found.append(self.given.complete(of_given, generator))
         return torch.cat(found)
 
-    def log_prob(self, u: Tensor, log_flow: Tensor | None = None) -> Tensor:
-        """Log density, shape ``(n,)``; ``log_flow`` is the flow's, which is computed if it is not given."""
+    def log_prob(self, u: Tensor, log_given: Tensor | None = None) -> Tensor:
+        """Log density, shape ``(n,)``; ``log_given`` is the given proposal's, which is computed if it is not told."""
         each = [part.log_prob(u) for part in self.parts]
-        if self.flow is not None:
-            known = self.flow.flow.log_prob(self.flow.stellar(u)) if log_flow is None else log_flow
-            each.append(self.flow.log_prob(u, known))
+        if self.given is not None:
+            known = self.given.proposal.log_prob(self.given.seen(u)) if log_given is None else log_given
+            each.append(self.given.log_prob(u, known))
         return torch.logsumexp(torch.stack(each) + self.weights.log()[:, None], dim=0)
 
-    def beside(self, parts: Sequence[StudentT], share: float) -> Mixture:
-        """Return the mixture with other parts, which have ``share`` of the weight, evenly."""
+    def plus(self, parts: Sequence[StudentT], share: float) -> Mixture:
+        """Return the mixture with further parts, which have ``share`` of the weight, evenly."""
         weights, at = (1 - share) * self.weights, len(self.parts)
         new = weights.new_full((len(parts),), share / len(parts))
-        return Mixture([*self.parts, *parts], torch.cat([weights[:at], new, weights[at:]]), self.flow)
+        return Mixture([*self.parts, *parts], torch.cat([weights[:at], new, weights[at:]]), self.given)
 
 
 def average(mixtures: Sequence[Mixture], counts: Sequence[int]) -> Mixture:
@@ -145,92 +209,29 @@ def average(mixtures: Sequence[Mixture], counts: Sequence[int]) -> Mixture:
         n = len(mixture.parts)
         total[:n] += count * mixture.weights[:n]
         total[len(last.parts) :] += count * mixture.weights[n:]
-    return Mixture(last.parts, total / sum(counts), last.flow)
+    return Mixture(last.parts, total / sum(counts), last.given)
 
 
-# Share of the proposal that stays with the flow, so that nothing it knows of is lost where the modes mislead.
-_FLOW_SHARE = 0.12
-# Weights are even where a proposal is somewhat wider than the posterior, with heavier tails; and an uneven tail is mostly not seen at
-# all: what few draws miss, they do not weigh.
-_INFLATED, _DOF = 1.1, 5
-# A Student-t's tails grow with the dimension: many labels need one nearer to the Gaussian.
-FEW_LABELS, DOF_MANY = 8, 24
-_MODE_FLOOR = 0.02
-# A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
-# prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
-_WIDE_SHARE = 0.1
-_WIDE = 2.5
-# Jitters, in u, at which the posterior's ridge is followed: steps of this size from the best one's, so many down and up.
-_STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, -3.0
-# Kernels that follow a posterior of another shape than a Student-t's.
-_KERNELS = 40
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """Where a posterior with jitter lies beside its modes.
-
-    Attributes
-    ----------
-    along
-        The most likely labels at jitters other than the best mode's; their factors have the breadth in jitter that each stands for.
-    broad
-        Factors of the modes with the emulator's error taken for known, shape ``(k, d, d)``.
-    evaluations
-        Likelihood evaluations spent.
-    """
-
-    along: Modes
-    broad: Tensor
-    evaluations: int
-
-
-def along_jitter(target: Target[Single], modes: Modes) -> Steps[Ridge]:
-    """Follow the posterior from its best mode to other jitters.
-
-    A jitter below the noise is hardly told from none, nor from the emulator's error, which the other labels choose: the posterior is a
-    curved ridge that no ellipsoid about its mode covers.
-    """
-    u, factor = modes.u[0], modes.factor[0]
-    covariance = factor @ factor.T
-    jitter = u[-1] + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
-    jitter = jitter[(jitter > _LOWEST) | (jitter > u[-1])]
-    moved = (jitter - u[-1])[:, None] * covariance[-1] / covariance[-1, -1]
-    starts = u + moved.clamp(-1, 1)
-    starts[:, -1] = jitter
-    along = yield from climb_beside(target, starts)
-    along.factor[:, -1, -1] = _STEP
-    likelihood, _ = whole(target, u)
-    _, precision = yield Newton(put_back(target, replace(likelihood, error_known=True)), modes.u)
-    return Ridge(along, laplace_factor(precision), along.evaluations + len(modes.u))
-
-
-def about_modes(modes: Modes, ridge: Ridge | None, flow: Flow | None, labels: LabelSet) -> Mixture:
-    """Student-t distributions about the modes and a share of the flow; of labels with jitter also along the ridge, and wide ones."""
-    mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
-    mass /= mass.sum()
-    parts, shares = _about(modes.u, modes.factor), mass
-    jitter = None
-    if ridge is not None:
-        wide = ridge.broad.clone()
-        wide[:, -1] *= _WIDE
-        free = ridge.broad.clone()
-        free[:, -1] = torch.eye(len(labels)).to(free)[-1]
-        anywhere = modes.u.clone()
-        anywhere[:, -1] = 0.0
-        parts += [*_about(ridge.along.u, ridge.along.factor), *_about(modes.u, wide), *_about(anywhere, free)]
-        narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
-        shares = torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
-        jitter = StudentT(modes.u[0, -1:], 1.5 * modes.factor[0][-1:, :].norm().view(1, 1))
-    if flow is None:
-        return Mixture(parts, shares)
-    of_flow = torch.tensor([_FLOW_SHARE], dtype=torch.float64)
-    return Mixture(parts, torch.cat([(1 - _FLOW_SHARE) * shares, of_flow]), FlowAndJitter(flow, jitter))
-
-
-def _about(u: Tensor, factor: Tensor) -> list[StudentT]:
-    dof = _DOF if u.shape[1] <= FEW_LABELS else DOF_MANY
+def around(u: Tensor, factor: Tensor) -> list[StudentT]:
+    """Student-t distributions about places ``(k, dim)`` with factors ``(k, dim, dim)``, somewhat wider than those."""
+    dof = _DOF if u.shape[1] <= FEW_DIMENSIONS else DOF_MANY
     return [StudentT(place, _INFLATED * f, dof) for place, f in zip(u, factor, strict=True)]
+
+
+def mode_shares(modes: Modes) -> Tensor:
+    """Shares of a proposal about modes, by their mass, shape ``(k,)``; none is left out."""
+    mass = torch.softmax(modes.log_mass, 0).clamp_min(_MODE_FLOOR)
+    return mass / mass.sum()
+
+
+def with_given(
+    parts: Sequence[StudentT], shares: Tensor, given: Extended | None, share: float = _GIVEN_SHARE
+) -> Mixture:
+    """Return the mixture of parts with these shares, of which a given proposal takes its ``share``."""
+    if given is None:
+        return Mixture(parts, shares)
+    of_given = torch.tensor([share], dtype=torch.float64)
+    return Mixture(parts, torch.cat([(1 - share) * shares, of_given]), given)
 
 
 def adapted(
@@ -248,10 +249,10 @@ def adapted(
     covariance += 1e-3 * torch.diag(covariance.diagonal()) + 1e-12 * torch.eye(len(mean)).to(covariance)
     factor = torch.linalg.cholesky(1.2 * covariance)
     if not closely:
-        return previous.beside([StudentT(mean, factor)], 0.5)
+        return previous.plus([StudentT(mean, factor)], 0.5)
     # The bandwidth that suits a normal density of as many draws as these are worth (Silverman 1986, eq. 4.14).
     d, ess = len(mean), 1 / float(w.square().sum())
     bandwidth = (4 / ((d + 2) * max(ess, 2 * d))) ** (1 / (d + 4))
     centres = draws.u[torch.multinomial(w, _KERNELS, replacement=True, generator=generator)]
     kernels = [StudentT(centre, bandwidth * factor) for centre in centres]
-    return previous.beside([StudentT(mean, factor)], 0.1).beside(kernels, 0.5)
+    return previous.plus([StudentT(mean, factor)], 0.1).plus(kernels, 0.5)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maury.errors import SpectrumError
-from maury.inference.companion import Companion
 from maury.inference.infer import AUTO
+from maury.inference.options import Companion
 from maury.labels import Label, LabelSet
 from maury.likelihood.residuals import Noise
 from maury.models import folder, shipped

@@ -5,7 +5,8 @@ from maury.spectra.formats.registry import read_spectra, read_spectrum
 from maury.spectra.formats.star_writers import write_apstar, write_aspcapstar, write_mwm
 from maury.spectra.formats.table import from_specutils, read_table, write_table
 from maury.spectra.formats.writers import nominal_visit_grid, write_apvisit
-from maury.spectra.spectrum import PixelGrid, Spectrum, apstar_grid
+from maury.spectra.instrument import apstar_grid
+from maury.spectra.spectrum import PixelGrid, Spectrum
 
 __all__ = [
     "PixelGrid",

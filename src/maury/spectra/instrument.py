@@ -391,3 +391,13 @@ def of_card(entry: dict[str, Any] | None, where: Path | str = "card") -> Instrum
 def apogee() -> Instrument:
     """Return APOGEE: what its files and the shipped models are about."""
     return read_instrument(shipped_instruments()[APOGEE])
+
+
+def apstar_grid() -> PixelGrid:
+    """Return the common grid of APOGEE's combined spectra: 8575 pixels, uniform in log10(wavelength)."""
+    return apogee().grid
+
+
+def nominal_visit_lsf() -> GaussHermite:
+    """Return a typical line-spread function of APOGEE's visits, the same on each of the three chips."""
+    return GaussHermite(np.array(apogee().gauss_hermite))

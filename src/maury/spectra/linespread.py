@@ -238,13 +238,6 @@ def _full_width(x: NDArray[np.float64], profile: NDArray[np.float64]) -> float:
     return float(ends[1] - ends[0])
 
 
-def nominal_visit_lsf() -> GaussHermite:
-    """Return a typical line-spread function of APOGEE's visits, the same on each of the three chips."""
-    from maury.spectra.instrument import apogee
-
-    return GaussHermite(np.array(apogee().gauss_hermite))
-
-
 @dataclass(frozen=True)
 class _Chip:
     """One row of coefficients, unpacked: polynomials in ``x + offset`` of sigma, h_1.. and of the wing's share and width."""

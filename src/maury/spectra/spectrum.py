@@ -63,13 +63,6 @@ class PixelGrid:
         return self.wavelength.size
 
 
-def apstar_grid() -> PixelGrid:
-    """Return the common grid of APOGEE's combined spectra: 8575 pixels, uniform in log10(wavelength)."""
-    from maury.spectra.instrument import apogee
-
-    return apogee().grid
-
-
 @dataclass(frozen=True, repr=False)
 class Spectrum:
     """One observed spectrum.

@@ -15,8 +15,8 @@ import pyarrow as pa
 import torch
 
 from maury.errors import Failure, MauryError, failure_of
+from maury.inference.batch import infer_batch
 from maury.inference.flow import amortised
-from maury.inference.infer import infer_batch
 from maury.models import Model, folder, load_model
 from maury.posterior.columns import Output, failed_row
 from maury.spectra.formats.registry import read_all

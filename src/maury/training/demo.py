@@ -8,7 +8,7 @@ import torch
 
 from maury.models import Model
 from maury.spectra.formats.writers import nominal_visit_grid, write_apvisit
-from maury.spectra.linespread import nominal_visit_lsf
+from maury.spectra.instrument import nominal_visit_lsf
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulations import Observing, Simulator
 

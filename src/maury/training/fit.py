@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader
 import maury
 from maury.errors import ModelError
 from maury.networks.estimator import Estimator
-from maury.report.plots import loss_figure, save_figure
 from maury.training.checkpoint import OpenCheckpoint, latest
 from maury.training.config import FitConfig
 from maury.training.data import Batch, Batches, Source
@@ -162,10 +161,11 @@ def take_weights(estimator: Estimator, path: Path) -> list[str]:
     return sorted(found)
 
 
-def validation_curve(files: list[Path]) -> tuple[list[int], list[float]]:
-    """Read steps and validation log density (nats) from the loggers' CSV files, in order."""
+def validation_curve(output: Path) -> tuple[list[int], list[float]]:
+    """Read steps and validation log density (nats) from the CSV files that training left in a folder, in order."""
+    files = [*sorted(output.glob("metrics.until-*.csv")), output / "metrics.csv"]
     points: dict[int, float] = {}
-    for file in files:
+    for file in filter(Path.exists, files):
         with file.open(newline="") as lines:
             for row in csv.DictReader(lines):
                 if row.get("val_loss"):
@@ -254,9 +254,6 @@ def fit(
                 }
             )
             estimator.save(output / "estimator.safetensors")
-            parts = [*sorted(output.glob("metrics.until-*.csv")), curve]
-            steps, nats = validation_curve([part for part in parts if part.exists()])
-            save_figure(loss_figure(steps, nats), output / "loss.png")
     return estimator.eval().requires_grad_(False)
 
 

@@ -16,7 +16,8 @@ from flat_star import make_spectrum
 from maury.errors import SpectrumError
 from maury.spectra import Spectrum, apstar_grid, nominal_visit_grid, read_apvisit, write_apvisit
 from maury.spectra.formats.bits import bits
-from maury.spectra.linespread import GaussHermite, nominal_visit_lsf
+from maury.spectra.instrument import nominal_visit_lsf
+from maury.spectra.linespread import GaussHermite
 
 
 @pytest.mark.parametrize("n", [4096, 2048])

@@ -15,8 +15,8 @@ from maury.errors import SpectrumError
 from maury.files import writing
 from maury.names import meant
 from maury.spectra.formats.bits import DEFAULT_REJECT, bits
-from maury.spectra.instrument import apogee
-from maury.spectra.linespread import GaussHermite, nominal_visit_lsf
+from maury.spectra.instrument import apogee, nominal_visit_lsf
+from maury.spectra.linespread import GaussHermite
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Release = Literal["dr16", "dr17", "dr19"]

@@ -1,0 +1,69 @@
+"""Which library explains a spectrum? All shipped models that cover it are tried on the same pixels, and the evidence chooses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from maury.errors import InferenceError
+from maury.inference.batch import infer_single, labels_for
+from maury.inference.flagging import disagreement
+from maury.inference.options import Options
+from maury.likelihood.pixels import usable_pixels
+from maury.models import DEFAULT, load_model, shipped
+from maury.posterior.diagnostics import Tried
+from maury.posterior.result import Posterior
+from maury.sampling.verification import KHAT_LIMIT
+from maury.spectra.spectrum import Spectrum
+
+# Models whose evidences differ by more than this (nats) need no better ones to be told apart.
+_CLOSE = 20.0
+
+
+def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]) -> Posterior:
+    """Infer with every shipped model that covers the spectrum, on the same pixels; return the one of the highest evidence."""
+    began = time.perf_counter()
+    models = [load_model(name) for name in shipped(estimators=True)]
+    inside = {
+        m.name: usable_pixels(spectrum, m.forward, labels_for(spectrum, m, options.priors)) for m in models
+    }
+    models = [m for m in models if inside[m.name].any()]
+    if not models:
+        return infer_single(spectrum, load_model(DEFAULT), options, progress)
+    common = np.logical_and.reduce([inside[m.name] for m in models])
+    found, failures = [], {}
+    for m in models:
+        try:
+            stage = partial(stage_of, progress, m.name)
+            found.append(infer_single(spectrum, m, options, stage, common, nested=False))
+        except InferenceError as error:
+            failures[m.name] = error
+    if not found:
+        raise next(iter(failures.values()))
+    best = max(found, key=lambda posterior: posterior.log_evidence)
+    # Where the winner's weights are poor, or a rival is near, the exact evidence decides.
+    close = [p for p in found if p.khat > KHAT_LIMIT and p.log_evidence > best.log_evidence - _CLOSE]
+    for rough in close:
+        m = next(m for m in models if m.name == rough.model)
+        found[found.index(rough)] = infer_single(spectrum, m, options, progress, common)
+    best = max(found, key=lambda posterior: posterior.log_evidence)
+    evidence = np.array([p.log_evidence for p in found])
+    share = np.exp(evidence - evidence.max())
+    tried = tuple(
+        Tried(p.model, p.log_evidence, float(s)) for p, s in zip(found, share / share.sum(), strict=True)
+    )
+    return replace(
+        best,
+        diagnostics=replace(best.diagnostics, models=tried),
+        flag_warn=(*best.flag_warn, *disagreement(found)),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def stage_of(progress: Callable[[str], None], what: str, stage: str) -> None:
+    """Tell a stage, and of what."""
+    progress(f"{what}: {stage}")
