@@ -9,7 +9,8 @@ from astropy.io.votable.ucd import check_ucd
 from matplotlib.mathtext import MathTextParser
 
 from maury.errors import LabelError
-from maury.labels import Label, LabelSet, Uniform, label
+from maury.labels import Label, LabelSet, label
+from maury.priors import Uniform
 from maury.quantities import TABLE, Role, is_known, quantity, table
 
 NAMES = [entry.name for entry in TABLE]
