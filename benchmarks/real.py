@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def main(output: Path) -> None:
     for name, spectrum in spectra.items():
         for options, chosen in OPTIONS.items():
             posterior = maury.infer(spectrum, seed=1, **chosen)
-            if options == "companion" and not posterior.extra["companion"]["used"]:
-                found[f"{name}, {options}"] = posterior.extra["companion"]
+            if options == "companion" and not posterior.diagnostics.companion.used:
+                found[f"{name}, {options}"] = asdict(posterior.diagnostics.companion)
                 continue
             line = posterior.to_json()
             fit, v_rad = posterior.fit, posterior.quantile("v_rad", 0.5)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from maury.errors import LabelError
-from maury.labels import Label, LabelSet, label
+from maury.labels import LabelSet, label
 from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
 
 PRIORS: dict[str, Prior] = {
@@ -139,7 +139,7 @@ def test_prior_is_standard_normal_in_u(prior: Prior) -> None:
 
 @each_prior
 def test_std_is_that_of_the_draws(prior: Prior) -> None:
-    draws = LabelSet((Label("x", prior),)).sample(200_000, torch.Generator().manual_seed(1))
+    draws = LabelSet((label("x", prior),)).sample(200_000, torch.Generator().manual_seed(1))
     if prior is not PRIORS["log-uniform-wide"]:
         assert float(draws.std()) == pytest.approx(prior.std, rel=0.02)
 
@@ -163,7 +163,7 @@ def test_nothing_is_lost_beside_a_bound_at_zero(u: float) -> None:
 
 
 def test_a_million_draws_stay_inside() -> None:
-    labels = LabelSet(tuple(Label(name, prior) for name, prior in PRIORS.items()))
+    labels = LabelSet(tuple(label(name, prior) for name, prior in PRIORS.items()))
     draws = labels.sample(1_000_000 // len(labels), torch.Generator().manual_seed(0))
     assert ((draws >= labels.low) & (draws <= labels.high)).all()
     assert torch.isfinite(labels.log_prob(draws)).all()

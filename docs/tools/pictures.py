@@ -39,7 +39,7 @@ def bounded(model: maury.models.Model) -> None:
     """Draw a label at the edge of its prior, in its own units and in u."""
     slow = simulate_visit(model, TRUTH | {"v_sini": 1.0}, snr=20.0, seed=5, v_correction=None)
     posterior = maury.infer(slow, model, draws=20_000)
-    v_sini = posterior.resample(20_000)[:, posterior.labels.index("v_sini")]
+    v_sini = posterior.sample(20_000)[:, posterior.labels.index("v_sini")]
     mean, std = v_sini.mean(), v_sini.std()
     figure = new_figure(11, 3.4)
     left, middle, right = figure.subplots(1, 3)
@@ -72,7 +72,7 @@ def flow_weights(
     assert posterior.target is not None
     with torch.no_grad():
         context = model.estimator.context(*to_model_grid(posterior.spectrum, model))
-    u = posterior.labels.to_normal(torch.from_numpy(posterior.resample(2000)))
+    u = posterior.labels.to_normal(torch.from_numpy(posterior.sample(2000)))
     jitter = StudentT(u[:, -1].mean(0, keepdim=True), 1.5 * u[:, -1].std().view(1, 1))
     flow = Flow(model.estimator, context, posterior.stellar)
     proposal = FlowAndJitter(flow, jitter)
@@ -156,8 +156,8 @@ def evidence() -> None:
         x = cool.grid.wavelength[fit.pixels]
         axis.plot(x, (fit.flux + fit.residual) / fit.continuum, color="0.6", lw=1.5, label="observed")
         axis.plot(x, fit.flux / fit.continuum, color=colour, lw=0.9, label=name)
-        log_z = next(entry["log_evidence"] for entry in both.extra["models"] if entry["model"] == name)
-        best = max(entry["log_evidence"] for entry in both.extra["models"])
+        log_z = next(tried.log_evidence for tried in both.diagnostics.models if tried.model == name)
+        best = max(tried.log_evidence for tried in both.diagnostics.models)
         teff, jitter = (posterior.quantile(label, 0.5) for label in ("teff", "jitter"))
         title = f"{name}: teff = {teff:.0f} K, jitter {jitter:.3f}, ln Z {log_z - best:+.0f}"
         axis.set_title(title, fontsize=10)

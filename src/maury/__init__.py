@@ -1,4 +1,8 @@
-"""maury: a stellar spectrum in, a calibrated and verified posterior over the star's parameters out."""
+"""maury: a stellar spectrum in, a calibrated and verified posterior over the star's parameters out.
+
+>>> posterior = maury.infer("apVisit-r13-9518-57729-104.fits")  # doctest: +SKIP
+>>> posterior.summary()["teff"]  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,71 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from maury.errors import MauryError
-    from maury.inference.infer import infer
-    from maury.models import load_model
+    from maury.inference.batch import infer_batch
+    from maury.inference.infer import infer, infer_files
+    from maury.inference.visits import JointPosterior, infer_visits
+    from maury.labels import LabelSet
+    from maury.models import Model, load_model
     from maury.posterior.result import Posterior
-    from maury.spectra import PixelGrid, Spectrum, read_spectrum
+    from maury.posterior.store import load
+    from maury.priors import LogUniform, TruncatedNormal, Uniform
+    from maury.spectra import PixelGrid, Spectrum, read_spectra, read_spectrum
 
+# Where each name lives: it is imported on first use, since torch and astropy take seconds and ``maury --help`` needs neither.
 _PUBLIC = {
-    "MauryError": "maury.errors",
-    "PixelGrid": "maury.spectra",
-    "Posterior": "maury.posterior.result",
-    "Spectrum": "maury.spectra",
-    "infer": "maury.inference.infer",
-    "load_model": "maury.models",
+    # spectra
     "read_spectrum": "maury.spectra",
+    "read_spectra": "maury.spectra",
+    "Spectrum": "maury.spectra",
+    "PixelGrid": "maury.spectra",
+    # models and priors
+    "load_model": "maury.models",
+    "Model": "maury.models",
+    "LabelSet": "maury.labels",
+    "Uniform": "maury.priors",
+    "LogUniform": "maury.priors",
+    "TruncatedNormal": "maury.priors",
+    # inference
+    "infer": "maury.inference.infer",
+    "infer_files": "maury.inference.infer",
+    "infer_batch": "maury.inference.batch",
+    "infer_visits": "maury.inference.visits",
+    # results
+    "Posterior": "maury.posterior.result",
+    "JointPosterior": "maury.inference.visits",
+    "load": "maury.posterior.store",
+    # errors
+    "MauryError": "maury.errors",
 }
-__all__ = ["MauryError", "PixelGrid", "Posterior", "Spectrum", "infer", "load_model", "read_spectrum"]
+__all__ = [
+    "JointPosterior",
+    "LabelSet",
+    "LogUniform",
+    "MauryError",
+    "Model",
+    "PixelGrid",
+    "Posterior",
+    "Spectrum",
+    "TruncatedNormal",
+    "Uniform",
+    "infer",
+    "infer_batch",
+    "infer_files",
+    "infer_visits",
+    "load",
+    "load_model",
+    "read_spectra",
+    "read_spectrum",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: torch and astropy take seconds, ``maury --help`` needs neither."""
+    """Import on first use."""
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'maury' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not, so that they complete."""
+    return sorted([*__all__, "__version__"])

@@ -13,6 +13,7 @@ from maury import __version__
 from maury.commands import check, fetch, instruments, models, survey
 from maury.commands.console import BAD_INPUT, err, out, print_error, speaking
 from maury.commands.doctor import doctor
+from maury.commands.explain import explain
 from maury.commands.infer import demo, infer
 from maury.commands.report import report
 from maury.commands.serve import serve
@@ -49,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (infer, demo, report, serve, train, simulate, reproduce, doctor):
+for command in (infer, demo, report, explain, serve, train, simulate, reproduce, doctor):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(instruments.app, name="instruments")

@@ -72,6 +72,11 @@ class Failure:
     flag: str
     reason: str
 
+    @property
+    def message(self) -> str:
+        """Why, with the file's name in any case."""
+        return self.reason if str(self.path) in self.reason else f"{self.path}: {self.reason}"
+
 
 def failure_of(path: Path, index: int, error: Exception) -> Failure:
     """Say why there is no posterior; an error that is not maury's own is one of maury's, and raised under ``--debug``."""

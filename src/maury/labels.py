@@ -14,22 +14,48 @@ from torch import Tensor
 from maury.errors import LabelError
 from maury.names import meant
 from maury.priors import ANY_PRIOR, Prior
+from maury.quantities import Quantity, Role, is_known, quantity
 
 
 @dataclass(frozen=True)
 class Label:
-    """One inferred quantity: its name (SDSS astra's), unit, prior, and how figures write it."""
+    """One inferred quantity, and the prior that it has.
 
-    name: str
+    Attributes
+    ----------
+    quantity
+        What it measures: name, unit, symbol, UCD, decimals, role, number (`maury.quantities`).
+    prior
+        Its prior.
+    """
+
+    quantity: Quantity
     prior: Prior
-    unit: str = ""
-    symbol: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name, the number of a star or visit included."""
+        return self.quantity.name
+
+    @property
+    def unit(self) -> str:
+        """Unit, empty where it has none."""
+        return self.quantity.unit
+
+    @property
+    def symbol(self) -> str:
+        """Symbol of figures."""
+        return self.quantity.symbol or self.name
+
+    @property
+    def role(self) -> Role:
+        """Whether it is of the star, of the visit or a nuisance."""
+        return self.quantity.role
 
     @property
     def axis(self) -> str:
         """What a figure writes beside an axis: symbol and unit."""
-        symbol = self.symbol or self.name
-        return f"{symbol} [{self.unit}]" if self.unit else symbol
+        return self.quantity.axis
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON card."""
@@ -42,7 +68,7 @@ class Label:
         Raises
         ------
         LabelError
-            If the prior's kind or values are not possible.
+            If the prior's kind or values are not possible, or a label that is known has another unit.
         """
         name = str(entry.get("name", "?"))
         try:
@@ -50,7 +76,14 @@ class Label:
         except (KeyError, ValidationError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no prior"
             raise LabelError(f"label {name}: {reason}") from None
-        return cls(name, prior, str(entry.get("unit", "")), str(entry.get("symbol", "")))
+        about, unit = quantity(name), str(entry.get("unit", ""))
+        if not is_known(name):
+            about = replace(about, unit=unit, symbol=str(entry.get("symbol", "")))
+        elif entry.get("unit") is not None and unit != about.unit:
+            raise LabelError(
+                f"label {name}: is in {unit or 'no unit'}; maury has it in {about.unit or 'none'}"
+            )
+        return cls(about, prior)
 
 
 def _bounded(prior: Prior, label: Label) -> Prior:
@@ -110,6 +143,14 @@ class LabelSet:
     def select(self, names: Iterable[str]) -> LabelSet:
         """Return the named labels, in the given order."""
         return LabelSet(tuple(self[name] for name in names))
+
+    def of(self, *roles: Role) -> LabelSet:
+        """Return the labels that have one of these roles."""
+        return LabelSet(tuple(label for label in self.labels if label.role in roles))
+
+    def without(self, *roles: Role) -> LabelSet:
+        """Return the labels that have none of these roles."""
+        return LabelSet(tuple(label for label in self.labels if label.role not in roles))
 
     def with_priors(self, priors: Mapping[str, Prior]) -> LabelSet:
         """Return a copy in which the named labels have other priors; one without bounds gets those that the label had."""
@@ -185,26 +226,6 @@ class LabelSet:
         return cls(tuple(Label.from_dict(entry) for entry in entries))
 
 
-UNITS = {
-    "teff": "K",
-    "logg": "dex",
-    "m_h": "dex",
-    "alpha_m": "dex",
-    "v_rad": "km/s",
-    "v_sini": "km/s",
-    "jitter": "",
-}
-SYMBOLS = {
-    "teff": r"$T_{\rm eff}$",
-    "logg": r"$\log g$",
-    "m_h": r"[M/H]",
-    "alpha_m": r"[$\alpha$/M]",
-    "v_rad": r"$v_{\rm rad}$",
-    "v_sini": r"$v\,\sin i$",
-    "jitter": "jitter",
-}
-
-
 def label(name: str, prior: Prior) -> Label:
-    """Return a label with the unit and symbol that its name has everywhere in maury."""
-    return Label(name, prior, UNITS.get(name, ""), SYMBOLS.get(name, name))
+    """Return a label that means what its name means everywhere in maury."""
+    return Label(quantity(name), prior)

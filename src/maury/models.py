@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from maury.display import card
 from maury.errors import ModelError
 from maury.files import first_line
 from maury.forward.model import ForwardModel
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """All that inference needs.
 
@@ -72,6 +73,24 @@ class Model:
     novelty: Novelty | None = None
     folder: Path | None = None
     systematic: Systematic | None = None
+
+    def __repr__(self) -> str:
+        ranges = ", ".join(
+            f"{name} {low}..{high} {unit}".rstrip() for name, unit, low, high in self._ranges()
+        )
+        return f"<Model {self.name}: {ranges}>"
+
+    def _repr_html_(self) -> str:
+        where = [("instrument", self.instrument.name)] if self.instrument else []
+        where += [(f"{name} is held at", f"{value:g}") for name, value in self.problem.held.items()]
+        return card(f"Model {self.name}", where, ("label", "unit", "from", "to"), self._ranges())
+
+    def _ranges(self) -> list[tuple[str, str, str, str]]:
+        """Name, unit and range of each label that is inferred."""
+        return [
+            (label.name, label.unit, f"{label.prior.low:g}", f"{label.prior.high:g}")
+            for label in self.problem.inferred
+        ]
 
     @property
     def forward(self) -> ForwardModel:

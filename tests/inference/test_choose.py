@@ -103,10 +103,10 @@ def test_models_by_evidence(star):
     assert list(shipped(estimators=True)) == ["btsettl-apogee", "kurucz-apogee"]
     posterior = maury.infer(star, "auto")
     assert posterior.model == "kurucz-apogee"
-    tried = {entry["model"]: entry for entry in posterior.extra["models"]}
+    tried = {entry.model: entry for entry in posterior.diagnostics.models}
     assert set(tried) == {"btsettl-apogee", "kurucz-apogee"}
-    assert tried["kurucz-apogee"]["probability"] > 0.999
-    assert tried["kurucz-apogee"]["log_evidence"] == pytest.approx(posterior.log_evidence)
+    assert tried["kurucz-apogee"].probability > 0.999
+    assert tried["kurucz-apogee"].log_evidence == pytest.approx(posterior.log_evidence)
 
 
 def test_m_dwarf_by_evidence():

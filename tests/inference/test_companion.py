@@ -52,7 +52,7 @@ def test_the_companion_is_found(model: Model, star: tuple[Posterior, Tensor], pa
     assert "companion" in pair.flag_warn
     assert "misfit" in single.flag_warn
     assert "misfit" not in pair.flag_warn
-    assert pair.extra["companion"]["gain"] > 100
+    assert pair.diagnostics.companion.gain > 100
     assert pair.khat < 0.7
     found, before = pair.summary(), single.summary()
     for name, value in zip(single.stellar.names, truth.tolist(), strict=False):
@@ -83,7 +83,7 @@ def test_draws_are_weighed_by_the_exact_posterior(pair: Posterior) -> None:
 def test_a_good_star_is_not_looked_at(model: Model, tmp_path: Path) -> None:
     write_demo(tmp_path / "star.fits", model, 1)
     posterior = infer(tmp_path / "star.fits", model, seed=1, companion="auto")
-    assert "companion" not in posterior.extra
+    assert posterior.diagnostics.companion is None
     assert "teff_2" not in posterior.labels.names
 
 
@@ -96,7 +96,7 @@ def test_one_at_the_same_velocity_is_not_believed(
     monkeypatch.setattr(companion, "_two_stars", lambda *_: (replace(pair, draws=draws), None))
     kept = with_companion(star[0], model, AUTO)
     assert kept.labels == star[0].labels
-    assert kept.extra["companion"]["used"] is False
+    assert kept.diagnostics.companion.used is False
     shown = with_companion(star[0], model, YES)
     assert shown.labels == pair.labels
 

@@ -87,6 +87,7 @@ def test_from_the_command_line(model, tmp_path):
     found = json.loads(result.stdout.splitlines()[0])
     assert set(found["labels"]) == {"teff", "logg", "m_h", "alpha_m", "v_sini"}
     assert len(found["visits"]) == 2
+    assert found["visits"][1]["v_rad"]["unit"] == "km/s"
     assert found["visits"][0]["v_bary"] == pytest.approx(30.0, abs=0.5)
     assert (tmp_path / "out" / "joint_visits.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "out" / "joint.json").read_text())["velocity_variation"] < 0

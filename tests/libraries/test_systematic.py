@@ -81,12 +81,12 @@ def test_cool_stars_are_told_the_error_and_hot_ones_are_not() -> None:
     bed, fault = Bed(model), FAULTS["library"]
     cool, _ = bed.spectrum(fault, 1.0, 0, 2)
     told = infer(cool, model, draws=300)
-    for name, entry in told.extra["systematic"].items():
-        assert entry["std"] > 0.5 * entry["sigma"] or name == "v_sini", name
-        assert entry["p16"] <= entry["p50"] <= entry["p84"]
+    for name, entry in told.systematic.items():
+        assert entry.std > 0.5 * entry.sigma or name == "v_sini", name
+        assert entry.p16 <= entry.p50 <= entry.p84
     cold = replace(model, systematic=replace(model.systematic, teff=(1000.0, 1100.0)))
     silent = infer(cool, cold, draws=300)
-    assert "systematic" not in silent.extra
+    assert not silent.systematic
     np.testing.assert_array_equal(silent.draws, told.draws)
 
 

@@ -1,162 +1,99 @@
-"""Each flag on a spectrum that deserves it, and none on one that does not."""
+"""One table of flags: what code raises, what it means, from where on."""
 
-from __future__ import annotations
+import json
+import re
+from pathlib import Path
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
-import torch
 
-from maury.checks.gap import FAULTS, IMPOSTORS, Bed, impostor
-from maury.constants import C_KMS
-from maury.inference.infer import infer
-from maury.models import load_model
-from maury.posterior.flags import chip_velocities, disagreement
-from maury.priors import Uniform
-from maury.spectra.spectrum import PixelGrid
-from maury.training.demo import TRUTH, simulate_visit
+from maury.errors import MauryError
+from maury.posterior.flags import (
+    FLAGS,
+    SEVERITIES,
+    UNKNOWN,
+    Severity,
+    find_flag,
+    read_flag,
+    split_flags,
+    table,
+    verdict_of,
+)
 
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model()
-
-
-@pytest.fixture(scope="module")
-def spectrum(model):
-    return simulate_visit(model, TRUTH, snr=80, seed=5, v_correction=0.0)
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def posterior(spectrum, model):
-    return infer(spectrum, model)
+@pytest.mark.parametrize("flag", FLAGS.values(), ids=FLAGS)
+def test_each_says_what_it_means(flag):
+    text = flag.meaning("teff")
+    assert text.endswith(".")
+    assert not re.search(r"[{}]", text)
+    assert flag.severity in SEVERITIES
+    assert ("teff" in text) == flag.of_label
 
 
-def flags(posterior):
-    return {*posterior.flag_warn, *posterior.flag_bad}
+def test_every_flag_that_code_raises_is_known():
+    """By name in the source: quoted after ``flag``, or as the second argument of an `InferenceError`."""
+    raised = set()
+    for path in (ROOT / "src" / "maury").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        raised |= set(re.findall(r'\bflag = "(\w+)"', text))
+        raised |= set(re.findall(r'FLAGS\["(\w+)"\]', text))
+        raised |= set(re.findall(r'found \+?= \["(\w+)"\] \*', text))
+    assert len(raised) > 12
+    assert raised <= set(FLAGS)
 
 
-def test_a_good_spectrum_has_none(posterior):
-    assert flags(posterior) <= {"average_lsf"}
-    found = posterior.extra["misfit"]
-    assert found["p_predictive"] > 0.01
-    assert 0.01 < found["p_novelty"] <= 1
-    assert {"chip 1", "chip 2", "chip 3", "Fe I"} <= set(found["checks"])
-    assert "residuals" not in posterior.extra or not posterior.extra["residuals"]["used"]
+def test_severities_choose_the_column():
+    assert {flag.severity.column for flag in FLAGS.values()} == {"flag_warn", "flag_bad"}
+    assert Severity.note.column == "flag_warn"
+    assert Severity.failed.column == "flag_bad"
 
 
-@pytest.mark.parametrize("kind", IMPOSTORS)
-def test_what_is_no_star_is_flagged_bad(kind, model):
-    found = infer(impostor(kind), model)
-    expected = {"galaxy": "no_star", "flat": "no_star", "emission": "emission", "noise": "no_star"}
-    assert expected[kind] in found.flag_bad
-    assert "novel" in found.flag_warn
-    if "no_star" in found.flag_bad:
-        # However narrow its maximum: the labels are as little known as before.
-        summary = found.summary()
-        for label in found.stellar.labels:
-            width = summary[label.name]["p84"] - summary[label.name]["p16"]
-            assert width == pytest.approx(0.6827 * (label.prior.high - label.prior.low), rel=0.05)
+def test_flags_as_they_are_written():
+    found = read_flag("at_bound:teff_2[3]")
+    assert (found.flag.name, found.label, found.visit) == ("at_bound", "teff_2", 3)
+    assert found.meaning.startswith("Visit 3: More than 10% of the posterior of teff_2 ")
+    for odd in ("nonsense", "khat[x]", "", "khat]", "a b"):
+        assert read_flag(odd).flag is UNKNOWN
+    assert split_flags("a,b:c") == ("a", "b:c")
+    assert split_flags(None) == split_flags("") == ()
 
 
-def shifted(spectrum, chips, v):
-    """The same fluxes at wavelengths that are wrong by ``v`` km/s on some chips."""
-    wavelength = spectrum.grid.wavelength.copy()
-    for i in chips:
-        start, stop = spectrum.grid.chips[i]
-        wavelength[start:stop] *= np.exp(v / C_KMS)
-    return replace(spectrum, grid=PixelGrid(wavelength, spectrum.grid.chips))
+def test_one_that_is_meant_is_suggested():
+    with pytest.raises(MauryError, match="no flag 'mysfit'; did you mean 'misfit'"):
+        find_flag("mysfit")
 
 
-def test_a_chip_out_of_step_is_a_wrong_frame(spectrum, posterior, model):
-    wrong = infer(shifted(spectrum, [1], 8.0), model)
-    assert "wrong_frame" in wrong.flag_bad
-    theta = torch.from_numpy(posterior.draws[np.argmax(posterior.log_likelihood)])
-    fit = posterior.target.likelihood.fit(theta)
-    velocity, error = chip_velocities(posterior.target, theta, fit)
-    assert (np.abs(velocity) < 4 * error).all()
-    assert error.max() < 1
+@pytest.mark.parametrize(
+    ("bad", "warn", "method", "kind"),
+    [
+        ((), ("correlated[2]",), "nested", "verified"),
+        ((), ("novel", "correlated"), "refined", "flagged"),
+        ((), ("of_tomorrow",), "refined", "flagged"),
+        ((), (), "flow", "unverified"),
+        (("no_star",), (), "flow", "unusable"),
+    ],
+)
+def test_verdicts(bad, warn, method, kind):
+    assert verdict_of(bad, warn, method) == kind
 
 
-def test_lines_that_the_library_has_wrong_are_no_wrong_frame(spectrum, model):
-    """A line list that errs in one chip moves that chip by more than its noise tells, though not all of its lines alike."""
-    start, stop = spectrum.grid.chips[2]
-    rng = np.random.default_rng(0)
-    wavelength = spectrum.grid.wavelength.copy()
-    for piece in np.array_split(np.arange(start, stop), 12):
-        wavelength[piece] *= np.exp(rng.choice([-3.0, 9.0]) / C_KMS)
-    flux = spectrum.flux.copy()
-    flux[start:stop] = np.interp(
-        spectrum.grid.wavelength[start:stop], wavelength[start:stop], flux[start:stop]
+def test_the_docs_have_the_table():
+    assert table() in (ROOT / "docs" / "flags.md").read_text(encoding="utf-8"), (
+        "run python docs/tools/tables.py"
     )
-    found = infer(replace(spectrum, flux=flux), model)
-    assert "wrong_frame" not in found.flag_bad
 
 
-def test_a_star_far_outside_the_prior_is_a_wrong_frame(spectrum, model):
-    assert "wrong_frame" in infer(shifted(spectrum, [0, 1, 2], 900.0), model).flag_bad
-
-
-def test_few_pixels_and_much_noise_are_told(spectrum, model):
-    lost = spectrum.ivar.copy()
-    lost[np.arange(len(lost)) % 2 == 0] = 0.0
-    assert "rejected_pixels" in infer(replace(spectrum, ivar=lost), model).flag_warn
-    noisy = simulate_visit(model, TRUTH, snr=7, seed=5, v_correction=0.0)
-    assert "low_snr" in infer(noisy, model).flag_warn
-
-
-def test_a_bound_is_told(spectrum, model):
-    low = TRUTH["teff"] + 100
-    found = infer(spectrum, model, priors={"teff": Uniform(low=low, high=low + 500)})
-    assert "at_bound:teff" in found.flag_warn
-
-
-def test_libraries_that_disagree_are_told(posterior):
-    other = replace(posterior, model="other", log_evidence=posterior.log_evidence - 5)
-    assert disagreement([posterior, other]) == []
-    moved = posterior.draws + np.array([100.0] + [0.0] * (posterior.draws.shape[1] - 1))
-    assert disagreement([posterior, replace(other, draws=moved)]) == ["library_disagreement"]
-    far = replace(other, draws=moved, log_evidence=posterior.log_evidence - 50)
-    assert disagreement([posterior, far]) == []
-
-
-def faulty(model, name, strength, seed=3):
-    return Bed(model, (150.0, 151.0)).spectrum(FAULTS[name], strength, 0, seed)
-
-
-def test_fringes_are_taken_into_the_errors(model):
-    spectrum, _ = faulty(model, "fringes", 0.03)
-    plain, robust = (infer(spectrum, model, noise=noise) for noise in ("independent", "auto"))
-    assert "misfit" in plain.flag_warn
-    assert "correlated" in robust.flag_warn
-    assert robust.log_evidence > plain.log_evidence + 100
-    assert robust.summary()["teff"]["std"] > plain.summary()["teff"]["std"]
-    assert 0.005 < robust.extra["residuals"]["amplitude"] < 0.04
-
-
-def test_the_rate_of_false_alarms_decides(model):
-    spectrum, _ = faulty(model, "lsf", 0.1)
-    found = infer(spectrum, model, false_alarm=0.999)
-    assert {"misfit", "novel"} & set(found.flag_warn)
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_faults_change_spectra_by_their_strength(model, name):
-    bed, fault = Bed(model), FAULTS[name]
-    labels = bed.labels(3, fault, torch.Generator().manual_seed(0))
-
-    def made(strength):
-        with torch.no_grad():
-            return fault.apply(bed, labels, strength, torch.Generator().manual_seed(1))
-
-    clean = made(0.0)
-    small, large = ((made(s) - clean).abs().mean() for s in fault.strengths[::3])
-    assert clean.shape == (3, bed.grid.n_pixels)
-    assert 0 < small < large
-
-
-def test_impostors_are_not_stars(model):
-    assert impostor("noise").flux.mean() == pytest.approx(0, abs=0.01)
-    assert impostor("emission").flux.max() > 1
-    assert impostor("flat").flux.std() == pytest.approx(0.02, rel=0.05)
+def test_explain(run):
+    code, out, _ = run("explain", "misfit,at_bound:teff", "khat[2]")
+    assert code == 0
+    assert "at_bound:teff" in out
+    assert "Visit 2" in out
+    code, out, _ = run("explain", "--json")
+    assert code == 0
+    told = [json.loads(text) for text in out.splitlines()]
+    assert [entry["flag"] for entry in told] == list(FLAGS)
+    assert next(entry for entry in told if entry["flag"] == "low_snr")["threshold"] == {"snr": 10.0}
+    code, _, err = run("explain", "[/red]")
+    assert code == 2
+    assert "[/red]" in err

@@ -1,5 +1,6 @@
 """Posteriors on disk: what is read is what was saved, and what cannot be read says so."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,14 @@ import xarray as xr
 import maury
 from maury.errors import InferenceError
 from maury.models import load_model
-from maury.posterior.store import load
+from maury.posterior.diagnostics import (
+    BetweenLibraries,
+    Diagnostics,
+    ResidualProcess,
+    SecondStar,
+    Tried,
+)
+from maury.posterior.store import FORMAT, load
 from maury.priors import TruncatedNormal
 from maury.training.demo import TRUTH, simulate_visit
 
@@ -82,10 +90,77 @@ def test_it_can_be_saved_again(file, tmp_path):
     assert load(tmp_path / "again.nc").summary() == load(file).summary()
 
 
-def test_others_open_it(file):
+def test_diagnostics_are_kept(posterior, file):
+    assert load(file).diagnostics == posterior.diagnostics
+    everything = Diagnostics(
+        posterior.diagnostics.misfit,
+        ResidualProcess(0.01, 0.1, 20.0, 12.0, True),
+        {"teff": BetweenLibraries(1.0, 2.0, 3.0, 1.0, 0.5)},
+        (Tried("a", -3.0, 0.9), Tried("b", -5.0, 0.1)),
+        SecondStar(25.0, True, 0.3),
+    )
+    assert Diagnostics.from_record(json.loads(json.dumps(everything.to_record()))) == everything
+    told = everything.to_json()
+    assert list(told) == ["misfit", "residuals", "systematic", "models", "companion"]
+    assert told["models"][1] == {"model": "b", "log_evidence": -5.0, "probability": 0.1}
+    assert Diagnostics().to_json() == {}
+    with pytest.raises(ValueError, match="gain"):
+        Diagnostics.from_record({"companion": {"used": True, "khat": 0.1}})
+
+
+def test_others_open_it(posterior, file):
+    """Whoever takes the draws of ``posterior`` as they are has the right answer."""
     tree = xr.open_datatree(file, engine="h5netcdf")
-    assert {"posterior", "sample_stats", "flow", "spectrum", "fit"} <= set(tree.children)
+    assert set(tree.children) == {"posterior", "sample_stats", "weighted", "flow", "spectrum", "fit"}
     assert tree["spectrum"]["wavelength"].attrs["units"] == "Angstrom"
+    known = {*posterior.labels.names, "v_bary"}
+    for name in ("posterior", "weighted"):
+        group = tree[name].to_dataset()
+        assert known <= set(group)
+        assert group.attrs["inference_library"] == "maury"
+        assert group["teff"].attrs == {"units": "K", "long_name": "Effective temperature"}
+    assert set(tree["posterior"].data_vars) == known
+    assert "equally weighted" in tree["posterior"].attrs["draws"]
+    for name, entry in posterior.summary().items():
+        error = 4 * entry["std"] / posterior.ess**0.5
+        assert float(tree["posterior"][name].mean()) == pytest.approx(entry["mean"], abs=error), name
+        assert float(tree["posterior"][name].std()) == pytest.approx(entry["std"], rel=0.4), name
+    np.testing.assert_array_equal(tree["weighted"]["log_weight"].values[0], posterior.log_weights)
+
+
+def test_arviz_opens_it(posterior, file):
+    arviz = pytest.importorskip("arviz")
+    found = arviz.summary(arviz.from_netcdf(str(file)).posterior, kind="stats", round_to="none")
+    entry = posterior.summary()["v_sini"]
+    assert found.loc["v_sini", "mean"] == pytest.approx(
+        entry["mean"], abs=4 * entry["std"] / posterior.ess**0.5
+    )
+    assert found.loc["v_bary", "mean"] == pytest.approx(posterior.v_bary["mean"], abs=0.05)
+
+
+def test_files_of_format_1_still_open(posterior, file, tmp_path):
+    """They held weighted draws in ``posterior``, and no p-values of single checks."""
+    tree = xr.open_datatree(file, engine="h5netcdf").load()
+    weighted, record = tree["weighted"].to_dataset(), json.loads(tree.attrs["record"])
+    stats = ["log_weight", "log_likelihood", "log_prior", "log_proposal"]
+    found = record.pop("diagnostics")
+    record["extra"] = posterior.diagnostics.to_json()
+    assert "p_scatter" not in json.dumps(record["extra"])
+    old = {f"/{name}": tree[name].to_dataset() for name in ("flow", "spectrum", "fit")}
+    old["/posterior"] = weighted[list(posterior.labels.names)]
+    old["/sample_stats"] = weighted[stats].assign_attrs(tree["sample_stats"].attrs)
+    attributes = tree.attrs | {"record": json.dumps(record | {"format": 1})}
+    tree = xr.DataTree.from_dict(old)
+    tree.attrs.update(attributes)
+    tree.to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
+    again = load(tmp_path / "old.nc")
+    assert again.summary() == posterior.summary()
+    assert again.diagnostics.misfit.p_predictive == found["misfit"]["p_predictive"]
+    for a, b in zip(again.diagnostics.misfit.checks, posterior.diagnostics.misfit.checks, strict=True):
+        assert a.name == b.name
+        assert a.p_scatter == pytest.approx(b.p_scatter, rel=0.2)
+    again.save(tmp_path / "new.nc")
+    assert load(tmp_path / "new.nc").summary() == posterior.summary()
 
 
 def test_missing(tmp_path):
@@ -114,7 +189,7 @@ def test_what_cannot_be_read_says_so(file, tmp_path, kind):
         elif kind == "labels":
             tree.attrs["record"] = tree.attrs["record"].replace('"labels": [', '"labels": [{"name": "x"}, ')
         elif kind == "newer":
-            tree.attrs["record"] = tree.attrs["record"].replace('"format": 1', '"format": 99')
+            tree.attrs["record"] = tree.attrs["record"].replace(f'"format": {FORMAT}', '"format": 99')
         else:
             tree["fit"]["pixels"].values[-1] = 10**6
         tree.to_netcdf(path, engine="h5netcdf")

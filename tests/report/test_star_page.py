@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maury.display import digits_for, number
+from maury.posterior.diagnostics import Tried
 from maury.report.citations import MAURY
 from maury.report.observed import MASKED, OUTSIDE, USED, lines_of
 from maury.report.star import star_page
-from maury.report.svg import digits_for, number, ticks
+from maury.report.svg import ticks
 
 # Attributes that make a browser load something.
 LOADING = {"src", "srcset", "data", "poster", "action", "background"}
@@ -166,8 +168,8 @@ def test_verdicts(posterior, changes, words):
 
 
 def test_models_that_were_tried(posterior):
-    tried = [{"model": "other<i>", "log_evidence": -12.34, "probability": 0.25}]
-    page = star_page(replace(posterior, extra={**posterior.extra, "models": tried}))
+    tried = (Tried("other<i>", -12.34, 0.25),)
+    page = star_page(replace(posterior, diagnostics=replace(posterior.diagnostics, models=tried)))
     assert "other&lt;i&gt;" in page
     assert "−12.3" in page or "-12.3" in page
 

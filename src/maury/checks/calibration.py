@@ -25,6 +25,7 @@ from maury.labels import LabelSet
 from maury.likelihood.ties import Tied
 from maury.models import Model, to_model_grid
 from maury.posterior.result import Posterior
+from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulations import Observing, Simulator, detector, pixels_named
 
@@ -89,7 +90,7 @@ def information_limit(likelihood: Tied, theta: Tensor, labels: LabelSet) -> tupl
     standard deviations; the prior adds the unit matrix. The first is minus infinity where a label leaves no trace, as v_sini = 0.
     """
     likelihood = likelihood.with_reference_continuum(theta)
-    stellar = [i for i, name in enumerate(labels.names) if name != "jitter"]
+    stellar = [labels.index(name) for name in labels.without(Role.nuisance).names]
     fisher = likelihood.curvature(theta[None]).fisher[0][stellar][:, stellar]
     scale = labels.std[stellar]
     fisher = fisher * scale[:, None] * scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from maury.posterior.result import weighted_quantile
+from maury.posterior.summary import weighted_quantile
 
 # Mass on each side beyond which densities are not compared, and how far beyond, in widths.
 _TAIL, _MARGIN = 5e-4, 0.2

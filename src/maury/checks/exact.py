@@ -196,7 +196,7 @@ def _compare(
     posterior = infer(spectrum, model, draws=draws, seed=seed + i)
     if posterior.target is None:
         raise InferenceError("the posterior lost its likelihood")
-    start = posterior.labels.to_normal(torch.from_numpy(posterior.resample(500)))
+    start = posterior.labels.to_normal(torch.from_numpy(posterior.sample(500)))
     began = time.perf_counter()
     sample = _reference(kind, posterior.target, start, seed + i, live, ess)
     seconds = time.perf_counter() - began

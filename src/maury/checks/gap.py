@@ -272,9 +272,10 @@ class Result:
         options: Options,
     ) -> Result:
         """Compare a posterior with all true labels ``(n_all,)``, named ``names``."""
-        summary, misfit = posterior.summary(), posterior.extra["misfit"]
+        summary, misfit = posterior.summary(), posterior.diagnostics.misfit
         if options == "robust":
-            summary |= posterior.extra.get("systematic", {})
+            summary |= {name: asdict(entry) for name, entry in posterior.systematic.items()}
+        assert misfit is not None
         true = {name: float(truth[names.index(name)]) for name in posterior.stellar.names if name in names}
         return cls(
             fault.name,
@@ -283,8 +284,8 @@ class Result:
             {k: summary[k]["p50"] - v for k, v in true.items()},
             {k: summary[k]["std"] for k in true},
             {k: summary[k]["p16"] <= v <= summary[k]["p84"] for k, v in true.items()},
-            misfit["p_predictive"],
-            1.0 if misfit["p_novelty"] is None else misfit["p_novelty"],
+            misfit.p_predictive,
+            1.0 if misfit.p_novelty is None else misfit.p_novelty,
             (*posterior.flag_warn, *posterior.flag_bad),
             posterior.khat,
         )

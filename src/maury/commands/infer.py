@@ -95,6 +95,7 @@ def infer(
     """
     from maury.inference.infer import AUTO, infer_files
     from maury.models import load_model
+    from maury.posterior.columns import failed_line, failed_row
 
     check_rate(false_alarm)
     if joint and model == AUTO:
@@ -127,17 +128,10 @@ def infer(
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
-                print_error(_with_name(item.path, item.reason))
-                rows.append(
-                    {
-                        "file": str(item.path),
-                        "index": item.index,
-                        "flag_bad": item.flag,
-                        "reason": item.reason,
-                    }
-                )
+                print_error(item.message)
+                rows.append(failed_row(item))
                 if as_json:
-                    print_json(_failed_json(item, model))
+                    print_json(failed_line(item, model))
                 continue
             if as_json:
                 print_json(item.to_json())
@@ -157,32 +151,6 @@ def infer(
         err.print(f"written to {output}", highlight=False, soft_wrap=True)
     if all("reason" in row for row in rows):
         raise typer.Exit(BAD_INPUT)
-
-
-def _with_name(file: Path, reason: str) -> str:
-    return reason if str(file) in reason else f"{file}: {reason}"
-
-
-def _failed_json(failure: Failure, model: str) -> dict[str, Any]:
-    empty = (
-        "labels",
-        "v_bary",
-        "jitter",
-        "rchi2",
-        "ess",
-        "draws",
-        "efficiency",
-        "khat",
-        "log_evidence",
-        "method",
-        "seconds",
-    )
-    start: dict[str, Any] = {"file": str(failure.path), "index": failure.index, "id": None, "model": model}
-    return (
-        start
-        | dict.fromkeys(empty)
-        | {"flag_warn": [], "flag_bad": [failure.flag], "error": _with_name(failure.path, failure.reason)}
-    )
 
 
 def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
@@ -274,7 +242,7 @@ def _infer_joint(
     spectra = []
     for item in read_all(files, model.instrument):
         if isinstance(item, Failure):
-            print_error(_with_name(item.path, item.reason))
+            print_error(item.message)
         else:
             spectra.append(item)
     with stages("reading") as tell:

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maury.forward.model import ForwardModel
-from maury.labels import Label, LabelSet
+from maury.labels import Label, LabelSet, label
 from maury.libraries.emulator import Emulator
 from maury.priors import Uniform
+from maury.quantities import Role, quantity
 
-# What two stars that formed together share.
-SHARED = ("m_h", "alpha_m")
 RATIO = "flux_ratio"
 
 
@@ -35,11 +34,10 @@ class Pair(nn.Module):
     def __init__(self, single: ForwardModel) -> None:
         super().__init__()
         self.single = single
-        own = [name for name in single.label_names if name not in SHARED]
-        self.label_names = (*single.label_names, *(f"{name}_2" for name in own), RATIO)
-        places = [
-            self.label_names.index(name if name in SHARED else f"{name}_2") for name in single.label_names
-        ]
+        second = [_of_second(name) for name in single.label_names]
+        own = [name for name in second if name not in single.label_names]
+        self.label_names = (*single.label_names, *own, RATIO)
+        places = [self.label_names.index(name) for name in second]
         self.register_buffer("places", torch.tensor(places), persistent=False)
 
     places: Tensor
@@ -104,11 +102,12 @@ def pair_labels(labels: LabelSet) -> LabelSet:
 
     The companion's are as wide as the first star's; the ratio is uniform on [0, 1], so that the first star is the brighter one.
     """
-    *star, jitter = labels.labels
-    second = [_of_second(label) for label in star if label.name not in SHARED]
-    ratio = Label(RATIO, Uniform(low=0.0, high=1.0), symbol="$F_2/F_1$")
-    return LabelSet((*star, *second, ratio, jitter))
+    star, nuisance = labels.without(Role.nuisance), labels.of(Role.nuisance)
+    second = [Label(one.quantity.of(star=2), one.prior) for one in star if not one.quantity.is_abundance]
+    return LabelSet((*star, *second, label(RATIO, Uniform(low=0.0, high=1.0)), *nuisance))
 
 
-def _of_second(label: Label) -> Label:
-    return Label(f"{label.name}_2", label.prior, label.unit, f"{label.symbol} (2)")
+def _of_second(name: str) -> str:
+    """Name of the companion's label: stars that formed together share their composition."""
+    found = quantity(name)
+    return name if found.is_abundance else found.of(star=2).name

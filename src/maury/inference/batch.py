@@ -20,19 +20,22 @@ from numpy.typing import NDArray
 from maury.batching import Steps, together
 from maury.errors import LabelError, MauryWarning
 from maury.inference.arguments import as_priors, one_each, several_spectra
+from maury.inference.flagging import check_misfit, faults, warnings
 from maury.inference.flow import Flow, NetworkInput, encoded, prepared
 from maury.inference.options import Keywords, Options
 from maury.inference.refine import Verified, refine, start_from
 from maury.inference.refine import nested as nested_again
 from maury.labels import Label, LabelSet
 from maury.likelihood.problem import Problem
+from maury.likelihood.residuals import Residuals
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import DEFAULT, Model, load_model, to_model_grid
 from maury.networks.prepare import preparation_of
-from maury.posterior.flags import check_misfit, faults, warnings
-from maury.posterior.result import QUANTILES, Posterior, summarise, weighted_quantile
+from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, ResidualProcess
+from maury.posterior.result import Posterior
 from maury.posterior.store import provenance
+from maury.posterior.summary import QUANTILES, summarise, weighted_quantile
 from maury.priors import Prior, PriorLike, Uniform
 from maury.sampling import verification
 from maury.sampling.importance import Weighted, effective_sample_size
@@ -240,9 +243,6 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, case.network_input)
     bad += ["not_converged"] * (not verified.converged)
     flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
-    extra: dict[str, Any] = {"misfit": misfit.to_json()}
-    if verified.residuals is not None:
-        extra["residuals"] = verified.residuals.to_json()
     draws, log_weights = verified.draws, verified.log_weights
     if "no_star" in bad:
         # What explains the spectrum no better than a bare continuum has told nothing of a star, however narrow its maximum.
@@ -250,8 +250,11 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         theta = labels.from_normal(draws.u)
     weights = torch.softmax(log_weights, 0).numpy()
     between = _between_libraries(model, labels, theta.numpy(), weights)
-    if between and "no_star" not in bad:
-        extra["systematic"] = between
+    diagnostics = Diagnostics(
+        misfit=misfit,
+        residuals=None if verified.residuals is None else _process(verified.residuals),
+        systematic={} if "no_star" in bad else between,
+    )
     return Posterior(
         labels=labels,
         draws=theta.numpy(),
@@ -272,7 +275,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         evaluations=verified.evaluations,
         held=dict(model.problem.held),
         target=verified.target,
-        extra=extra,
+        diagnostics=diagnostics,
         provenance=provenance(model, case.options.seed),
     )
 
@@ -286,9 +289,16 @@ def _prior_draws(target: Target[Tied], n: int = 512) -> tuple[Weighted, torch.Te
     return Weighted(u, target.log_likelihood(u), log_prior, log_prior), log_weights
 
 
+def _process(found: Residuals) -> ResidualProcess:
+    correlation = found.correlation
+    return ResidualProcess(
+        correlation.amplitude, correlation.in_lines, correlation.scale, found.gain, found.used
+    )
+
+
 def _between_libraries(
     model: Model, labels: LabelSet, draws: NDArray[np.float64], weights: NDArray[np.float64]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, BetweenLibraries]:
     """Labels with the error between libraries added, and that error; nothing where it is not known."""
     systematic = model.systematic
     if systematic is None or "teff" not in labels.names:
@@ -299,7 +309,7 @@ def _between_libraries(
     wide = systematic.scattered(labels.names, draws, labels.low.numpy(), labels.high.numpy())
     summary = summarise(labels, wide, weights)
     return {
-        name: {key: summary[name][key] for key in (*QUANTILES, "std")} | {"sigma": sigma}
+        name: BetweenLibraries(**{key: summary[name][key] for key in (*QUANTILES, "std")}, sigma=sigma)
         for name, sigma in zip(systematic.names, systematic.sigma, strict=True)
         if name in labels.names
     }

@@ -11,11 +11,12 @@ import numpy as np
 
 from maury.errors import InferenceError, LabelError
 from maury.inference.batch import infer_single, labels_for
+from maury.inference.flagging import disagreement
 from maury.inference.options import Options
 from maury.inference.refine import NESTED
 from maury.likelihood.pixels import usable_pixels
 from maury.models import DEFAULT, load_model, shipped
-from maury.posterior.flags import disagreement
+from maury.posterior.diagnostics import Tried
 from maury.posterior.result import Posterior
 from maury.sampling.verification import KHAT_LIMIT
 from maury.spectra.spectrum import Spectrum
@@ -64,13 +65,12 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
     best = max(found, key=lambda posterior: posterior.log_evidence)
     evidence = np.array([p.log_evidence for p in found])
     share = np.exp(evidence - evidence.max())
-    tried = [
-        {"model": p.model, "log_evidence": p.log_evidence, "probability": float(s)}
-        for p, s in zip(found, share / share.sum(), strict=True)
-    ]
+    tried = tuple(
+        Tried(p.model, p.log_evidence, float(s)) for p, s in zip(found, share / share.sum(), strict=True)
+    )
     return replace(
         best,
-        extra={**best.extra, "models": tried},
+        diagnostics=replace(best.diagnostics, models=tried),
         flag_warn=(*best.flag_warn, *disagreement(found)),
         seconds=time.perf_counter() - began,
     )

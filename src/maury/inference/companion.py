@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +20,14 @@ from maury.likelihood.pixels import Likelihood
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import Model, to_model_grid
+from maury.posterior.diagnostics import SecondStar
+from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
 from maury.sampling.density import log_likelihood
 from maury.sampling.verification import KHAT_LIMIT
 
-# Nats of evidence that a second star must gain: spectra of another library gain up to ten by one.
-ENOUGH_GAIN = 20.0
-# km/s, and errors, by which its velocity must differ: two stars at one velocity make up for many a fault of a library.
-_APART, _APART_SIGMA = 5.0, 3.0
+# Spectra of another library gain up to ten nats by a second star, and two stars at one velocity make up for many a fault of a library.
+_FLAG = FLAGS["companion"]
 # Flags under which "auto" looks for one: what one star and independent pixels do not explain.
 _CAUSES = {"misfit", "novel", "correlated", "second_mode", "poor_fit", "high_jitter", "wrong_frame"}
 # Companions that are tried at every velocity, km/s apart: parts of the priors of teff and logg, rotation, and share of the light.
@@ -74,17 +73,16 @@ def with_companion(
     options = replace(options, budget=max(options.budget // 2, 1))
     found, by_nested_sampling = _two_stars(single, model, options, lambda _: progress("companion"))
     gain = found.log_evidence - single.log_evidence
-    believed = gain > ENOUGH_GAIN and _moves_apart(found)
+    believed = gain > _FLAG["nats"] and _moves_apart(found)
     used = believed or companion == "yes"
     if used and found.khat > KHAT_LIMIT:
         found = by_nested_sampling()
-    told: dict[str, Any] = {"companion": {"gain": gain, "used": used, "khat": found.khat}}
-    told |= {key: single.extra[key] for key in ("models",) if key in single.extra}
+    told = SecondStar(gain, used, found.khat)
     chosen = found if used else single
     return replace(
         chosen,
-        extra={**chosen.extra, **told},
-        flag_warn=(*chosen.flag_warn, *["companion"] * believed),
+        diagnostics=replace(chosen.diagnostics, models=single.diagnostics.models, companion=told),
+        flag_warn=(*chosen.flag_warn, *[_FLAG.name] * believed),
         seconds=single.seconds + time.perf_counter() - began,
         evaluations=single.evaluations + found.evaluations,
     )
@@ -94,7 +92,7 @@ def _moves_apart(pair: Posterior) -> bool:
     first, second = (pair.draws[:, pair.labels.index(name)] for name in ("v_rad", "v_rad_2"))
     mean = float(pair.weights @ (second - first))
     error = float(pair.weights @ (second - first - mean) ** 2) ** 0.5
-    return abs(mean) > max(_APART, _APART_SIGMA * error)
+    return abs(mean) > max(_FLAG["kms"], _FLAG["sigma"] * error)
 
 
 def _two_stars(
@@ -110,8 +108,7 @@ def _two_stars(
         learned=problem.learned,
     )  # fmt: skip
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])
-    novelty = single.extra["misfit"]["p_novelty"]
-    case = Case(spectrum, model, options, labels, to_model_grid(spectrum, model), novelty)
+    case = Case(spectrum, model, options, labels, to_model_grid(spectrum, model), single.p_novelty)
     generator = torch.Generator().manual_seed(options.seed)
     target, starts, spent = alone(_search(Target(Tied.free(likelihood, len(labels)), labels), best))
     flow_draws = single.labels.select(model.estimator.labels.names).to_normal(

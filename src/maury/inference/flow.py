@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from maury.labels import LabelSet
 from maury.models import ALL_MASKED, Model, to_model_grid
 from maury.networks.context import Context
 from maury.networks.estimator import Estimator
-from maury.posterior.result import summarise
+from maury.posterior.diagnostics import BetweenLibraries
+from maury.posterior.flags import FLAGS
+from maury.posterior.summary import summarise
 from maury.priors import log_standard_normal
 from maury.sampling.proposal import Proposal
 from maury.spectra.spectrum import Spectrum
@@ -208,6 +210,20 @@ class Amortised:
     spectrum: Spectrum
     model: str
     p_novelty: float | None
+
+    method: ClassVar[str] = "flow"
+    flag_bad: ClassVar[tuple[str, ...]] = ()
+    systematic: ClassVar[Mapping[str, BetweenLibraries]] = {}
+
+    @property
+    def flag_warn(self) -> tuple[str, ...]:
+        """``low_snr`` where it applies; the others need the likelihood."""
+        low = FLAGS["low_snr"]
+        return (low.name,) * (self.spectrum.snr < low["snr"])
+
+    def quantile(self, name: str, q: float) -> float:
+        """Quantile of one label."""
+        return float(np.quantile(self.draws[:, self.labels.index(name)], q))
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""

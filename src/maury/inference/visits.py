@@ -9,18 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.batching import alone
 from maury.constants import BUDGET, C_KMS
+from maury.display import card
 from maury.errors import InferenceError, MauryWarning
 from maury.forward.doppler import add_velocities
 from maury.inference.arguments import MOST_DRAWS, as_seed, several_spectra, whole_number
@@ -33,22 +32,25 @@ from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Product, Tied
 from maury.models import DEFAULT, Model, load_model
-from maury.posterior.result import Posterior, summarise
+from maury.posterior.flags import FLAGS
+from maury.posterior.result import Posterior
+from maury.posterior.summary import WeightedDraws, made_elsewhere
 from maury.priors import PriorLike, Uniform
+from maury.quantities import Role, quantity
 from maury.sampling.modes import find_modes
 from maury.sampling.proposal import DOF_MANY, FEW_DIMENSIONS, Mixture, StudentT
-from maury.sampling.verification import KHAT_LIMIT, Weighed, weigh
+from maury.sampling.verification import Weighed, weigh
 from maury.spectra.spectrum import Spectrum
 
-OWN = ("v_rad", "jitter")
-# Nats of evidence beyond which a velocity is called variable: odds of 150 to 1.
-VARIABLE = 5.0
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _DOF = 8
 _WIDE, _WIDE_SHARE = 2.0, 0.1
 
 
-@dataclass(frozen=True)
-class JointPosterior:
+@dataclass(frozen=True, repr=False)
+class JointPosterior(WeightedDraws):
     """Posterior of one star from several visits.
 
     Attributes
@@ -73,9 +75,6 @@ class JointPosterior:
         Spectra that hold no light of their own: file, index, and why.
     """
 
-    labels: LabelSet
-    draws: NDArray[np.float64]
-    log_weights: NDArray[np.float64]
     khat: float
     ess: float
     log_evidence: float
@@ -88,11 +87,24 @@ class JointPosterior:
     evaluations: int
     left_out: Sequence[Mapping[str, Any]] = ()
 
-    @cached_property
-    def weights(self) -> NDArray[np.float64]:
-        """Normalised weights, shape ``(n,)``."""
-        w = np.exp(self.log_weights - self.log_weights.max())
-        return np.asarray(w / w.sum())
+    def __repr__(self) -> str:
+        return f"<JointPosterior of {self._title}: {', '.join(f'{name} {text}' for name, text in self.in_words())}; {self._trust()}>"
+
+    def _repr_html_(self) -> str:
+        header = ("label", "mean ± standard deviation")
+        return card(f"Joint posterior of {self._title}", [("", self._trust())], header, self.in_words())
+
+    @property
+    def _title(self) -> str:
+        return f"{len(self.visits)} visits of {self.visits[0].spectrum.id or 'one star'}"
+
+    def _trust(self) -> str:
+        flags = ", ".join((*self.flag_bad, *self.flag_warn)) or "no flags"
+        return f"k-hat {self.khat:.2f}, ESS {self.ess:.0f} of {len(self.draws)}; {flags}"
+
+    def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
+        """Corner plot of the star's labels, a velocity a visit, with the truth where it is known."""
+        return made_elsewhere("report.plots", "corner_of_draws")(self, truth)
 
     @property
     def velocity_variation(self) -> float | None:
@@ -105,8 +117,9 @@ class JointPosterior:
     def flag_warn(self) -> tuple[str, ...]:
         """``variable_velocity``, ``khat``, and the flags of single visits with their number."""
         variation = self.velocity_variation
-        found = ["variable_velocity"] * (variation is not None and variation > VARIABLE)
-        found += ["khat"] * (self.khat > KHAT_LIMIT)
+        variable, khat = FLAGS["variable_velocity"], FLAGS["khat"]
+        found = [variable.name] * (variation is not None and variation > variable["nats"])
+        found += [khat.name] * (self.khat > khat["khat"])
         found += [f"{flag}[{i + 1}]" for i, visit in enumerate(self.visits) for flag in visit.flag_warn]
         return tuple(found)
 
@@ -114,10 +127,6 @@ class JointPosterior:
     def flag_bad(self) -> tuple[str, ...]:
         """Flags of single visits with their number."""
         return tuple(f"{flag}[{i + 1}]" for i, visit in enumerate(self.visits) for flag in visit.flag_bad)
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""
-        return summarise(self.labels, self.draws, self.weights)
 
     def v_bary(self) -> list[float | None]:
         """Median barycentric velocity of each visit, km/s; None where no correction is known."""
@@ -208,8 +217,8 @@ def infer_visits(
     spectra = [spectra[i] for i in kept]
     seed, draws = as_seed(seed), whole_number(draws, "draws", FEWEST_DRAWS, MOST_DRAWS)
     model = model if isinstance(model, Model) else load_model(model)
-    if set(OWN) & set(model.problem.held):
-        raise InferenceError(f"{model.name} holds {' and '.join(OWN)}: visits have nothing of their own")
+    if held := [name for name in model.problem.held if quantity(name).role != Role.stellar]:
+        raise InferenceError(f"{model.name} holds {' and '.join(held)}: visits have nothing of their own")
     visits = []
     for i, spectrum in enumerate(spectra):
         progress(f"visit {i + 1} of {len(spectra)}")
@@ -300,7 +309,7 @@ def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity
 
 def _shared(visits: Sequence[Posterior]) -> tuple[LabelSet, Tensor]:
     """Labels that the visits share, and the mean of their posteriors weighed by precision, over u."""
-    shared = visits[0].labels.select(name for name in visits[0].labels.names if name not in OWN)
+    shared = visits[0].labels.of(Role.stellar)
     columns = [visits[0].labels.index(name) for name in shared.names]
     precision, right = torch.eye(len(columns)).double(), torch.zeros(len(columns)).double()
     for visit in visits:
@@ -312,7 +321,9 @@ def _shared(visits: Sequence[Posterior]) -> tuple[LabelSet, Tensor]:
 
 def _own(visits: Sequence[Posterior], name: str) -> tuple[list[Label], Tensor]:
     """Return one label a visit, and the mean of each over u."""
-    labels = [label(f"{name}_{i + 1}", v.labels[name].prior) for i, v in enumerate(visits)]
+    labels = [
+        Label(v.labels[name].quantity.of(visit=i + 1), v.labels[name].prior) for i, v in enumerate(visits)
+    ]
     return labels, torch.stack([_moments(v)[0][v.labels.index(name)] for v in visits])
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-import maury
-from maury.interop.draws import Draws, draws_of
+from maury.posterior.draws import Draws, chain, draws_of, origin
+from maury.posterior.draws import groups as common_groups
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from maury.posterior.result import Posterior
-
-_UNIT_OF_V_BARY = "km/s"
 
 
 def to_arviz(
@@ -61,65 +58,10 @@ def groups(posterior: Posterior, draws: Draws, seed: int) -> dict[str, xr.Datase
     labels = posterior.labels
     generator = torch.Generator().manual_seed(seed)
     prior = labels.sample(len(draws.log_weight), generator).numpy()
-    stats = {
-        "lp": draws.log_likelihood + draws.log_prior,
-        "log_weight": draws.log_weight,
-        "log_likelihood": draws.log_likelihood,
-        "log_prior": draws.log_prior,
-        "log_proposal": draws.log_proposal,
-    }
-    out = {
-        "posterior": _chain(draws.values, _units(posterior)),
-        "sample_stats": _chain(stats, {}),
-        "prior": _chain({name: prior[:, i] for i, name in enumerate(labels.names)}, _units(posterior)),
-        "flow": _chain(
-            dict(zip(posterior.stellar.names, posterior.flow_draws.T, strict=False)),
-            _units(posterior),
-        ),
-        **_data(posterior),
-    }
-    origin = {
-        "created_at": datetime.now(UTC).isoformat(),
-        "creation_library": "maury",
-        "creation_library_version": maury.__version__,
-        "inference_library": "maury",
-        "inference_library_version": maury.__version__,
-        "inference_time": posterior.seconds,
-        "model": posterior.model,
-        "id": posterior.spectrum.id,
-        "file": posterior.spectrum.path,
-    }
-    for dataset in out.values():
-        dataset.attrs.update(origin)
-    out["posterior"].attrs["draws"] = draws.note
-    out["flow"].attrs["draws"] = "equally weighted: of the amortised posterior, before verification"
-    out["sample_stats"].attrs.update(
-        khat=posterior.khat,
-        ess=posterior.ess,
-        log_evidence=posterior.log_evidence,
-        method=posterior.method,
-        flag_warn=",".join(posterior.flag_warn),
-        flag_bad=",".join(posterior.flag_bad),
-    )
-    return out
-
-
-def _units(posterior: Posterior) -> dict[str, str]:
-    return {label.name: label.unit for label in posterior.labels.labels} | {"v_bary": _UNIT_OF_V_BARY}
-
-
-def _chain(columns: dict[str, Any], units: dict[str, str]) -> xr.Dataset:
-    import xarray as xr
-
-    n = len(next(iter(columns.values())))
-    dataset = xr.Dataset(
-        {name: (("chain", "draw"), np.asarray(values)[None]) for name, values in columns.items()},
-        coords={"chain": [0], "draw": np.arange(n)},
-    )
-    for name in columns:
-        if units.get(name):
-            dataset[name].attrs["units"] = units[name]
-    return dataset
+    known = {"prior": chain({name: prior[:, i] for i, name in enumerate(labels.names)}), **_data(posterior)}
+    for dataset in known.values():
+        dataset.attrs.update(origin(posterior))
+    return common_groups(posterior, draws) | known
 
 
 def _data(posterior: Posterior) -> dict[str, xr.Dataset]:

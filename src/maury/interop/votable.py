@@ -10,10 +10,10 @@ import numpy as np
 import maury
 from maury.errors import MauryError
 from maury.files import disk_errors, writing
-from maury.interop.draws import draws_of
-from maury.labels import UNITS
 from maury.names import meant
-from maury.posterior.columns import UCDS, Column, of_catalogue, to_votable, values, vo_unit
+from maury.posterior.columns import Column, Output, of_catalogue, row, to_votable, vo_unit
+from maury.posterior.draws import draws_of
+from maury.quantities import quantity
 
 if TYPE_CHECKING:
     from astropy.io.votable.tree import VOTableFile
@@ -48,7 +48,7 @@ def votable(
         ``"draws"``: one row a draw, columns by label, ``v_bary`` and the log densities. ``"summary"``: one row with the columns of a
         survey's catalogue.
     weighted, number, seed
-        Of draws: see `maury.interop.draws.draws_of`. They are equally weighted unless ``weighted``.
+        Of draws: see `maury.posterior.draws.draws_of`. They are equally weighted unless ``weighted``.
 
     Raises
     ------
@@ -99,13 +99,13 @@ def _draws(posterior: Posterior, weighted: bool, number: int | None, seed: int) 
     draws = draws_of(posterior, weighted=weighted, number=number, seed=seed)
     columns: list[tuple[Column, object]] = []
     for name, data in draws.values.items():
-        unit = "km/s" if name.startswith("v_") else UNITS.get(name, "")
-        columns.append((Column(name, "float64", unit, UCDS.get(name, "phys"), _WHAT.get(name, name)), data))
+        known = quantity(name)
+        columns.append((Column(name, "float64", known.unit, known.ucd, _WHAT.get(name, name)), data))
     columns += [(column, getattr(draws, column.name)) for column in _STATISTICS]
     return _table(columns, draws.note)
 
 
 def _summary(posterior: Posterior) -> Table:
-    row = values(posterior)
-    known = [c for c in of_catalogue(posterior.labels.names) if row.get(c.name) is not None]
-    return _table([(c, [row[c.name]]) for c in known], "percentiles of the verified posterior")
+    told = row(posterior, Output.catalogue)
+    known = [c for c in of_catalogue(posterior.labels.names) if told.get(c.name) is not None]
+    return _table([(c, [told[c.name]]) for c in known], "percentiles of the verified posterior")

@@ -29,7 +29,7 @@ Chips = list[tuple[Tensor, Tensor, Tensor]]
 SPREAD = 0.3
 # Spectra evaluated together: their arrays stay in the processor's cache.
 _CHUNK = 32
-_MIN_PIXELS = 200
+MIN_PIXELS = 200
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Likelihood:
                 f"the spectrum covers {w[0]:.0f}-{w[-1]:.0f} Angstrom, none of it inside the model's wavelengths",
                 "outside_wavelengths",
             )
-        if good.sum() < _MIN_PIXELS:
+        if good.sum() < MIN_PIXELS:
             raise InferenceError(
-                f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {_MIN_PIXELS} are needed",
+                f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {MIN_PIXELS} are needed",
                 "few_pixels",
             )
         empty = cls.on(

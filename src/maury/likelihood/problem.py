@@ -18,6 +18,7 @@ from maury.likelihood.continuum import DEGREE
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.ties import Tied
 from maury.names import meant
+from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
 
@@ -82,7 +83,7 @@ class Problem:
     @cached_property
     def stellar(self) -> LabelSet:
         """The labels that an estimator infers: those not held, without the nuisance."""
-        return self.inferred.select(name for name in self.inferred.names if name != "jitter")
+        return self.inferred.without(Role.nuisance)
 
     def columns(self, labels: LabelSet) -> list[int]:
         """Places of some labels among all."""

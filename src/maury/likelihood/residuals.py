@@ -52,16 +52,6 @@ class Residuals:
     used: bool
     evaluations: int
 
-    def to_json(self) -> dict[str, float | bool]:
-        """Return amplitude, the same in lines (relative to their depth), scale (km/s), gain (nats) and whether it is used."""
-        return {
-            "amplitude": self.correlation.amplitude,
-            "in_lines": self.correlation.in_lines,
-            "scale": self.correlation.scale,
-            "gain": self.gain,
-            "used": self.used,
-        }
-
 
 def autocorrelated(target: Target[Tied], u: Tensor) -> bool:
     """Tell whether residuals at ``u (n_labels,)`` are correlated beyond chance, so that a closer look is worth its time."""

@@ -1,287 +1,329 @@
-"""What to be careful about: flags of a posterior, each with its meaning in docs/flags.md."""
+"""What to be careful about: the one table of flags, which code, reports, ``maury explain`` and docs/flags.md go by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from maury.constants import C_KMS
-from maury.labels import LabelSet
-from maury.likelihood.continuum import DEGREE
-from maury.likelihood.fit import Fit
-from maury.likelihood.pixels import usable_pixels
-from maury.likelihood.target import Target
-from maury.likelihood.ties import Tied
-from maury.models import Model
-from maury.networks.prepare import Preparation
-from maury.posterior.predictive import Check, by_chip, by_line, worst
-from maury.posterior.result import Posterior
+from maury.errors import MauryError
+from maury.likelihood.pixels import MIN_PIXELS
+from maury.likelihood.residuals import ENOUGH_GAIN
+from maury.names import meant
 from maury.sampling.verification import KHAT_LIMIT
-from maury.spectra.spectrum import Spectrum
 
-if TYPE_CHECKING:
-    from maury.inference.refine import Verified
 
-Array = NDArray[np.float64]
-# A posterior with this share of its mass in the outermost hundredth of a prior piles up at the bound.
-_PILE_UP, _OUTERMOST = 0.1, 0.01
-# Bounds at which a star may rightly sit: no rotation that can be seen, no model error that can be seen.
-_NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
-_HIGH_JITTER = 0.05
-_POOR_FIT = 1.5
-LOW_SNR = 10.0
-_REJECTED = 0.4
-# km/s: rotation below this is no wider than what is not known of an average line-spread function.
-_SLOW = 10.0
-# Libraries whose evidences are this near (nats) both have a say, and disagree where medians differ by so many errors.
-_RIVAL, _DISAGREE = 20.0, 5.0
-# A star's evidence is this much higher (nats) than the best likelihood of a continuum without lines.
-_BETTER = 5.0
-# A pixel of an emission line stands this many errors above the model and this far above it.
-_EMISSION_SIGMA, _EMISSION_HEIGHT = 5.0, 0.1
-# Chips whose velocities differ by this many errors and km/s do not share a wavelength scale.
-_CHIP_SIGMA, _CHIP_KMS = 5.0, 2.0
-# Of a chip, whose pulls on the velocity count as independent: each is some lines wide.
-_STRETCHES = 40
-# km/s to each side that is searched for a star outside the prior, and how much better it must match than inside.
-_FAR_KMS, _FAR_RATIO, _FAR_GAIN = 3000.0, 1.5, 200.0
+class Severity(StrEnum):
+    """How grave a flag is, from a remark to a spectrum without numbers."""
+
+    note = "note"
+    warn = "warn"
+    bad = "bad"
+    failed = "failed"
+
+    @property
+    def column(self) -> str:
+        """Column of tables in which such flags stand."""
+        return "flag_warn" if self in (Severity.note, Severity.warn) else "flag_bad"
+
+
+SEVERITIES: Mapping[Severity, str] = {
+    Severity.note: "worth telling, no reason to doubt: the errors account for it",
+    Severity.warn: "the numbers stand, but look at the pictures",
+    Severity.bad: "there are numbers, and they mean nothing",
+    Severity.failed: "there are no numbers; the reason stands beside the flag",
+}
 
 
 @dataclass(frozen=True)
-class Misfit:
-    """Evidence for and against the model of one spectrum.
+class Flag:
+    """A flag.
 
     Attributes
     ----------
-    chips, lines
-        Posterior predictive checks.
-    p_predictive
-        Smallest of their p-values, corrected for their number.
-    p_novelty
-        Share of simulations that lie as far out in feature space; None where the model has no such score.
-    false_alarm
-        The rate below which a p-value is flagged.
+    name
+        As tables have it.
+    severity
+        How grave it is.
+    text
+        What it means, in plain sentences; thresholds stand in it by their names, and ``{label}`` for the label that it is raised for.
+    threshold
+        The numbers that decide, by name.
+    of_label
+        Whether it is raised for a label, and written ``name:label``.
     """
 
-    chips: Sequence[Check]
-    lines: Sequence[Check]
-    p_predictive: float
-    p_novelty: float | None
-    false_alarm: float
+    name: str
+    severity: Severity
+    text: str
+    threshold: Mapping[str, float] = field(default_factory=dict)
+    of_label: bool = False
 
-    def flags(self) -> list[str]:
-        """Return ``misfit`` and ``novel`` where they apply."""
-        novel = self.p_novelty is not None and self.p_novelty < self.false_alarm
-        return ["misfit"] * (self.p_predictive < self.false_alarm) + ["novel"] * novel
+    def __getitem__(self, name: str) -> float:
+        """Return a threshold."""
+        return self.threshold[name]
+
+    def meaning(self, label: str = "the label") -> str:
+        """Say what it means, thresholds filled in."""
+        return self.text.format(label=label, **self.threshold)
+
+
+_N, _W, _B, _F = Severity.note, Severity.warn, Severity.bad, Severity.failed
+_TABLE = (
+    Flag(
+        "at_bound",
+        _W,
+        "More than {share:.0%} of the posterior of {label} lies in the outermost {margin:.0%} of its prior: the star may be "
+        "outside the model, and the interval is cut off there. Not raised for v_sini near 0 and small jitter, where a star may "
+        "rightly sit.",
+        {"share": 0.1, "margin": 0.01},
+        of_label=True,
+    ),
+    Flag(
+        "second_mode",
+        _W,
+        "Another maximum of the posterior lies within {nats:g} nats of the best: look at the corner plot for two islands. A "
+        "companion, or a spectrum that two kinds of star explain.",
+        {"nats": 20.0},
+    ),
+    Flag(
+        "companion",
+        _W,
+        "A second star was found in the spectrum (asked for by --companion): it gains more than {nats:g} nats and moves apart "
+        "by {kms:g} km/s and {sigma:g} errors or more. Labels that end in _2 are its own; flux_ratio is its light over the "
+        "first star's.",
+        {"nats": 20.0, "kms": 5.0, "sigma": 3.0},
+    ),
+    Flag(
+        "high_jitter",
+        _W,
+        "The model explains the spectrum to no better than {error:.0%} of the continuum, jitter and correlated residuals "
+        "together.",
+        {"error": 0.05},
+    ),
+    Flag(
+        "poor_fit",
+        _W,
+        "The mean squared residual is above {rchi2:g} even with the model error that was fitted.",
+        {"rchi2": 1.5},
+    ),
+    Flag(
+        "correlated",
+        _N,
+        "The residuals of neighbouring pixels hang together: a correlated part of the noise (amplitude and length in "
+        "`residuals`) gained more than {nats:g} nats, and the errors account for it. Real spectra usually have this flag.",
+        {"nats": ENOUGH_GAIN},
+    ),
+    Flag(
+        "misfit",
+        _W,
+        "Residuals in units of their errors are too large, or hang together, in a chip or around the lines of a species: by "
+        "chance in fewer than --false-alarm of good spectra ({rate:.0%} unless it is given). `misfit.checks`, and the checks of "
+        "the report, say where.",
+        {"rate": 0.01},
+    ),
+    Flag(
+        "novel",
+        _W,
+        "The network was not trained on spectra like this one: fewer than --false-alarm of simulations of this S/N ({rate:.0%} "
+        "unless it is given) lie as far out in feature space. The verified posterior does not rest on the network, but an "
+        "unusual spectrum deserves a look.",
+        {"rate": 0.01},
+    ),
+    Flag(
+        "rejected_pixels",
+        _W,
+        "More than {share:.0%} of the pixels inside the model's wavelengths are masked.",
+        {"share": 0.4},
+    ),
+    Flag(
+        "library_disagreement",
+        _W,
+        "Another library with an evidence within {nats:g} nats puts a label more than {sigma:g} errors away (asked for by "
+        "--model auto): the choice of library matters more than the errors say.",
+        {"nats": 20.0, "sigma": 5.0},
+    ),
+    Flag("low_snr", _W, "The median signal-to-noise ratio of a pixel is below {snr:g}.", {"snr": 10.0}),
+    Flag(
+        "average_lsf",
+        _W,
+        "The library contains an average line-spread function, and the rotation found is below {kms:g} km/s: read v_sini as an "
+        "upper limit.",
+        {"kms": 10.0},
+    ),
+    Flag(
+        "assumed_lsf",
+        _W,
+        "The file has no line-spread function; the instrument's nominal one was taken (of APOGEE a Gaussian of R = 22,500), and "
+        "v_sini depends on it.",
+    ),
+    Flag(
+        "khat",
+        _W,
+        "The importance weights could not be trusted (Pareto k-hat above {khat:g}): of a single spectrum nested sampling took "
+        "over, or the answer is `not_converged`.",
+        {"khat": KHAT_LIMIT},
+    ),
+    Flag(
+        "hits",
+        _N,
+        "Pixels that cosmic rays have hit, narrower than the line-spread function and far off the level, were left out with "
+        "the pixel on each side.",
+    ),
+    Flag(
+        "variable_velocity",
+        _W,
+        "The visits' velocities differ: a velocity for each gains more than {nats:g} nats of evidence over one for all.",
+        {"nats": 5.0},
+    ),
+    Flag(
+        "no_star",
+        _B,
+        "A continuum without lines explains the spectrum as well: the star's evidence is less than {nats:g} nats above its "
+        "likelihood. The draws are then the prior's: nothing was learned of the labels.",
+        {"nats": 5.0},
+    ),
+    Flag(
+        "not_converged",
+        _B,
+        "The budget of likelihoods (--budget) was spent before the weights could be trusted; the numbers are the best so far. "
+        "--budget 200000 lets nested sampling see it through.",
+    ),
+    Flag(
+        "emission",
+        _B,
+        "Emission lines above the model take up more area than the model's absorption lines; a pixel counts from {sigma:g} "
+        "errors and {height:.0%} of the continuum on.",
+        {"sigma": 5.0, "height": 0.1},
+    ),
+    Flag(
+        "wrong_frame",
+        _B,
+        "The wavelength scale looks wrong: the chips' velocities differ by more than {sigma:g} errors (which count how stretches "
+        "of a chip disagree) and {kms:g} km/s, or a star matches much better at a velocity outside the prior, within {far:g} km/s.",
+        {"sigma": 5.0, "kms": 2.0, "far": 3000.0, "ratio": 1.5, "gain": 200.0},
+    ),
+    Flag("unreadable", _F, "The file is missing, damaged, or of no known format."),
+    Flag("all_masked", _F, "No pixel is usable."),
+    Flag(
+        "few_pixels",
+        _F,
+        "Fewer than {pixels:g} usable pixels lie inside the model's wavelengths.",
+        {"pixels": MIN_PIXELS},
+    ),
+    Flag("outside_wavelengths", _F, "The spectrum and the model share no wavelengths."),
+    Flag("missing_lsf", _F, "The model needs the detector's line-spread function, and the file states none."),
+    Flag("failed", _F, "The inference failed; the reason stands beside it."),
+    Flag("internal_error", _F, "The inference failed by an error of maury's own: please report it."),
+)
+UNKNOWN = Flag("unknown", Severity.warn, "A flag that this version does not know.")
+FLAGS: Mapping[str, Flag] = {flag.name: flag for flag in _TABLE}
+_WRITTEN = re.compile(r"(?P<name>\w+)(:(?P<label>\w+))?(\[(?P<visit>\d+)\])?")
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A flag as a table has it: ``at_bound:teff``, or ``khat[2]`` of the second visit.
+
+    Attributes
+    ----------
+    flag
+        The flag; `UNKNOWN` of one that this version does not know.
+    written
+        As it was written.
+    label, visit
+        What it is of, if that is told.
+    """
+
+    flag: Flag
+    written: str
+    label: str = ""
+    visit: int | None = None
+
+    @property
+    def meaning(self) -> str:
+        """Say what it means."""
+        text = self.flag.meaning(self.label or "the label")
+        return text if self.visit is None else f"Visit {self.visit}: {text}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return p-values and, of each check, chi-squared and correlation."""
+        """Return what there is to know, as plain values."""
         return {
-            "p_predictive": self.p_predictive,
-            "p_novelty": self.p_novelty,
-            "false_alarm": self.false_alarm,
-            "checks": {
-                c.name: {"chi2": c.chi2, "correlation": c.correlation} for c in (*self.chips, *self.lines)
-            },
+            "flag": self.written,
+            "severity": str(self.flag.severity),
+            "column": self.flag.severity.column,
+            "meaning": self.meaning,
+            "threshold": dict(self.flag.threshold),
         }
 
 
-def check_misfit(
-    fit: Fit,
-    spectrum: Spectrum,
-    v_rad: float,
-    n_labels: int,
-    p_novelty: float | None,
-    false_alarm: float,
-    degree: int | None = DEGREE,
-) -> Misfit:
-    """Check a fit by chip and by line; see `Misfit`.
+def read_flag(written: str) -> Raised:
+    """Read a flag as a table has it."""
+    found = _WRITTEN.fullmatch(written)
+    if found is None or found["name"] not in FLAGS:
+        return Raised(UNKNOWN, written)
+    return Raised(
+        FLAGS[found["name"]], written, found["label"] or "", int(found["visit"]) if found["visit"] else None
+    )
 
-    Parameters
-    ----------
-    fit
-        At the best draw.
-    spectrum
-        What was observed.
-    v_rad
-        Of the star, km/s.
-    n_labels
-        Labels that were fitted; the continuum's coefficients are counted as well.
-    p_novelty, false_alarm
-        See `Misfit`.
-    degree
-        Of the continuum.
+
+def find_flag(written: str) -> Raised:
+    """As `read_flag`, of one that somebody asks for.
+
+    Raises
+    ------
+    MauryError
+        If there is no such flag; suggests the nearest.
     """
-    taken = n_labels + ((DEGREE if degree is None else degree) + 1) * len(spectrum.grid.chips)
-    chips, lines = by_chip(fit, spectrum.grid, taken), by_line(fit, spectrum.grid, v_rad, taken)
-    return Misfit(chips, lines, worst([*chips, *lines]), p_novelty, false_alarm)
-
-
-def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, labels: LabelSet) -> list[str]:
-    """Return flags under which the numbers stand."""
-    theta = labels.from_normal(verified.draws.u).numpy()
-    weights = (verified.log_weights - torch.logsumexp(verified.log_weights, 0)).exp().numpy()
-    scatter = float(weights @ theta[:, -1]) if labels.names[-1] == "jitter" else 0.0
-    if verified.residuals is not None and verified.residuals.used:
-        scatter = float(np.hypot(scatter, np.median(verified.residuals.correlation.deviation)))
-    slow = "v_sini" in labels.names and weights @ (theta[:, labels.index("v_sini")] < _SLOW) > 0.5
-    inside = usable_pixels(spectrum, model.forward, model.labels)
-    found = _at_bounds(labels, theta, weights)
-    found += ["second_mode"] * (len(verified.modes.u) > 1)
-    found += ["high_jitter"] * (scatter > _HIGH_JITTER)
-    found += ["poor_fit"] * (fit.rchi2_jitter > _POOR_FIT)
-    found += ["low_snr"] * (spectrum.snr < LOW_SNR)
-    found += ["correlated"] * (verified.residuals is not None and verified.residuals.used)
-    found += ["rejected_pixels"] * (float(np.mean(~spectrum.good[inside])) > _REJECTED)
-    found += ["average_lsf"] * bool(model.forward.emulator.contained is not None and slow)
-    found += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
-    found += ["hits"] * ("hits" in spectrum.meta)
-    found += ["khat"] * (verified.khat > KHAT_LIMIT)
+    found = read_flag(written)
+    if found.flag is UNKNOWN:
+        raise MauryError(f"no flag {written!r}; {meant(written, FLAGS, 'the flags are')}")
     return found
 
 
-def _at_bounds(labels: LabelSet, theta: Array, weights: Array) -> list[str]:
-    """Return flags ``at_bound:<label>`` of labels whose posterior piles up at an end of the prior."""
-    flags = []
-    for i, label in enumerate(labels.labels):
-        margin = _OUTERMOST * (label.prior.high - label.prior.low)
-        ends = {
-            "low": theta[:, i] < label.prior.low + margin,
-            "high": theta[:, i] > label.prior.high - margin,
-        }
-        if any(
-            weights @ near > _PILE_UP and (label.name, end) not in _NATURAL_BOUNDS
-            for end, near in ends.items()
-        ):
-            flags.append(f"at_bound:{label.name}")
-    return flags
+def split_flags(text: str | None) -> tuple[str, ...]:
+    """Return the flags of a column, which are separated by commas."""
+    return tuple(flag for flag in (text or "").split(",") if flag)
 
 
-def disagreement(posteriors: Sequence[Posterior]) -> list[str]:
-    """Return ``library_disagreement`` where libraries of like evidence differ in a label by more than 5 errors."""
-    best = max(posteriors, key=lambda p: p.log_evidence)
-    summary = best.summary()
-    for other in posteriors:
-        if other is best or other.log_evidence < best.log_evidence - _RIVAL:
-            continue
-        theirs = other.summary()
-        for name in set(summary) & set(theirs) - {"jitter"}:
-            a, b = summary[name], theirs[name]
-            if abs(a["p50"] - b["p50"]) > _DISAGREE * float(np.hypot(a["std"], b["std"])):
-                return ["library_disagreement"]
-    return []
+def table() -> str:
+    """Return the tables of docs/flags.md: one of each severity, the least grave first."""
+    parts = []
+    for severity, means in SEVERITIES.items():
+        rows = [
+            f"## {severity}: {means}",
+            "",
+            f"In `{severity.column}`.",
+            "",
+            "| flag | meaning |",
+            "|---|---|",
+        ]
+        for flag in _TABLE:
+            if flag.severity == severity:
+                name = f"{flag.name}:<label>" if flag.of_label else flag.name
+                rows.append(f"| `{name}` | {flag.meaning()} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
 
 
-def faults(
-    target: Target[Tied], theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum,
-    preparation: Preparation | None, network_input: tuple[torch.Tensor, torch.Tensor],
-) -> list[str]:  # fmt: skip
-    """Return flags under which the numbers mean nothing.
+Kind = Literal["verified", "flagged", "unverified", "unusable"]
+
+
+def verdict_of(bad: Iterable[str], warn: Iterable[str], method: str) -> Kind:
+    """Return what some flags and the last stage that was needed make of a result.
 
     Parameters
     ----------
-    target
-        The exact posterior.
-    theta
-        Its best labels, shape ``(n_labels,)``.
-    log_evidence
-        Of the star.
-    fit, spectrum
-        At those labels.
-    preparation
-        Of the estimator, where its networks have one with templates (`maury.networks.prepare.preparation_of`).
-    network_input
-        Flux and inverse variance on the network's grid, ``(1, n_pixels)`` each.
+    bad, warn
+        Flags as written.
+    method
+        ``"flow"``, which is not verified, ``"refined"`` or ``"nested"``.
     """
-    found = ["no_star"] * (log_evidence < featureless(target, theta) + _BETTER)
-    found += ["emission"] * is_emission_dominated(fit)
-    wrong = chips_disagree(target, theta, fit)
-    if not wrong and preparation is not None:
-        wrong = is_far_away(preparation, *network_input)
-    return found + ["wrong_frame"] * wrong
-
-
-def featureless(target: Target[Tied], theta: torch.Tensor) -> float:
-    """Highest log likelihood of a spectrum without lines: the continuum alone, with whatever jitter it takes."""
-    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
-    rows = full.repeat(40, 1)
-    if "jitter" in target.labels.names:
-        prior = target.labels["jitter"].prior
-        rows[:, -1] = torch.from_numpy(np.geomspace(prior.low, 0.5, len(rows)))
-    flat = torch.ones(len(rows), likelihood.n_pixels, dtype=torch.float64, device=likelihood.flux.device)
-    return float(likelihood.log_prob(rows, flat).max())
-
-
-def is_emission_dominated(fit: Fit) -> bool:
-    """Tell whether emission lines take up more area over the model than absorption lines below the continuum."""
-    level = abs(float(np.median(fit.continuum)))
-    spread = 1.4826 * float(np.median(np.abs(fit.residual - np.median(fit.residual))))
-    line = fit.residual > max(_EMISSION_SIGMA * spread, _EMISSION_HEIGHT * level)
-    absorbed = float(np.sum(np.clip(fit.continuum - fit.flux, 0, None)))
-    return float(fit.residual[line].sum()) > absorbed
-
-
-def chips_disagree(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> bool:
-    """Tell whether the chips' own velocities differ by more than 5 errors and 2 km/s."""
-    velocity, error = chip_velocities(target, theta, fit)
-    if len(velocity) < 2:
-        return False
-    mean = np.average(velocity, weights=error**-2)
-    far = np.abs(velocity - mean)
-    return bool(np.any((far > _CHIP_SIGMA * error) & (far > _CHIP_KMS)))
-
-
-@torch.no_grad()
-def chip_velocities(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> tuple[Array, Array]:
-    """Velocity of each chip relative to the whole spectrum's, by one Gauss-Newton step, and its error, km/s."""
-    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
-    step = 0.5
-    ends = full.repeat(2, 1)
-    for i, name in enumerate(likelihood.model.label_names):
-        if name in ("v_rad", "v_rad_2"):
-            ends[:, i] += torch.tensor([-step, step], dtype=torch.float64)
-    low, high = likelihood.spectra(ends).cpu().numpy()
-    slope = (high - low) / (2 * step) * fit.continuum / fit.sigma
-    z = fit.residual / fit.sigma
-    velocity, error = [], []
-    for chip in np.unique(likelihood.chip):
-        member = likelihood.chip == chip
-        information = float(slope[member] @ slope[member])
-        if information > 0:
-            step = float(slope[member] @ z[member]) / information
-            velocity.append(step)
-            # Scatter above the noise counts as noise.
-            noise = max(1.0, float(np.mean(z[member] ** 2))) / information
-            # Pixels of a line that the library has at a wrong place or depth pull alike: stretches of lines are independent, not pixels
-            # (the sandwich estimate of clustered data). Without it the red chip of every M dwarf is 6 errors off.
-            pull = slope[member] * (z[member] - slope[member] * step)
-            pulls = np.array([stretch.sum() for stretch in np.array_split(pull, _STRETCHES)])
-            error.append(max(noise, float(pulls @ pulls) / information**2) ** 0.5)
-    return np.array(velocity), np.array(error)
-
-
-@torch.no_grad()
-def is_far_away(preparation: Preparation, flux: torch.Tensor, ivar: torch.Tensor) -> bool:
-    """Tell whether a star matches much better at a velocity outside the prior, within 3000 km/s, than at any inside."""
-    normalised, weights = preparation.normalise(flux, ivar)
-    templates = preparation.templates
-    n = 2 * normalised.shape[1]
-    data = torch.fft.rfft(weights * (normalised - 1), n)
-    weight = torch.fft.rfft(weights, n)
-    match = torch.fft.irfft(data * torch.fft.rfft(templates, n).conj(), n)
-    norm = torch.fft.irfft(weight * torch.fft.rfft(templates.square(), n).conj(), n)
-    lag = torch.fft.fftfreq(n, 1 / n)
-    velocity = C_KMS * torch.tanh(lag * preparation.dlnw).double()
-    # A template that hangs over the end is judged by what is left of it.
-    gain = match.clamp_min(0).square() / norm.clamp_min(0.05 * float(norm.max()))
-    best = gain.max(0).values
-    low, high = preparation.v_rad
-    inside = (velocity >= low) & (velocity <= high)
-    outside = ~inside & (velocity.abs() < _FAR_KMS)
-    a, b = float(best[inside].max()), float(best[outside].max())
-    return b > _FAR_RATIO * a and b - a > _FAR_GAIN
+    if tuple(bad):
+        return "unusable"
+    if method == "flow":
+        return "unverified"
+    grave = [flag for flag in map(read_flag, warn) if flag.flag.severity != Severity.note]
+    return "flagged" if grave else "verified"

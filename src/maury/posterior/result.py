@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,55 +12,30 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from maury.display import card
 from maury.errors import InferenceError
 from maury.files import writing
 from maury.forward.doppler import add_velocities
-from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
+from maury.posterior.columns import line, row
+from maury.posterior.diagnostics import BetweenLibraries, Diagnostics
+from maury.posterior.draws import CornerArrays, corner_arrays, to_pandas
+from maury.posterior.flags import Kind, verdict_of
+from maury.posterior.summary import QUANTILES, WeightedDraws, made_elsewhere
 from maury.spectra.spectrum import Spectrum
-from maury.text import readable
 
 if TYPE_CHECKING:
+    import pandas
     from astropy.io.votable.tree import VOTableFile
     from matplotlib.figure import Figure
 
-    from maury.interop.draws import CornerArrays
     from maury.interop.spectra import SpecutilsPair
 
 
-def _of(module: str, name: str) -> Any:
-    """Return what another room makes of a posterior: imported when it is asked for, as the data itself depends on none of it."""
-    return getattr(import_module(f"maury.{module}"), name)
-
-
-QUANTILES = {"p16": 0.158655, "p50": 0.5, "p84": 0.841345}
-
-
-def weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float64], q: float) -> float:
-    """Quantile of weighted draws ``(n,)``; the cumulative weight is taken at the middle of each draw."""
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order]) - 0.5 * weights[order]
-    return float(np.interp(q, cumulative, values[order]))
-
-
-def summarise(
-    labels: LabelSet, draws: NDArray[np.float64], weights: NDArray[np.float64]
-) -> dict[str, dict[str, Any]]:
-    """Percentiles 16, 50, 84, mean, standard deviation and unit of each label, of draws ``(n, n_labels)`` and weights ``(n,)``."""
-    out = {}
-    for i, label in enumerate(labels.labels):
-        x = draws[:, i]
-        mean = float(weights @ x)
-        std = float(np.sqrt(weights @ (x - mean) ** 2))
-        entry: dict[str, Any] = {key: weighted_quantile(x, weights, q) for key, q in QUANTILES.items()}
-        out[label.name] = entry | {"mean": mean, "std": std, "unit": label.unit}
-    return out
-
-
-@dataclass(frozen=True)
-class Posterior:
+@dataclass(frozen=True, repr=False)
+class Posterior(WeightedDraws):
     """A verified posterior: weighted draws of the labels, and the evidence that they are right.
 
     Attributes
@@ -97,16 +70,12 @@ class Posterior:
         Values of labels that were taken as known.
     target
         The exact posterior, for `log_prob`; not saved.
-    extra
-        Whatever else the JSON line shall tell; ``models``: log evidence and probability of each model that was tried; ``systematic``:
-        quantiles of labels with the error between libraries added, and that error as ``sigma``.
+    diagnostics
+        Residuals, novelty, other models, other libraries, a second star.
     provenance
         Seed, versions and the model's card (`maury.posterior.store.provenance`).
     """
 
-    labels: LabelSet
-    draws: NDArray[np.float64]
-    log_weights: NDArray[np.float64]
     log_likelihood: NDArray[np.float64]
     log_prior: NDArray[np.float64]
     log_proposal: NDArray[np.float64]
@@ -124,19 +93,31 @@ class Posterior:
     evaluations: int = 0
     held: Mapping[str, float] = field(default_factory=dict)
     target: Target[Tied] | None = field(default=None, repr=False, compare=False)
-    extra: dict[str, Any] = field(default_factory=dict)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def weights(self) -> NDArray[np.float64]:
-        """Normalised weights, shape ``(n_draws,)``."""
-        w = np.exp(self.log_weights - self.log_weights.max())
-        return np.asarray(w / w.sum())
+    def __repr__(self) -> str:
+        return f"<Posterior of {self._title}: {', '.join(f'{name} {text}' for name, text in self.in_words())}; {self._trust()}>"
+
+    def __str__(self) -> str:
+        values = "".join(f"\n  {name:<10} {text}" for name, text in self.in_words())
+        return f"Posterior of {self._title}, {self.model}{values}\n{self._trust()}"
+
+    def _repr_html_(self) -> str:
+        facts = [("", self._trust()), ("model", self.model), ("draws", f"{len(self.draws)}")]
+        return card(
+            f"Posterior of {self._title}", facts, ("label", "mean ± standard deviation"), self.in_words()
+        )
 
     @property
-    def stellar(self) -> LabelSet:
-        """The labels without the nuisance."""
-        return self.labels.select(name for name in self.labels.names if name != "jitter")
+    def _title(self) -> str:
+        return self.spectrum.id or (
+            Path(self.spectrum.path).name if self.spectrum.path else "a spectrum in memory"
+        )
+
+    def _trust(self) -> str:
+        flags = ", ".join((*self.flag_bad, *self.flag_warn)) or "no flags"
+        return f"{self.verdict}, {self.method}, k-hat {self.khat:.2f}, ESS {self.ess:.0f} of {len(self.draws)}; {flags}"
 
     @property
     def efficiency(self) -> float:
@@ -147,7 +128,7 @@ class Posterior:
         """Quantile of one label; the value of a label that was held."""
         if name in self.held:
             return self.held[name]
-        return weighted_quantile(self.draws[:, self.labels.index(name)], self.weights, q)
+        return super().quantile(name, q)
 
     def log_prob(self, labels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Exact log posterior but for the evidence, density over ``u``, at labels ``(n, n_labels)``; shape ``(n,)``.
@@ -163,18 +144,6 @@ class Posterior:
         values: NDArray[np.float64] = self.target.log_prob(u).numpy()
         return values
 
-    def rows(self, n: int, seed: int = 0) -> NDArray[np.int64]:
-        """Places of ``n`` equally weighted draws, taken with replacement."""
-        return np.random.default_rng(seed).choice(len(self.draws), n, p=self.weights)
-
-    def resample(self, n: int, seed: int = 0) -> NDArray[np.float64]:
-        """Equally weighted draws, shape ``(n, n_labels)``."""
-        return self.draws[self.rows(n, seed)]
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""
-        return summarise(self.labels, self.draws, self.weights)
-
     @property
     def v_bary(self) -> dict[str, float] | None:
         """Barycentric velocity, km/s: the same statistics as ``summary()["v_rad"]``; None where no correction is known."""
@@ -185,91 +154,37 @@ class Posterior:
         moved = {key: add_velocities(v_rad[key], correction) for key in (*QUANTILES, "mean")}
         return moved | {"std": v_rad["std"]}
 
+    @property
+    def p_predictive(self) -> float | None:
+        """Smallest p-value of the residuals' checks; None where they were not checked."""
+        return None if self.diagnostics.misfit is None else self.diagnostics.misfit.p_predictive
+
+    @property
+    def p_novelty(self) -> float | None:
+        """Share of simulations that lie as far out in feature space; None where that is not known."""
+        return None if self.diagnostics.misfit is None else self.diagnostics.misfit.p_novelty
+
+    @property
+    def systematic(self) -> Mapping[str, BetweenLibraries]:
+        """Labels with the error between libraries added; nothing where it is not known."""
+        return self.diagnostics.systematic
+
+    @property
+    def verdict(self) -> Kind:
+        """``"verified"``, ``"flagged"``, or ``"unusable"``."""
+        return verdict_of(self.flag_bad, self.flag_warn, self.method)
+
     def to_json(self) -> dict[str, Any]:
         """One line of the command line's ``--json`` output."""
-        summary = self.summary()
-        jitter = summary.pop("jitter", None)
-        return {
-            "file": self.spectrum.path,
-            "index": self.spectrum.index,
-            "id": self.spectrum.id,
-            "model": self.model,
-            "labels": summary,
-            "v_bary": self.v_bary,
-            "v_sini_ul95": self.quantile("v_sini", 0.95),
-            "jitter": jitter,
-            "rchi2": self.fit.rchi2,
-            "rchi2_jitter": self.fit.rchi2_jitter,
-            "ess": self.ess,
-            "draws": len(self.draws),
-            "efficiency": self.efficiency,
-            "khat": self.khat,
-            "log_evidence": self.log_evidence,
-            "method": self.method,
-            "seconds": self.seconds,
-            "flag_warn": list(self.flag_warn),
-            "flag_bad": list(self.flag_bad),
-            **self.extra,
-        }
+        return line(self)
 
     def row(self) -> dict[str, Any]:
-        """One row of a table, with the column names of SDSS's astra."""
-        out: dict[str, Any] = {
-            "file": self.spectrum.path,
-            "index": self.spectrum.index,
-            "id": self.spectrum.id,
-        }
-        for name, entry in self.summary().items():
-            out |= {f"{name}_{key}": entry[key] for key in QUANTILES}
-        out |= {f"{name}_library": entry["sigma"] for name, entry in self.extra.get("systematic", {}).items()}
-        v_bary = self.v_bary or {}
-        return out | {
-            "v_bary_p50": v_bary.get("p50", np.nan),
-            "v_sini_ul95": self.quantile("v_sini", 0.95),
-            "snr": self.spectrum.snr,
-            "rchi2": self.fit.rchi2,
-            "ess": self.ess,
-            "khat": self.khat,
-            "log_evidence": self.log_evidence,
-            "method": self.method,
-            "model": self.model,
-            "flag_warn": ",".join(self.flag_warn),
-            "flag_bad": ",".join(self.flag_bad),
-        }
+        """One row of ``summary.ecsv``, with the column names of SDSS's astra."""
+        return row(self)
 
     def to_datatree(self) -> xr.DataTree:
-        """Return groups ``posterior``, ``sample_stats`` and ``flow`` as ArviZ names them (chain, draw), ``spectrum`` and ``fit``."""
-        n = len(self.draws)
-        coords = {"chain": [0], "draw": np.arange(n)}
-
-        def dataset(columns: dict[str, NDArray[np.float64]], coords: dict[str, Any]) -> xr.Dataset:
-            return xr.Dataset({k: (("chain", "draw"), v[None]) for k, v in columns.items()}, coords=coords)
-
-        posterior = dataset({name: self.draws[:, i] for i, name in enumerate(self.labels.names)}, coords)
-        for label in self.labels.labels:
-            posterior[label.name].attrs["units"] = label.unit
-        stats = dataset(
-            {
-                "log_weight": self.log_weights,
-                "log_likelihood": self.log_likelihood,
-                "log_prior": self.log_prior,
-                "log_proposal": self.log_proposal,
-            },
-            coords,
-        )
-        stats.attrs.update(khat=self.khat, ess=self.ess, log_evidence=self.log_evidence, method=self.method)
-        flow_coords = {"chain": [0], "draw": np.arange(len(self.flow_draws))}
-        flow = dataset(dict(zip(self.stellar.names, self.flow_draws.T, strict=False)), flow_coords)
-        tree = xr.DataTree.from_dict({"/posterior": posterior, "/sample_stats": stats, "/flow": flow})
-        tree.attrs.update(
-            id=self.spectrum.id,
-            file=readable(self.spectrum.path),
-            model=self.model,
-            flag_warn=",".join(self.flag_warn),
-            flag_bad=",".join(self.flag_bad),
-            note="posterior draws are weighted: use exp(sample_stats.log_weight)",
-        )
-        return _of("posterior.store", "with_record")(tree, self)
+        """Return what `save` writes; see `maury.posterior.store`."""
+        return made_elsewhere("posterior.store", "datatree")(self)
 
     def save(self, path: str | Path) -> None:
         """Write draws, spectrum and fit as netCDF (read by `maury.posterior.store.load`); the file appears whole or not at all.
@@ -287,28 +202,32 @@ class Posterior:
 
     def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
         """Corner plot of the verified posterior over the flow's."""
-        return _of("report.plots", "corner_figure")(self, truth)
+        return made_elsewhere("report.plots", "corner_figure")(self, truth)
 
     def plot_fit(self) -> Figure:
         """Observed spectrum with model, residual and masked pixels, chip by chip."""
-        return _of("report.plots", "fit_figure")(self)
+        return made_elsewhere("report.plots", "fit_figure")(self)
 
     def to_arviz(self, **options: Any) -> Any:
         """``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x), draws equally weighted; see `maury.interop.arviz.to_arviz`."""
-        return _of("interop.arviz", "to_arviz")(self, **options)
+        return made_elsewhere("interop.arviz", "to_arviz")(self, **options)
 
     def to_specutils(self, unit: str | None = None) -> SpecutilsPair:
         """Observed spectrum and model as ``specutils.Spectrum``; see `maury.interop.spectra.to_specutils`."""
-        return _of("interop.spectra", "to_specutils")(self, unit)
+        return made_elsewhere("interop.spectra", "to_specutils")(self, unit)
 
     def to_votable(self, content: str = "draws", **options: Any) -> VOTableFile:
         """VOTable of the ``"draws"`` or the ``"summary"``, with units and UCDs; see `maury.interop.votable.votable`."""
-        return _of("interop.votable", "votable")(self, content, **options)
+        return made_elsewhere("interop.votable", "votable")(self, content, **options)
+
+    def to_pandas(self, **options: Any) -> pandas.DataFrame:
+        """Return a table of the draws, equally weighted unless ``weighted=True``; see `maury.posterior.draws.to_pandas`."""
+        return to_pandas(self, **options)
 
     def corner_arrays(self, *, nuisance: bool = False) -> CornerArrays:
-        """Draws, weights and axis names for `corner.corner`; see `maury.interop.draws.corner_arrays`."""
-        return _of("interop.draws", "corner_arrays")(self, nuisance=nuisance)
+        """Draws, weights and axis names for `corner.corner`; see `maury.posterior.draws.corner_arrays`."""
+        return corner_arrays(self, nuisance=nuisance)
 
     def send(self, client: str | None = "topcat", **options: Any) -> list[str]:
         """Send the draws or the summary to TOPCAT, Aladin or another program by SAMP; see `maury.interop.samp.send`."""
-        return _of("interop.samp", "send")(self, client, **options)
+        return made_elsewhere("interop.samp", "send")(self, client, **options)

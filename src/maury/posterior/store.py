@@ -2,10 +2,14 @@
 
 ::
 
-    /posterior, /sample_stats, /flow   weighted draws, their weights and densities, the flow's draws (result.py)
+    /posterior, /sample_stats          equally weighted draws and their densities, as ArviZ and everybody takes them
+    /weighted                          the draws as they are, with log_weight and the densities
+    /flow                              draws of the flow, equally weighted
     /spectrum                          wavelength, flux, ivar, good, bitmask where known
     /fit                               pixels, model flux, continuum, residual, sigma, whitened, predicted
-    attribute "record"                 JSON: labels with priors, what ``to_json`` tells, provenance
+    attribute "record"                 JSON: labels with priors, what ``to_json`` tells, diagnostics, provenance
+
+Files of format 1 held the weighted draws in ``posterior`` and their weights in ``sample_stats``; they are read as well.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +32,11 @@ from maury.errors import InferenceError, MauryError
 from maury.files import first_line, sha256
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
+from maury.likelihood.pixels import DEGREE
+from maury.posterior.diagnostics import Diagnostics
+from maury.posterior.draws import chain, draws_of, groups, origin
+from maury.posterior.flags import split_flags
+from maury.posterior.predictive import by_chip, by_line
 from maury.posterior.result import Posterior
 from maury.spectra.spectrum import PixelGrid, Spectrum
 from maury.text import readable
@@ -35,11 +45,12 @@ if TYPE_CHECKING:
     from maury.models import Model
 
 
-FORMAT = 1
+FORMAT = 2
 _FIT = ("flux", "continuum", "residual", "sigma", "whitened", "predicted")
 # What files of earlier versions call a column.
 _FORMERLY = {"predicted": "foretold"}
 _STATS = ("log_weight", "log_likelihood", "log_prior", "log_proposal")
+_NOTE = "posterior: equally weighted draws; weighted: all draws with exp(log_weight); record: labels, priors and all the rest, as JSON"
 _PACKAGES = ("maury", "torch", "zuko", "numpy", "scipy", "astropy")
 _CARD = ("library", "reference", "resolution", "flux", "source", "source_sha256")
 
@@ -119,9 +130,12 @@ def _plain(value: Any) -> Any:
     return readable(str(value))
 
 
-def with_record(tree: xr.DataTree, posterior: Posterior) -> xr.DataTree:
-    """Add spectrum, fit and record to the groups of draws."""
+def datatree(posterior: Posterior) -> xr.DataTree:
+    """Return a posterior as groups of arrays, with all that `load` needs."""
     spectrum, fit = posterior.spectrum, posterior.fit
+    kept = draws_of(posterior, weighted=True)
+    weighted = chain({**kept.values, **kept.stats})
+    weighted.attrs.update(origin(posterior), draws=kept.note)
     columns = {
         "wavelength": ("pixel", spectrum.grid.wavelength),
         "flux": ("pixel", spectrum.flux),
@@ -139,7 +153,12 @@ def with_record(tree: xr.DataTree, posterior: Posterior) -> xr.DataTree:
     for dataset in (observed, fitted):
         for name in dataset.variables:
             dataset[name].encoding.update(zlib=True, complevel=4, shuffle=True)
-    tree["spectrum"], tree["fit"] = xr.DataTree(observed), xr.DataTree(fitted)
+    named = groups(posterior, draws_of(posterior)) | {
+        "weighted": weighted,
+        "spectrum": observed,
+        "fit": fitted,
+    }
+    tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in named.items()})
     record = {
         "format": FORMAT,
         "labels": posterior.labels.to_list(),
@@ -149,13 +168,21 @@ def with_record(tree: xr.DataTree, posterior: Posterior) -> xr.DataTree:
         "index": spectrum.index,
         "meta": spectrum.meta,
         "held": posterior.held,
-        "extra": posterior.extra,
+        "diagnostics": posterior.diagnostics.to_record(),
         "seconds": posterior.seconds,
         "evaluations": posterior.evaluations,
         "summary": posterior.to_json(),
         "provenance": provenance_of(posterior),
     }
-    tree.attrs["record"] = json.dumps(_plain(record))
+    tree.attrs.update(
+        id=spectrum.id,
+        file=readable(spectrum.path),
+        model=posterior.model,
+        flag_warn=",".join(posterior.flag_warn),
+        flag_bad=",".join(posterior.flag_bad),
+        note=_NOTE,
+        record=json.dumps(_plain(record)),
+    )
     return tree
 
 
@@ -209,6 +236,7 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
     record = json.loads(text)
     if record["format"] > FORMAT:
         raise ValueError(f"format {record['format']} is newer than this maury")
+    old = record["format"] == 1
     observed, fitted, stats = (tree[name].to_dataset() for name in ("spectrum", "fit", "sample_stats"))
     labels = LabelSet.from_list(record["labels"])
     grid = PixelGrid(observed["wavelength"].values, tuple((a, b) for a, b in record["chips"]))
@@ -229,9 +257,9 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
     if pixels.size and not 0 <= pixels.min() <= pixels.max() < grid.n_pixels:
         raise ValueError("the fit's pixels leave the spectrum")
     fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: _column(fitted, k) for k in _FIT})
-    draws, flow = tree["posterior"].to_dataset(), tree["flow"].to_dataset()
+    draws, flow = tree["posterior" if old else "weighted"].to_dataset(), tree["flow"].to_dataset()
     stellar = [name for name in labels.names if name in flow]
-    weight, likelihood, prior, proposal = (stats[name].values[0] for name in _STATS)
+    weight, likelihood, prior, proposal = ((stats if old else draws)[name].values[0] for name in _STATS)
     return Posterior(
         labels=labels,
         draws=np.column_stack([draws[name].values[0] for name in labels.names]),
@@ -247,20 +275,33 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
         fit=fit,
         spectrum=spectrum,
         model=str(tree.attrs["model"]),
-        flag_warn=_flags(tree.attrs["flag_warn"]),
-        flag_bad=_flags(tree.attrs["flag_bad"]),
+        flag_warn=split_flags(tree.attrs["flag_warn"]),
+        flag_bad=split_flags(tree.attrs["flag_bad"]),
         seconds=float(record["seconds"]),
         evaluations=int(record["evaluations"]),
         held=record["held"],
-        extra=record["extra"],
+        diagnostics=_from_format_1(record["extra"], fit, spectrum, labels, record["summary"])
+        if old
+        else Diagnostics.from_record(record["diagnostics"]),
         provenance=record["provenance"],
     )
+
+
+def _from_format_1(
+    extra: Mapping[str, Any], fit: Fit, spectrum: Spectrum, labels: LabelSet, summary: Mapping[str, Any]
+) -> Diagnostics:
+    """Read what files of format 1 told; their p-values by chip and line, which they did not hold, are computed again."""
+    known = {key: value for key, value in extra.items() if key != "misfit"}
+    if "misfit" in extra:
+        told = extra["misfit"]
+        v_rad = summary["labels"].get("v_rad", {"p50": 0.0})["p50"]
+        taken = len(labels) + (DEGREE + 1) * len(spectrum.grid.chips)
+        checks = (*by_chip(fit, spectrum.grid, taken), *by_line(fit, spectrum.grid, v_rad, taken))
+        known["misfit"] = {key: told[key] for key in ("p_predictive", "p_novelty", "false_alarm")}
+        known["misfit"]["checks"] = [asdict(check) for check in checks]
+    return Diagnostics.from_record(known)
 
 
 def _column(fitted: xr.Dataset, name: str) -> NDArray[np.float64]:
     values: NDArray[np.float64] = fitted[name if name in fitted else _FORMERLY[name]].values
     return values
-
-
-def _flags(text: Any) -> tuple[str, ...]:
-    return tuple(flag for flag in str(text).split(",") if flag)

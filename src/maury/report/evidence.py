@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from maury.report.observed import velocity
-from maury.report.svg import number
+from maury.display import number
+from maury.posterior.flags import FLAGS
 
 if TYPE_CHECKING:
     from maury.posterior.result import Posterior
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 def evidence(posterior: Posterior) -> list[dict[str, Any]]:
     """Return the figures that say whether the posterior is right, each with what it means."""
-    misfit = posterior.extra.get("misfit", {})
+    misfit = posterior.diagnostics.misfit
     nested = posterior.method == "nested"
+    limit, fits = FLAGS["khat"]["khat"], FLAGS["poor_fit"]["rchi2"]
     khat = (
-        "Above 0.7 the importance weights cannot be trusted: nested sampling took over, unless the budget ended it."
-        if posterior.khat > 0.7
-        else "Below 0.7: the importance weights can be trusted, and with them intervals and evidence."
+        f"Above {limit:g} the importance weights cannot be trusted: nested sampling took over, unless the budget ended it."
+        if posterior.khat > limit
+        else f"Below {limit:g}: the importance weights can be trusted, and with them intervals and evidence."
     )
     rows: list[dict[str, Any]] = [
         {
             "name": "Pareto k-hat",
             "value": number(posterior.khat, 2),
-            "good": posterior.khat <= 0.7,
+            "good": posterior.khat <= limit,
             "text": khat,
         },
         {
@@ -48,27 +49,25 @@ def evidence(posterior: Posterior) -> list[dict[str, Any]]:
         {
             "name": "χ²/n with all errors",
             "value": number(posterior.fit.rchi2_jitter, 2),
-            "good": posterior.fit.rchi2_jitter <= 1.5,
+            "good": posterior.fit.rchi2_jitter <= fits,
             "text": "With the model error that was fitted; near 1 where the noise model holds.",
         },
     ]
-    alarm = misfit.get("false_alarm", 0.01)
-    for key, name, text in (
+    for value, name, text in (
         (
-            "p_predictive",
+            posterior.p_predictive,
             "Predictive checks",
             "The smallest p-value of all checks below, corrected for their number",
         ),
-        ("p_novelty", "Novelty", "Share of simulated spectra that look as unusual to the network"),
+        (posterior.p_novelty, "Novelty", "Share of simulated spectra that look as unusual to the network"),
     ):
-        value = misfit.get(key)
-        if value is not None:
+        if misfit is not None and value is not None:
             rows.append(
                 {
                     "name": name,
                     "value": f"p = {value:.2g}",
-                    "good": value >= alarm,
-                    "text": f"{text}; below {alarm:g} it is flagged.",
+                    "good": value >= misfit.false_alarm,
+                    "text": f"{text}; below {misfit.false_alarm:g} it is flagged.",
                 }
             )
     return rows
@@ -76,15 +75,10 @@ def evidence(posterior: Posterior) -> list[dict[str, Any]]:
 
 def checks(posterior: Posterior) -> list[dict[str, Any]]:
     """Posterior predictive checks by chip and by line."""
-    from maury.posterior.flags import check_misfit
-
-    misfit = posterior.extra.get("misfit", {})
-    alarm = misfit.get("false_alarm", 0.01)
-    found = check_misfit(
-        posterior.fit, posterior.spectrum, velocity(posterior), len(posterior.labels), None, alarm
-    )
-    every = [*found.chips, *found.lines]
-    limit = alarm / max(2 * len(every), 1)
+    misfit = posterior.diagnostics.misfit
+    if misfit is None:
+        return []
+    limit = misfit.false_alarm / max(2 * len(misfit.checks), 1)
     return [
         {
             "name": c.name,
@@ -96,5 +90,5 @@ def checks(posterior: Posterior) -> list[dict[str, Any]]:
             "p_correlation": f"{c.p_correlation:.2g}",
             "bad_correlation": c.p_correlation < limit,
         }
-        for c in every
+        for c in misfit.checks
     ]

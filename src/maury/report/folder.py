@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from maury.display import digits_for, number
 from maury.errors import ConfigError, InferenceError, MauryError
 from maury.files import disk_errors, distinct, first_line, open_table, writing
 from maury.report.html import render
 from maury.report.star import star_page
-from maury.report.svg import digits_for, number, short
+from maury.report.svg import short
 from maury.report.verdict import TITLES, Verdict, judge, meaning, verdict
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from maury.text import for_picture
 if TYPE_CHECKING:
     from maury.inference.visits import JointPosterior
     from maury.posterior.result import Posterior
+    from maury.posterior.summary import WeightedDraws
 
 # Okabe & Ito's colours: told apart by everyone.
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00"
@@ -81,10 +82,17 @@ def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None
     flow = {"flow": posterior.flow_draws} if posterior.flow_draws.shape[1] == len(labels) else {}
     samples = {
         **flow,
-        f"verified ({posterior.method})": posterior.resample(_CORNER_DRAWS)[:, : len(labels)],
+        f"verified ({posterior.method})": posterior.sample(_CORNER_DRAWS)[:, : len(labels)],
     }
     title = f"{for_picture(posterior.spectrum.id)}\n{for_picture(posterior.model)}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
     return samples_figure(samples, labels, truth, title)
+
+
+def corner_of_draws(found: WeightedDraws, truth: Mapping[str, float] | None = None) -> Figure:
+    """Corner plot of the star's labels; 39 % and 86 % regions, the truth (red) if known."""
+    labels = found.stellar
+    columns = [found.labels.index(name) for name in labels.names]
+    return samples_figure({"verified": found.sample(_CORNER_DRAWS)[:, columns]}, labels, truth)
 
 
 def samples_figure(
@@ -162,11 +170,11 @@ def walkers_figure(
 
 def total_error(posterior: Posterior) -> NDArray[np.float64]:
     """Error of each used pixel with the correlated part of the noise, in the units of the spectrum, shape ``(n,)``."""
-    fit, correlated = posterior.fit, posterior.extra.get("residuals", {})
-    if not correlated.get("used"):
+    fit, process = posterior.fit, posterior.diagnostics.residuals
+    if process is None or not process.used:
         return fit.sigma
-    deviation = correlated["amplitude"] * fit.continuum
-    deviation += correlated["in_lines"] * np.clip(fit.continuum - fit.flux, 0, None)
+    deviation = process.amplitude * fit.continuum
+    deviation += process.in_lines * np.clip(fit.continuum - fit.flux, 0, None)
     return np.hypot(fit.sigma, deviation)
 
 
@@ -180,11 +188,11 @@ def fit_figure(posterior: Posterior) -> Figure:
     model, residual, error = (np.full(grid.n_pixels, np.nan) for _ in range(3))
     model[fit.pixels], residual[fit.pixels] = fit.flux, fit.residual
     noise = f"jitter {100 * posterior.quantile('jitter', 0.5):.1f} %"
-    correlated = posterior.extra.get("residuals", {})
-    if correlated.get("used"):
+    process = posterior.diagnostics.residuals
+    if process and process.used:
         noise += (
-            f", {100 * correlated['amplitude']:.1f} % (in lines {100 * correlated['in_lines']:.0f} % of their depth) "
-            f"correlated over {correlated['scale']:.0f} km/s"
+            f", {100 * process.amplitude:.1f} % (in lines {100 * process.in_lines:.0f} % of their depth) "
+            f"correlated over {process.scale:.0f} km/s"
         )
     error[fit.pixels] = total_error(posterior)
     predicted = np.full(grid.n_pixels, np.nan)
@@ -212,7 +220,7 @@ def fit_figure(posterior: Posterior) -> Figure:
             upper.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
         lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
         lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
-        if correlated.get("used"):
+        if process and process.used:
             lower.plot(wavelength, predicted[chip] / error[chip], color=ORANGE, lw=0.5)
         lower.set_ylim(-5, 5)
         for axis in (upper, lower):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.display import digits_for, number
 from maury.report.citations import citations
 from maury.report.evidence import checks, evidence
 from maury.report.html import render
 from maury.report.observed import chip_names, lines_of, spectrum_data
-from maury.report.svg import Sample, corner, digits_for, histogram, limits, long, marginal, number, short
+from maury.report.svg import Sample, corner, histogram, limits, long, marginal, short
 from maury.report.verdict import verdict
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def star_page(posterior: Posterior) -> str:
         evidence=evidence(posterior),
         lines=lines_of(posterior),
         chips=chip_names(posterior),
-        models=posterior.extra.get("models", ()),
-        residuals=posterior.extra.get("residuals", {}),
+        models=posterior.diagnostics.models,
+        residuals=posterior.diagnostics.residuals,
         provenance=_provenance(posterior, origin),
         cited=citations(posterior, origin),
         n_labels=len(names),
@@ -113,7 +114,7 @@ def _entry(name: str, entry: dict[str, Any], unit: str, note: str = "") -> dict[
 
 
 def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
-    rows, between = [], posterior.extra.get("systematic", {})
+    rows, between = [], posterior.systematic
     for name, entry in posterior.summary().items():
         note = ""
         if name == "v_sini":
@@ -127,7 +128,7 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
         elif name == "jitter":
             note = "a nuisance: what the model cannot explain, as a fraction of the continuum"
         if name in between:
-            sigma = between[name]["sigma"]
+            sigma = between[name].sigma
             moves = f"moves by {number(sigma, digits_for(sigma))} with the choice of the library"
             note = f"{note}; {moves}" if note else moves
         rows.append(_entry(name, entry, entry["unit"], note))
@@ -138,7 +139,7 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
 
 def _comparison(posterior: Posterior) -> list[dict[str, str]]:
     """Flow against verified, label by label."""
-    from maury.posterior.result import summarise
+    from maury.posterior.summary import summarise
 
     samples = _samples(posterior)
     if len(samples) < 2:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.display import digits_for, number
 from maury.files import output_name
-from maury.labels import UNITS
+from maury.posterior.flags import Kind, split_flags
+from maury.quantities import Role, quantity
 from maury.report.diagrams import Axis, diagram, sky
 from maury.report.html import floats, render
-from maury.report.svg import digits_for, number, short
-from maury.report.verdict import TITLES, Kind, judge, meaning
+from maury.report.svg import short
+from maury.report.verdict import TITLES, judge, meaning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +61,7 @@ class Catalogue:
         kinds = np.empty(len(table), dtype=np.int64)
         for i, key in enumerate(keys):
             if key not in known:
-                bad, warn = (tuple(f for f in (text or "").split(",") if f) for text in key[:2])
+                bad, warn = map(split_flags, key[:2])
                 known[key] = _KINDS.index(judge(bad, warn, key[2]).kind)
             kinds[i] = known[key]
         return cls(table, names, kinds)
@@ -156,29 +158,21 @@ def survey_page(folder: Path, stars: Path | None = None, beside: Path | None = N
 
 
 def _diagrams(found: Catalogue) -> list[dict[str, Any]]:
-    axes = {name: Axis(found.column(f"{name}_p50"), _title(name)) for name in found.labels}
+    axes = {name: Axis(found.column(f"{name}_p50"), quantity(name).title) for name in found.labels}
     out = []
     if {"teff", "logg"} <= set(axes):
-        teff = Axis(axes["teff"].values, _title("teff"), reverse=True)
-        logg = Axis(axes["logg"].values, _title("logg"), reverse=True)
+        teff = Axis(axes["teff"].values, quantity("teff").title, reverse=True)
+        logg = Axis(axes["logg"].values, quantity("logg").title, reverse=True)
         out.append(diagram("kiel", teff, logg, MOST, axes.get("m_h")))
     if {"teff", "m_h"} <= set(axes):
         out.append(diagram("metals", axes["teff"], axes["m_h"], MOST, axes.get("logg")))
     snr = Axis(found.column("snr"), "signal-to-noise ratio", log=True)
     for name in found.labels:
-        if name not in ("v_bary", "jitter"):
-            error = Axis(found.error(name), f"error of {_title(name)}", log=True)
+        if name != "v_bary" and quantity(name).role != Role.nuisance:
+            error = Axis(found.error(name), f"error of {quantity(name).title}", log=True)
             out.append(diagram(f"error-{name}", snr, error, MOST))
     on_sky = sky(found.column("ra"), found.column("dec"), MOST)
     return [*out, on_sky] if on_sky else out
-
-
-def _unit(name: str) -> str:
-    return "km/s" if name.startswith("v_") else UNITS.get(name, "")
-
-
-def _title(name: str) -> str:
-    return short(name) + (f" [{_unit(name)}]" if _unit(name) else "")
 
 
 def _label_rows(found: Catalogue) -> list[dict[str, str]]:
@@ -196,7 +190,7 @@ def _label_rows(found: Catalogue) -> list[dict[str, str]]:
             {
                 "name": name,
                 "short": short(name),
-                "unit": _unit(name),
+                "unit": quantity(name).unit,
                 "middle": number(middle, wide),
                 "range": f"{number(low, wide)} to {number(high, wide)}",
                 "error": number(e50, fine),
@@ -212,7 +206,7 @@ def _flag_rows(found: Catalogue) -> list[dict[str, Any]]:
     for column, kind in (("flag_bad", "unusable"), ("flag_warn", "flagged")):
         counts: Counter[str] = Counter()
         for entry in found.table[column].value_counts().to_pylist():
-            for flag in filter(None, (entry["values"] or "").split(",")):
+            for flag in split_flags(entry["values"]):
                 counts[flag] += entry["counts"]
         rows += [
             {
@@ -252,7 +246,7 @@ def _rows(
         ",".join(filter(None, pair))
         for pair in zip(part["flag_bad"].to_pylist(), part["flag_warn"].to_pylist(), strict=True)
     ]
-    texts = sorted({flag for text in flags for flag in text.split(",") if flag})
+    texts = sorted({flag for text in flags for flag in split_flags(text)})
     return {
         "id": [str(i) for i in part["id"].to_pylist()],
         "file": files,
@@ -264,7 +258,7 @@ def _rows(
         "meanings": {flag: meaning(flag) for flag in texts},
         "index": shown.tolist(),
         "link": _links(files, places, stars, beside),
-        "labels": [[name, short(name), _unit(name), digits[name]] for name in found.labels],
+        "labels": [[name, short(name), quantity(name).unit, digits[name]] for name in found.labels],
         "numbers": numbers,
     }
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.display import number
+from maury.quantities import quantity
+
 Array = NDArray[np.float64]
 # One and two sigma of a two-dimensional Gaussian.
 LEVELS = (0.865, 0.393)
@@ -16,47 +19,16 @@ _BINS = 36
 # Labels up to which a corner plot has room for their units.
 _ROOMY = 8
 _SMOOTH = 1.3
-NAMES = {
-    "teff": ("Teff", "Effective temperature"),
-    "logg": ("log g", "Surface gravity"),
-    "m_h": ("[M/H]", "Metallicity"),
-    "alpha_m": ("[α/M]", "Alpha enhancement"),
-    "v_rad": ("v rad", "Radial velocity"),
-    "v_bary": ("v bary", "Barycentric velocity"),
-    "v_sini": ("v sin i", "Projected rotation"),
-    "jitter": ("jitter", "Model error, of the continuum"),
-    "flux_ratio": ("F₂/F₁", "Flux of the companion over the first star's"),
-}
-NAMES |= {
-    f"{name}_2": (f"{short} (2)", f"{long} of the companion")
-    for name, (short, long) in NAMES.items()
-    if name not in ("jitter", "flux_ratio")
-}
 
 
 def short(name: str) -> str:
     """Return a label as axes write it."""
-    return NAMES.get(name, (name, name))[0]
+    return quantity(name).short or name
 
 
 def long(name: str) -> str:
     """Return a label in words."""
-    return NAMES.get(name, (name, name))[1]
-
-
-def number(value: float | None, digits: int) -> str:
-    """Write a number with a true minus sign; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    # No minus before what rounds to nothing.
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def digits_for(error: float) -> int:
-    """Decimals at which an error has two significant digits, 0 to 5."""
-    if not (math.isfinite(error) and error > 0):
-        return 2
-    return min(5, max(0, 1 - math.floor(math.log10(error))))
+    return quantity(name).long or name
 
 
 def ticks(low: float, high: float, most: int) -> tuple[list[float], int]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from maury.files import write_ecsv
-from maury.labels import UNITS
+from maury.posterior.columns import column_named
 from maury.posterior.result import Posterior
+from maury.quantities import quantity
 from maury.text import readable
 
 if TYPE_CHECKING:
     from maury.inference.visits import JointPosterior
-
-_DIGITS = {"teff": 0, "v_rad": 2, "v_sini": 2, "jitter": 4}
 
 
 def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Table:
@@ -25,20 +24,20 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     table = Table(title=f"{spectrum.id}  (S/N {spectrum.snr:.0f}, {posterior.model})", title_justify="left")
     for column in ("label", "unit", "median", "-", "+"):
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
-    between = posterior.extra.get("systematic", {})
+    between = posterior.systematic
     if between:
         table.add_column("library", justify="right")
     if truth is not None:
         table.add_column("truth", justify="right")
     rows = posterior.summary()
     if posterior.v_bary is not None:
-        rows = rows | {"v_bary": posterior.v_bary | {"unit": "km/s"}}
+        rows = rows | {"v_bary": posterior.v_bary | {"unit": quantity("v_bary").unit}}
     for name, entry in rows.items():
-        digits = _DIGITS.get(name.removesuffix("_2"), 2 if name == "v_bary" else 3)
+        digits = quantity(name).digits
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
         written = [f"{value:.{digits}f}" for value in cells]
         if between:
-            written.append(f"{between[name]['sigma']:.{digits}f}" if name in between else "")
+            written.append(f"{between[name].sigma:.{digits}f}" if name in between else "")
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
@@ -49,17 +48,17 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
         f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
     )
-    for tried in posterior.extra.get("models", ()):
+    for tried in posterior.diagnostics.models:
         table.caption += (
-            f"\n{tried['model']}: ln Z {tried['log_evidence']:.1f}, probability {tried['probability']:.3g}"
+            f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
         )
     if between:
         table.caption += (
             "\nlibrary: how far the label moves with the choice of the library, to be added to - and +"
         )
-    if tried := posterior.extra.get("companion"):
-        used = "" if tried["used"] else ", not used"
-        table.caption += f"\na second star gains {tried['gain']:.1f} nats{used}"
+    if second := posterior.diagnostics.companion:
+        used = "" if second.used else ", not used"
+        table.caption += f"\na second star gains {second.gain:.1f} nats{used}"
     table.caption_justify = "left"
     return table
 
@@ -75,13 +74,13 @@ def joint_table(star: JointPosterior) -> Table:
         if v is not None:
             entry = rows[f"v_rad_{i}"]
             shift = v - entry["p50"]
-            rows[f"v_bary_{i}"] = {k: entry[k] + shift for k in ("p16", "p50", "p84")} | {"unit": "km/s"}
+            rows[f"v_bary_{i}"] = {k: entry[k] + shift for k in ("p16", "p50", "p84")} | {
+                "unit": entry["unit"]
+            }
     for name, entry in rows.items():
-        stem = name.rstrip("0123456789").rstrip("_")
-        digits = _DIGITS.get(stem, 2 if stem == "v_bary" else 3)
-        unit = entry["unit"] or UNITS.get(stem, "")
+        digits = quantity(name).digits
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
-        table.add_row(name, unit, *(f"{value:.{digits}f}" for value in cells))
+        table.add_row(name, entry["unit"], *(f"{value:.{digits}f}" for value in cells))
     variation = star.velocity_variation
     table.caption = (
         f"velocity variation: ln evidence ratio {'unknown' if variation is None else f'{variation:.1f}'}\n"
@@ -90,11 +89,6 @@ def joint_table(star: JointPosterior) -> Table:
     )
     table.caption_justify = "left"
     return table
-
-
-def _unit(column: str) -> str:
-    stem = column.rsplit("_", 1)[0]
-    return "km/s" if column.startswith("v_") else UNITS.get(stem, "") if column[-4:-2] == "_p" else ""
 
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -110,8 +104,12 @@ def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         missing = [value is None for value in values]
         example = next((value for value in values if value is not None), "")
         filler: Any = "" if isinstance(example, str) else type(example)(0)
+        about = column_named(name)
         table[name] = MaskedColumn(
-            [filler if value is None else value for value in values], mask=missing, unit=_unit(name) or None
+            [filler if value is None else value for value in values],
+            mask=missing,
+            unit=about.unit or None,
+            description=about.description,
         )
     table.meta["comments"] = [
         "maury: percentiles of verified posteriors; v_rad in the frame of the file, v_bary at the barycentre"

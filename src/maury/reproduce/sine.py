@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from maury.files import writing
-from maury.labels import Label, LabelSet
+from maury.labels import LabelSet, label
 from maury.networks.config import Setting
 from maury.networks.context import Context
 from maury.networks.estimator import Estimator
@@ -103,8 +103,8 @@ def _labels(config: SineConfig) -> LabelSet:
     low, high = config.frequency
     return LabelSet(
         (
-            Label("frequency", Uniform(low=low, high=high), "", "frequency"),
-            Label("phase", Uniform(low=0, high=2 * math.pi), "", "phase"),
+            label("frequency", Uniform(low=low, high=high)),
+            label("phase", Uniform(low=0, high=2 * math.pi)),
         )
     )
 

@@ -75,7 +75,7 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     problem = model.problem
     best = torch.from_numpy(posterior.draws[posterior.log_weights.argmax()])
     target = Target(problem.likelihood(spectrum).with_reference_continuum(best), problem.inferred)
-    start = problem.inferred.to_normal(torch.from_numpy(posterior.resample(500)))
+    start = problem.inferred.to_normal(torch.from_numpy(posterior.sample(500)))
     began = time.perf_counter()
     chains = emcee_chains(target, start, config.chain, seed=config.seed, backend=output / "chains.h5")
     truth = dict(zip(model.labels.names, theta.tolist(), strict=True))
@@ -86,7 +86,7 @@ def _draw(example: _Example, output: Path) -> None:
     posterior, labels, truth = example.posterior, example.posterior.stellar, example.truth
     draw_picture(output / "corner.png", lambda: posterior.plot_corner(truth))
     draw_picture(output / "fit.png", posterior.plot_fit)
-    verified = posterior.resample(20_000)
+    verified = posterior.sample(20_000)
     samples = {"emcee": example.chains.draws, "verified": verified}
     title = for_picture(posterior.spectrum.id)
     draw_picture(output / "mcmc_corner.png", lambda: samples_figure(samples, labels, truth, title))
@@ -109,7 +109,7 @@ def _figures(
         "verified_evaluations": example.posterior.evaluations,
         "verified_seconds": round(example.posterior.seconds, 2),
         "verified_against_mcmc": agreement(
-            example.posterior.resample(50_000), example.chains, example.posterior.labels
+            example.posterior.sample(50_000), example.chains, example.posterior.labels
         ),
         "seconds": timing,
     }

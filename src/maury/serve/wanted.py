@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,7 +66,7 @@ def _common(sets: Sequence[LabelSet]) -> list[Label]:
         low = max(labels[label.name].prior.low for labels in sets)
         high = min(labels[label.name].prior.high for labels in sets)
         if low < high:
-            found.append(Label(label.name, Uniform(low=low, high=high), label.unit, label.symbol))
+            found.append(replace(label, prior=Uniform(low=low, high=high)))
     return found
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maury.display import card
 from maury.errors import SpectrumError
 from maury.text import readable
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from maury.spectra.linespread import LineSpread
 
 _LONGEST_NAME = 200
@@ -23,7 +27,7 @@ _MOST_FLUX, _IVAR, _MOST_SNR = 1e40, (1e-80, 1e60), 1e7
 _MOST_KMS = {"observatory": 100.0, "barycentric": 100.0, "rest": 3000.0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PixelGrid:
     """Where a detector's pixels lie.
 
@@ -57,13 +61,17 @@ class PixelGrid:
             if not 0 <= start < stop <= wavelength.size:
                 raise SpectrumError(f"chip {start}:{stop} leaves the {wavelength.size} pixels")
 
+    def __repr__(self) -> str:
+        first, last = self.wavelength[0], self.wavelength[-1]
+        return f"<PixelGrid of {self.n_pixels} pixels on {len(self.chips)} chips, {first:.1f} to {last:.1f} Angstrom>"
+
     @property
     def n_pixels(self) -> int:
         """Number of pixels."""
         return self.wavelength.size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spectrum:
     """One observed spectrum.
 
@@ -154,6 +162,38 @@ class Spectrum:
                 f"v_correction {self.v_correction:g} km/s: below {limit:g} is possible in the {self.frame} frame, "
                 f"None where unknown{metres}"
             )
+
+    def __repr__(self) -> str:
+        return f"<Spectrum {self._title}: {', '.join(f'{name} {text}' for name, text in self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        return card(f"Spectrum {self._title}", self._facts())
+
+    @property
+    def _title(self) -> str:
+        return self.id or (f"{Path(self.path).name} [{self.index}]" if self.path else "in memory")
+
+    def _facts(self) -> list[tuple[str, str]]:
+        grid = self.grid
+        moves = "unknown" if self.v_correction is None else f"{self.v_correction:+.3f} km/s"
+        return [
+            ("pixels", f"{grid.n_pixels} on {len(grid.chips)} chips, {np.mean(self.good):.0%} usable"),
+            ("wavelengths", f"{grid.wavelength[0]:.1f} to {grid.wavelength[-1]:.1f} Angstrom"),
+            ("S/N", f"{self.snr:.0f}"),
+            ("frame", self.frame),
+            ("correction to the barycentre", moves),
+        ]
+
+    def plot(self) -> Figure:
+        """Draw flux (black) and pixels that are not used (grey), chip by chip.
+
+        Examples
+        --------
+        >>> spectrum.plot().savefig("spectrum.png")  # doctest: +SKIP
+        """
+        from maury.spectra.picture import picture
+
+        return picture(self)
 
     @property
     def good(self) -> NDArray[np.bool_]:

@@ -11,10 +11,8 @@ import pyarrow as pa
 
 from maury.inference.flow import Amortised
 from maury.posterior import columns
-from maury.posterior.columns import HEALPIX, quantiles, values, where
-from maury.posterior.flags import LOW_SNR
+from maury.posterior.columns import HEALPIX
 from maury.posterior.result import Posterior
-from maury.spectra.spectrum import Spectrum
 
 _ORDER = 29
 
@@ -61,27 +59,8 @@ def healpix29(ra: float, dec: float) -> int:
     return int(grid.lonlat_to_healpix(ra * units.deg, dec * units.deg))
 
 
-def _healpix(spectrum: Spectrum) -> int:
-    place = where(spectrum)
-    return healpix29(place["ra"], place["dec"])
-
-
-def row_of_flow(found: Amortised) -> dict[str, Any]:
-    """Return the catalogue's row of a flow's posterior; what only verification tells is missing."""
-    upper = found.draws[:, found.labels.index("v_sini")] if "v_sini" in found.labels.names else None
-    return {
-        HEALPIX: _healpix(found.spectrum),
-        **where(found.spectrum),
-        **quantiles(found.summary(), found.spectrum.v_correction),
-        "v_sini_ul95": None if upper is None else float(np.quantile(upper, 0.95)),
-        "p_novelty": found.p_novelty,
-        "method": "flow",
-        "flag_warn": "low_snr" if found.spectrum.snr < LOW_SNR else "",
-        "flag_bad": "",
-        "model": found.model,
-    }
-
-
-def row(posterior: Posterior) -> dict[str, Any]:
-    """Return the catalogue's row of a verified posterior."""
-    return {HEALPIX: _healpix(posterior.spectrum), **values(posterior)}
+def row(found: Posterior | Amortised) -> dict[str, Any]:
+    """Return the catalogue's row of a posterior, verified or the flow's, of which what only verification tells is missing."""
+    told = columns.row(found, columns.Output.catalogue)
+    place = [np.nan if told[name] is None else told[name] for name in ("ra", "dec")]
+    return told | {"ra": place[0], "dec": place[1], HEALPIX: healpix29(*place)}

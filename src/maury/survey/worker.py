@@ -18,6 +18,7 @@ from maury.errors import Failure, MauryError, failure_of
 from maury.inference.batch import infer_batch
 from maury.inference.flow import amortised
 from maury.models import Model, folder, load_model
+from maury.posterior.columns import Output, failed_row
 from maury.spectra.formats.registry import read_all
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
@@ -166,7 +167,7 @@ def _verified(
         if isinstance(one, Exception):
             yield one, None
         else:
-            kept = _kept(one.resample(settings.keep, seed), one.labels.names) if settings.keep else {}
+            kept = _kept(one.sample(settings.keep, seed), one.labels.names) if settings.keep else {}
             yield catalogue.row(one), kept
 
 
@@ -178,7 +179,7 @@ def _by_flow(
             yield one, None
         else:
             kept = _kept(one.draws[: settings.keep], one.labels.names) if settings.keep else {}
-            yield catalogue.row_of_flow(one), kept
+            yield catalogue.row(one), kept
 
 
 def _kept(draws: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -193,11 +194,5 @@ def _kept(draws: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _error(failure: Failure, checksum: str, text: str) -> dict[str, Any]:
-    return {
-        "file": str(failure.path),
-        "row": failure.index,
-        "sha256": checksum,
-        "flag_bad": failure.flag,
-        "reason": failure.reason,
-        "traceback": text,
-    }
+    told = failed_row(failure, Output.catalogue)
+    return told | {"sha256": checksum, "traceback": text}

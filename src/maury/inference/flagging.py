@@ -1,0 +1,232 @@
+"""Whether a posterior deserves a flag; what each means, and from where on it is raised, stands in `maury.posterior.flags`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maury.constants import C_KMS
+from maury.inference.refine import Verified
+from maury.labels import LabelSet
+from maury.likelihood.fit import Fit
+from maury.likelihood.pixels import DEGREE, usable_pixels
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
+from maury.models import Model
+from maury.networks.prepare import Preparation
+from maury.posterior.diagnostics import Misfit
+from maury.posterior.flags import FLAGS
+from maury.posterior.predictive import by_chip, by_line, worst
+from maury.posterior.result import Posterior
+from maury.spectra.spectrum import Spectrum
+
+Array = NDArray[np.float64]
+# Bounds at which a star may rightly sit: no rotation that can be seen, no model error that can be seen.
+_NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
+# Of a chip, whose pulls on the velocity count as independent: each is some lines wide.
+_STRETCHES = 40
+
+
+def check_misfit(
+    fit: Fit,
+    spectrum: Spectrum,
+    v_rad: float,
+    n_labels: int,
+    p_novelty: float | None,
+    false_alarm: float,
+    degree: int | None = DEGREE,
+) -> Misfit:
+    """Check a fit by chip and by line; see `Misfit`.
+
+    Parameters
+    ----------
+    fit
+        At the best draw.
+    spectrum
+        What was observed.
+    v_rad
+        Of the star, km/s.
+    n_labels
+        Labels that were fitted; the continuum's coefficients are counted as well.
+    p_novelty, false_alarm
+        See `Misfit`.
+    degree
+        Of the continuum.
+    """
+    taken = n_labels + ((DEGREE if degree is None else degree) + 1) * len(spectrum.grid.chips)
+    chips, lines = by_chip(fit, spectrum.grid, taken), by_line(fit, spectrum.grid, v_rad, taken)
+    return Misfit((*chips, *lines), worst([*chips, *lines]), p_novelty, false_alarm)
+
+
+def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, labels: LabelSet) -> list[str]:
+    """Return flags under which the numbers stand."""
+    theta = labels.from_normal(verified.draws.u).numpy()
+    weights = (verified.log_weights - torch.logsumexp(verified.log_weights, 0)).exp().numpy()
+    scatter = float(weights @ theta[:, labels.index("jitter")]) if "jitter" in labels.names else 0.0
+    if verified.residuals is not None and verified.residuals.used:
+        scatter = float(np.hypot(scatter, np.median(verified.residuals.correlation.deviation)))
+    limit = FLAGS["average_lsf"]["kms"]
+    slow = "v_sini" in labels.names and weights @ (theta[:, labels.index("v_sini")] < limit) > 0.5
+    inside = usable_pixels(spectrum, model.forward, model.labels)
+    found = _at_bounds(labels, theta, weights)
+    found += ["second_mode"] * (len(verified.modes.u) > 1)
+    found += ["high_jitter"] * (scatter > FLAGS["high_jitter"]["error"])
+    found += ["poor_fit"] * (fit.rchi2_jitter > FLAGS["poor_fit"]["rchi2"])
+    found += ["low_snr"] * (spectrum.snr < FLAGS["low_snr"]["snr"])
+    found += ["correlated"] * (verified.residuals is not None and verified.residuals.used)
+    found += ["rejected_pixels"] * (
+        float(np.mean(~spectrum.good[inside])) > FLAGS["rejected_pixels"]["share"]
+    )
+    found += ["average_lsf"] * bool(model.forward.emulator.contained is not None and slow)
+    found += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
+    found += ["hits"] * ("hits" in spectrum.meta)
+    found += ["khat"] * (verified.khat > FLAGS["khat"]["khat"])
+    return found
+
+
+def _at_bounds(labels: LabelSet, theta: Array, weights: Array) -> list[str]:
+    """Return flags ``at_bound:<label>`` of labels whose posterior piles up at an end of the prior."""
+    flags, of = [], FLAGS["at_bound"]
+    for i, label in enumerate(labels.labels):
+        margin = of["margin"] * (label.prior.high - label.prior.low)
+        ends = {
+            "low": theta[:, i] < label.prior.low + margin,
+            "high": theta[:, i] > label.prior.high - margin,
+        }
+        if any(
+            weights @ near > of["share"] and (label.name, end) not in _NATURAL_BOUNDS
+            for end, near in ends.items()
+        ):
+            flags.append(f"{of.name}:{label.name}")
+    return flags
+
+
+def disagreement(posteriors: Sequence[Posterior]) -> list[str]:
+    """Return ``library_disagreement`` where libraries of like evidence differ in a label by more than a few errors."""
+    of, best = FLAGS["library_disagreement"], max(posteriors, key=lambda p: p.log_evidence)
+    summary = best.summary()
+    for other in posteriors:
+        if other is best or other.log_evidence < best.log_evidence - of["nats"]:
+            continue
+        theirs = other.summary()
+        for name in set(best.stellar.names) & set(other.stellar.names):
+            a, b = summary[name], theirs[name]
+            if abs(a["p50"] - b["p50"]) > of["sigma"] * float(np.hypot(a["std"], b["std"])):
+                return [of.name]
+    return []
+
+
+def faults(
+    target: Target[Tied], theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum,
+    preparation: Preparation | None, network_input: tuple[torch.Tensor, torch.Tensor],
+) -> list[str]:  # fmt: skip
+    """Return flags under which the numbers mean nothing.
+
+    Parameters
+    ----------
+    target
+        The exact posterior.
+    theta
+        Its best labels, shape ``(n_labels,)``.
+    log_evidence
+        Of the star.
+    fit, spectrum
+        At those labels.
+    preparation
+        Of the estimator, if it has a `Preparation`.
+    network_input
+        Flux and inverse variance on the network's grid, ``(1, n_pixels)`` each.
+    """
+    found = ["no_star"] * (log_evidence < featureless(target, theta) + FLAGS["no_star"]["nats"])
+    found += ["emission"] * is_emission_dominated(fit)
+    wrong = chips_disagree(target, theta, fit)
+    if not wrong and preparation is not None:
+        wrong = is_far_away(preparation, *network_input)
+    return found + ["wrong_frame"] * wrong
+
+
+def featureless(target: Target[Tied], theta: torch.Tensor) -> float:
+    """Highest log likelihood of a spectrum without lines: the continuum alone, with whatever jitter it takes."""
+    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
+    rows = full.repeat(40, 1)
+    if "jitter" in target.labels.names:
+        prior = target.labels["jitter"].prior
+        rows[:, -1] = torch.from_numpy(np.geomspace(prior.low, 0.5, len(rows)))
+    flat = torch.ones(len(rows), likelihood.n_pixels, dtype=torch.float64, device=likelihood.flux.device)
+    return float(likelihood.log_prob(rows, flat).max())
+
+
+def is_emission_dominated(fit: Fit) -> bool:
+    """Tell whether emission lines take up more area over the model than absorption lines below the continuum."""
+    level = abs(float(np.median(fit.continuum)))
+    spread = 1.4826 * float(np.median(np.abs(fit.residual - np.median(fit.residual))))
+    of = FLAGS["emission"]
+    line = fit.residual > max(of["sigma"] * spread, of["height"] * level)
+    absorbed = float(np.sum(np.clip(fit.continuum - fit.flux, 0, None)))
+    return float(fit.residual[line].sum()) > absorbed
+
+
+def chips_disagree(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> bool:
+    """Tell whether the chips' own velocities differ by more errors and km/s than `wrong_frame` allows."""
+    velocity, error = chip_velocities(target, theta, fit)
+    if len(velocity) < 2:
+        return False
+    mean = np.average(velocity, weights=error**-2)
+    far = np.abs(velocity - mean)
+    of = FLAGS["wrong_frame"]
+    return bool(np.any((far > of["sigma"] * error) & (far > of["kms"])))
+
+
+@torch.no_grad()
+def chip_velocities(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> tuple[Array, Array]:
+    """Velocity of each chip relative to the whole spectrum's, by one Gauss-Newton step, and its error, km/s."""
+    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
+    step = 0.5
+    ends = full.repeat(2, 1)
+    for i, name in enumerate(likelihood.model.label_names):
+        if name in ("v_rad", "v_rad_2"):
+            ends[:, i] += torch.tensor([-step, step], dtype=torch.float64)
+    low, high = likelihood.spectra(ends).cpu().numpy()
+    slope = (high - low) / (2 * step) * fit.continuum / fit.sigma
+    z = fit.residual / fit.sigma
+    velocity, error = [], []
+    for chip in np.unique(likelihood.chip):
+        member = likelihood.chip == chip
+        information = float(slope[member] @ slope[member])
+        if information > 0:
+            step = float(slope[member] @ z[member]) / information
+            velocity.append(step)
+            # Scatter above the noise counts as noise.
+            noise = max(1.0, float(np.mean(z[member] ** 2))) / information
+            # Pixels of a line that the library has at a wrong place or depth pull alike: stretches of lines are independent, not pixels
+            # (the sandwich estimate of clustered data). Without it the red chip of every M dwarf is 6 errors off.
+            pull = slope[member] * (z[member] - slope[member] * step)
+            pulls = np.array([stretch.sum() for stretch in np.array_split(pull, _STRETCHES)])
+            error.append(max(noise, float(pulls @ pulls) / information**2) ** 0.5)
+    return np.array(velocity), np.array(error)
+
+
+@torch.no_grad()
+def is_far_away(preparation: Preparation, flux: torch.Tensor, ivar: torch.Tensor) -> bool:
+    """Tell whether a star matches much better at a velocity outside the prior, within 3000 km/s, than at any inside."""
+    normalised, weights = preparation.normalise(flux, ivar)
+    templates = preparation.templates
+    n = 2 * normalised.shape[1]
+    data = torch.fft.rfft(weights * (normalised - 1), n)
+    weight = torch.fft.rfft(weights, n)
+    match = torch.fft.irfft(data * torch.fft.rfft(templates, n).conj(), n)
+    norm = torch.fft.irfft(weight * torch.fft.rfft(templates.square(), n).conj(), n)
+    lag = torch.fft.fftfreq(n, 1 / n)
+    velocity = C_KMS * torch.tanh(lag * preparation.dlnw).double()
+    # A template that hangs over the end is judged by what is left of it.
+    gain = match.clamp_min(0).square() / norm.clamp_min(0.05 * float(norm.max()))
+    best = gain.max(0).values
+    low, high = preparation.v_rad
+    inside = (velocity >= low) & (velocity <= high)
+    of = FLAGS["wrong_frame"]
+    outside = ~inside & (velocity.abs() < of["far"])
+    a, b = float(best[inside].max()), float(best[outside].max())
+    return b > of["ratio"] * a and b - a > of["gain"]

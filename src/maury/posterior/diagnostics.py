@@ -1,0 +1,184 @@
+"""What speaks for and against a posterior besides its weights: residuals, novelty, other models, other libraries, a second star."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from maury.posterior.predictive import Check
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Evidence for and against the model of one spectrum.
+
+    Attributes
+    ----------
+    checks
+        Posterior predictive checks, by chip and by line.
+    p_predictive
+        Smallest of their p-values, corrected for their number.
+    p_novelty
+        Share of simulations that lie as far out in feature space; None where the model has no such score.
+    false_alarm
+        The rate below which a p-value is flagged.
+    """
+
+    checks: tuple[Check, ...]
+    p_predictive: float
+    p_novelty: float | None
+    false_alarm: float
+
+    def flags(self) -> list[str]:
+        """Return ``misfit`` and ``novel`` where they apply."""
+        novel = self.p_novelty is not None and self.p_novelty < self.false_alarm
+        return ["misfit"] * (self.p_predictive < self.false_alarm) + ["novel"] * novel
+
+    def to_json(self) -> dict[str, Any]:
+        """Return p-values and, of each check, chi-squared and correlation."""
+        return {
+            "p_predictive": self.p_predictive,
+            "p_novelty": self.p_novelty,
+            "false_alarm": self.false_alarm,
+            "checks": {c.name: {"chi2": c.chi2, "correlation": c.correlation} for c in self.checks},
+        }
+
+
+@dataclass(frozen=True)
+class ResidualProcess:
+    """Correlated residuals: an Ornstein-Uhlenbeck process in ln wavelength, at its most likely.
+
+    Attributes
+    ----------
+    amplitude
+        Standard deviation, of the continuum.
+    in_lines
+        The same inside lines, of their depth.
+    scale
+        Length over which they are correlated, km/s.
+    gain
+        Nats of log likelihood above independent pixels.
+    used
+        Whether the posterior takes it into account.
+    """
+
+    amplitude: float
+    in_lines: float
+    scale: float
+    gain: float
+    used: bool
+
+
+@dataclass(frozen=True)
+class BetweenLibraries:
+    """A label with the error between libraries added, in the label's unit.
+
+    Attributes
+    ----------
+    p16, p50, p84, std
+        Percentiles and standard deviation of the draws with that error.
+    sigma
+        How far the label moves with the choice of the library: 68 % of the offsets are smaller.
+    """
+
+    p16: float
+    p50: float
+    p84: float
+    std: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model that was tried.
+
+    Attributes
+    ----------
+    model
+        Its name.
+    log_evidence
+        ln evidence on the pixels that all models cover.
+    probability
+        Of the model, if all were as likely before.
+    """
+
+    model: str
+    log_evidence: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class SecondStar:
+    """What a second star in the spectrum explains.
+
+    Attributes
+    ----------
+    gain
+        Nats of evidence above one star.
+    used
+        Whether the posterior is that of two stars.
+    khat
+        Shape of the weights of two stars.
+    """
+
+    gain: float
+    used: bool
+    khat: float
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What was found out beside the draws; None, or nothing, of what was not asked or cannot be known.
+
+    Attributes
+    ----------
+    misfit
+        Residuals, and whether the spectrum looks like those that the flow was trained on.
+    residuals
+        The correlated part of the residuals.
+    systematic
+        Labels with the error between libraries, by name; nothing where that was not measured for such a star.
+    models
+        The models that were tried, with ``model="auto"``.
+    companion
+        What a second star explains, if one was looked for.
+    """
+
+    misfit: Misfit | None = None
+    residuals: ResidualProcess | None = None
+    systematic: Mapping[str, BetweenLibraries] = field(default_factory=dict)
+    models: tuple[Tried, ...] = ()
+    companion: SecondStar | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the JSON line tells of it, and nothing of what is not known."""
+        told: dict[str, Any] = {
+            "misfit": self.misfit and self.misfit.to_json(),
+            "residuals": self.residuals and asdict(self.residuals),
+            "systematic": {name: asdict(entry) for name, entry in self.systematic.items()},
+            "models": [asdict(entry) for entry in self.models],
+            "companion": self.companion and asdict(self.companion),
+        }
+        return {key: value for key, value in told.items() if value}
+
+    def to_record(self) -> dict[str, Any]:
+        """Return plain values that `from_record` reads again."""
+        plain: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return plain
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Diagnostics:
+        """Read what `to_record` returned.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing or of another type.
+        """
+        return _ADAPTER.validate_python(record)
+
+
+_ADAPTER: TypeAdapter[Diagnostics] = TypeAdapter(Diagnostics)
