@@ -7,7 +7,7 @@ import pytest
 
 from maury.checks.gap import impostor
 from maury.spectra.hits import hits, without_hits
-from maury.spectra.spectrum import apstar_grid
+from maury.spectra.instrument import apstar_grid
 
 
 @pytest.fixture

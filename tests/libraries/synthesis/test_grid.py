@@ -14,6 +14,7 @@ from maury.errors import ConfigError
 from maury.libraries.synthesis import compress, grid
 from maury.libraries.synthesis.compress import CompressedGrid
 from maury.libraries.synthesis.grid import Chunk, SynthesisConfig, synthesise
+from maury.libraries.synthesis.lines import read_lines
 
 
 @pytest.fixture
@@ -148,3 +149,11 @@ def test_a_corrupted_or_missing_part_is_told(tmp_path):
     (tmp_path / "part-000.npz").write_bytes(b"x")
     with pytest.raises(ConfigError, match="damaged part"):
         CompressedGrid.read(tmp_path)
+
+
+def test_whole_molecules_are_shifted_before_the_engine_reads_them(config, tmp_path):
+    text = "'0608.012016         '    1         1\n'x'\n 15100.983  2.490  -5.316  0.00   48.0  1.00e+00 'x' 'x'  0.0  1.0\n"
+    (tmp_path / "lines").write_text(text, encoding="ascii")
+    changed = config.model_copy(update={"shifts": {"0608": 0.1}, "number": 1})
+    synthesise(changed, tmp_path / "grid")
+    assert read_lines(tmp_path / "grid" / "shifted.lines").log_gf.tolist() == pytest.approx([-5.216])

@@ -48,6 +48,14 @@ def test_lists_are_joined_selected_and_adjusted(path):
     assert changed.damping.tolist() == [2.5, 285.249]
 
 
+def test_a_molecule_is_shifted_as_a_whole(path):
+    lines = read_lines(path)
+    assert lines.molecules() == ["0607"]
+    assert (lines.shifted({"0607": 0.2}).log_gf - lines.log_gf).round(9).tolist() == [0.0, 0.0, 0.2]
+    with pytest.raises(LineListError, match="no lines of molecule 0608: the list has 0607"):
+        lines.shifted({"0608": 0.1})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

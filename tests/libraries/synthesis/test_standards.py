@@ -13,6 +13,7 @@ from marcs_files import write_collection
 from maury.errors import ConfigError
 from maury.libraries.synthesis.calibration import Window
 from maury.libraries.synthesis.engine import Star, Synthesis
+from maury.libraries.synthesis.grid import SynthesisConfig
 from maury.libraries.synthesis.lines import LineList, read_lines
 from maury.libraries.synthesis.standards import (
     AddedLine,
@@ -41,6 +42,19 @@ def true_lines():
     )
 
 
+# Weak lines of CO over the range; what the list has of them is a tenth of a dex too weak.
+MOLECULE = LineList(
+    np.array(["0608.012016"] * 40),
+    np.ones(40, np.int64),
+    np.linspace(15212.0, 15328.0, 40),
+    np.full(40, 1.0),
+    np.full(40, -1.1),
+    np.zeros(40),
+    np.full(40, 9.0),
+    np.zeros(40),
+)
+
+
 def flux(lines, star, wavelength=GRID):
     absorption = np.zeros(len(wavelength))
     for x, gf in zip(lines.wavelength, lines.log_gf, strict=True):
@@ -67,16 +81,18 @@ def config(tmp_path):
     # One line is not in the list, the others are wrong.
     listed = true.select(np.arange(N) != 12)
     listed.adjusted(listed.log_gf + np.random.default_rng(2).normal(0, 0.15, N - 1)).write(tmp_path / "atoms")
+    MOLECULE.adjusted(MOLECULE.log_gf - 0.1).write(tmp_path / "molecules")
     standards = []
     for name, teff in (("hot", 4500.0), ("cool", 4000.0)):
         path = tmp_path / f"{name}.txt"
-        np.savetxt(path, np.c_[GRID, flux(true, Star(teff, 2.2))])
+        np.savetxt(path, np.c_[GRID, flux(true + MOLECULE, Star(teff, 2.2))])
         standards.append(
             f'[[standards]]\nname = "{name}"\nspectrum = "{path}"\nteff = {teff}\nlogg = 2.2\nmacro = 0.0\nsigma = 0.004\n'
             "temperature = 5000.0\nelectron_pressure = 10.0\n"
         )
     head = (
         f'name = "toy"\nsource = "{tmp_path}"\natoms = "{tmp_path / "atoms"}"\natmospheres = "{tmp_path / "marcs"}"\n'
+        f'molecules = ["{tmp_path / "molecules"}"]\n'
         'reference = "a test"\niterations = [1, 3]\n'
     )
     (tmp_path / "toy.toml").write_text(head + "".join(standards), encoding="utf-8")
@@ -91,7 +107,8 @@ def test_strengths_and_the_missing_line_are_found(config, tmp_path):
     made = calibration(config, tmp_path / "out").run()
     card = json.loads((tmp_path / "out" / "toy.json").read_text(encoding="utf-8"))
     assert card["standards"]["hot"]["rms"] < 2e-3
-    assert len(made) == N
+    assert card["shifts"]["0608"] == pytest.approx(0.1, abs=0.04)
+    assert len(made) == card["lines"] == N
     new = made.wavelength[-1]
     assert new == pytest.approx(15270.0, abs=0.1)
     listed = made.log_gf[:-1]
@@ -138,7 +155,7 @@ def test_lines_of_low_energy_and_abundant_elements_are_strong():
 
 def test_agreement_takes_out_velocity_and_continuum(config, tmp_path):
     standard = calibration(config, tmp_path / "out").standards[0]
-    model = flux(true_lines(), Star(4500.0, 2.2))
+    model = flux(true_lines() + MOLECULE, Star(4500.0, 2.2))
     found = agreement(standard, GRID * (1 - 0.3 / 299792.458), model * (1 + 1e-5 * (GRID - 16000)))
     assert found.velocity == pytest.approx(0.3, abs=0.11)
     assert found.rms < 1e-3
@@ -159,3 +176,11 @@ def test_the_shipped_list_and_its_recipe_are_whole():
         assert np.abs(lines.wavelength - line).min() < 2e-3
     with np.load(folder / "marcs-maury-error.npz") as file:
         assert file["masked"].mean() == pytest.approx(card["masked_share"], abs=1e-6)
+
+
+def test_the_shipped_grid_is_of_the_shipped_list():
+    folder = Path(str(resources.files("maury") / "assets" / "lines"))
+    recipe = read_config(folder / "marcs-maury-grid.toml", SynthesisConfig)
+    card = json.loads((folder / "marcs-maury.json").read_text(encoding="utf-8"))
+    assert recipe.shifts == card["shifts"]
+    assert recipe.lines[0].name == "marcs-maury.lines"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from maury.errors import ConfigError
+from maury.files import writing
 from maury.libraries.synthesis.grid import _STEP, Chunk
 
 Array = NDArray[np.float32]
@@ -60,10 +60,8 @@ class Part:
 
     def write(self, path: Path) -> None:
         """Write under a temporary name and rename."""
-        temporary = path.with_suffix(".partial")
-        with temporary.open("wb") as file:
+        with writing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **self.__dict__)
-        os.replace(temporary, path)
 
     @classmethod
     def read(cls, path: Path) -> Part:

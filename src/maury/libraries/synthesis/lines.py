@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,6 +82,33 @@ class LineList:
             log_gf=self.log_gf if log_gf is None else log_gf,
             damping=self.damping if damping is None else damping,
         )
+
+    def shifted(self, shifts: Mapping[str, float]) -> LineList:
+        """Return the list with the strengths of whole molecules changed.
+
+        Parameters
+        ----------
+        shifts
+            dex by molecule, as the beginning of its code: ``0608`` is CO of any isotopes.
+
+        Raises
+        ------
+        LineListError
+            If the list has no lines of one.
+        """
+        log_gf = self.log_gf.copy()
+        for code, change in shifts.items():
+            mine = np.char.startswith(self.species, code) & ~self.atomic
+            if not mine.any():
+                raise LineListError(
+                    f"no lines of molecule {code}: the list has {', '.join(self.molecules())}"
+                )
+            log_gf[mine] += change
+        return self.adjusted(log_gf=log_gf)
+
+    def molecules(self) -> list[str]:
+        """Return the codes of the molecules, isotopes left out: ``0608`` for CO."""
+        return sorted({str(code)[:4] for code in np.unique(self.species[~self.atomic])})
 
     def write(self, path: Path) -> None:
         """Write in Turbospectrum's form, a block a species and ion."""

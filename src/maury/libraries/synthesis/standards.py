@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from scipy.signal import find_peaks
 
 import maury
 from maury.errors import ConfigError
+from maury.files import writing
 from maury.libraries.synthesis.atmospheres import MarcsCollection
 from maury.libraries.synthesis.calibration import (
     Problem,
@@ -102,6 +102,9 @@ class CalibrationConfig(BaseModel):
     molecules: list[Path] = Field(default_factory=list)
     atmospheres: Path | None = None
     reference: str
+    molecule_sigma: float = Field(
+        0.12, ge=0, description="accuracy of each molecule's strengths as a whole, dex; 0 holds them"
+    )
     gf_sigma: float = Field(0.35, gt=0, description="accuracy of the list's strengths, dex")
     unidentified_sigma: float = Field(1.0, gt=0)
     damping: float = Field(1.8, gt=0, description="factor on Unsoeld's broadening, to begin with")
@@ -322,10 +325,12 @@ class Calibration:
         self.standards = [read_standard(standard, atmospheres) for standard in config.standards]
         published = read_lines(config.atoms)
         self.listed = published.select(published.atomic)
+        molecules = [read_lines(path) for path in config.molecules]
+        self.molecules = sum(molecules[1:], start=molecules[0]) if molecules else None
         self.synthesise: Synthesiser = synthesiser(self.window, self.engine, folder)
 
     def _turbospectrum(self, path: Path, intensity: bool) -> Engine:
-        return Turbospectrum(self.config.source, [path, *self.config.molecules], intensity=intensity)
+        return Turbospectrum(self.config.source, [path], intensity=intensity)
 
     def strengths(self, lines: LineList) -> Array:
         """Largest strength of each line in any standard, ``(n_lines,)``."""
@@ -356,6 +361,17 @@ class Calibration:
             gf_sigma[f] = 1.5 * config.unidentified_sigma
         reach = np.select([strengths > limit for limit, _ in _REACH], [far for _, far in _REACH])
         damping = np.full(len(strengths), np.log(config.damping))
+        damping_sigma = np.where(strengths > _DAMPED, config.damping_sigma, 0.0)
+        if self.molecules is not None:
+            # A molecule's lines are changed together: bands have many, and their relative strengths are known well.
+            codes = self.molecules.molecules()
+            of = np.array([codes.index(str(species)[:4]) for species in self.molecules.species])
+            lines, feature = lines + self.molecules, np.concatenate([feature, len(strengths) + of])
+            more = np.zeros(len(codes))
+            strengths = np.concatenate([strengths, more - 99.0])
+            gf_sigma = np.concatenate([gf_sigma, more + config.molecule_sigma])
+            reach = np.concatenate([reach, more + self.window.high - self.window.low])
+            damping, damping_sigma = np.concatenate([damping, more]), np.concatenate([damping_sigma, more])
         made = Problem(
             lines,
             feature,
@@ -364,7 +380,7 @@ class Calibration:
             self.synthesise,
             gf_sigma,
             damping,
-            np.where(strengths > _DAMPED, config.damping_sigma, 0.0),
+            damping_sigma,
             reach,
             self.jobs,
         )
@@ -379,15 +395,23 @@ class Calibration:
         log.info("%d lines added, %d of the list raised", len(lines), len(boosted))
         whole, _ = self.problem(lines, boosted)
         begin = self._start(whole)
-        begin.log_gf[: len(state.log_gf)] = np.clip(state.log_gf, -1.2, 1.2)[: len(begin.log_gf)]
+        # Lines that were added stand between the list's and the molecules.
+        n_molecules = 0 if self.molecules is None else len(self.molecules.molecules())
+        n = len(state.log_gf) - n_molecules
+        places = np.concatenate([np.arange(n), len(begin.log_gf) - n_molecules + np.arange(n_molecules)])
+        begin.log_gf[places], begin.damping[places] = np.clip(state.log_gf, -1.2, 1.2), state.damping
         for f, change in boosted.items():
             begin.log_gf[f] = change
-        begin.damping[: len(state.damping)] = state.damping[: len(begin.damping)]
         begin.stars[:] = state.stars
         state = self._fit("whole", whole, begin, self.config.iterations[1])
         made = whole.adjusted(state.log_gf, state.damping)
         self._write(made, whole, state)
-        return made
+        return made.select(made.atomic)
+
+    def _shifts(self, state: State) -> dict[str, float]:
+        """Change of each molecule's strengths, dex, by code: what a synthesis takes beside the list."""
+        codes = [] if self.molecules is None else self.molecules.molecules()
+        return dict(zip(codes, map(float, state.log_gf[len(state.log_gf) - len(codes) :]), strict=True))
 
     def _log_gf(self, line: AddedLine) -> float:
         """Strength as log gf: the first standard's layer decides."""
@@ -432,11 +456,12 @@ class Calibration:
         return state
 
     def _write(self, lines: LineList, problem: Problem, state: State) -> None:
-        path = self.folder / f"{self.config.name}.lines"
-        lines.write(path)
+        whole, path = self.folder / "fitted.lines", self.folder / f"{self.config.name}.lines"
+        lines.write(whole)
+        lines.select(lines.atomic).write(path)
         found = {}
         for standard, star in zip(self.standards, state.stars, strict=True):
-            made = self.engine(path, standard.intensity).synthesise(star, standard.atmosphere)
+            made = self.engine(whole, standard.intensity).synthesise(star, standard.atmosphere)
             found[standard.name] = agreement(standard, made.wavelength, made.normalised)
         free = problem.gf_sigma > 0
         card = {
@@ -446,7 +471,8 @@ class Calibration:
             "recipe": self.config.model_dump(
                 mode="json", exclude={"source", "atoms", "start", "molecules", "atmospheres", "reference"}
             ),
-            "lines": len(lines),
+            "lines": int(lines.atomic.sum()),
+            "shifts": self._shifts(state),
             "fitted": int(free.sum()),
             "moved": int((np.abs(state.log_gf[free]) > 0.05).sum()),
             "change_percentiles": {
@@ -475,9 +501,8 @@ def _same(lines: LineList, other: LineList) -> LineList:
 
 
 def _write_json(path: Path, entries: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(entries, indent=1), encoding="utf-8")
 
 
 def _write_state(path: Path, state: State) -> None:
