@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def read_card(path: Path) -> dict[str, Any]:
             f"{card_path}: is no model's card: a table of JSON is wanted, not {type(card).__name__}"
         )
     return card
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell what is wrong with a model's card and weights by the file's name, whatever the card says.
+
+    Raises
+    ------
+    ModelError
+        Instead of any error.
+    """
+    try:
+        yield
+    except ModelError as error:
+        if str(path) in str(error):
+            raise
+        raise ModelError(f"{path}: {error}") from None
+    except Exception as error:
+        raise ModelError(
+            f"{path}: its card and its weights do not fit together ({first_line(error)})"
+        ) from None
 
 
 def whole(value: Any, name: str, low: int, high: int) -> int:

@@ -120,7 +120,7 @@ def test_files_that_do_not_fit_are_refused(model, tmp_path):
         ({"format": 1}, "is of format 1, this version of maury reads 2"),
         ({"labels": card["labels"][:-1]}, "infers .*, the model"),
         ({"network": {"featurizer": {"kind": "alined"}}}, "do not fit together"),
-        ({"network": {}, "labels": card["labels"], "n_pixels": "x"}, "do not fit together"),
+        ({"network": {}, "labels": card["labels"], "n_pixels": "x"}, "n_pixels must be a whole number"),
     ):
         path.with_suffix(".json").write_text(json.dumps(card | changes))
         with pytest.raises(ModelError, match=match):

@@ -111,7 +111,7 @@ def test_mixtures_of_several_rounds_average():
         student([1.0, 0.0], [[0.1, 0.0], [0.0, 0.1]]),
     )
     first = Mixture((wide,), torch.ones(1, dtype=torch.float64))
-    second = first.beside([narrow, student([-1.0, 0.0], [[0.2, 0.0], [0.0, 0.2]])], 0.6)
+    second = first.plus([narrow, student([-1.0, 0.0], [[0.2, 0.0], [0.0, 0.2]])], 0.6)
     assert second.weights.tolist() == pytest.approx([0.4, 0.3, 0.3])
     u = wide.sample(50, generator(6))
     both = average([first, second], [100, 300])

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from maury.errors import ModelError
-from maury.files import first_line
 from maury.labels import LabelSet
 from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
 from maury.priors import LogUniform
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import Gaussian
-from maury.weights import MOST_PIXELS, read_model, whole, write_model
+from maury.weights import MOST_PIXELS, read_model, reading, whole, write_model
 
 # Pixels over which a component fades to the continuum beyond the covered range.
 _FADE = 24
@@ -212,7 +211,7 @@ class Emulator(nn.Module):
             If the file or its card is missing or damaged.
         """
         tensors, card = read_model(path)
-        try:
+        with reading(path):
             labels = LabelSet.from_list(card["labels"])
             grid = _grid(card["grid"])
             if len(tensors["components"]) * grid.n_pixels > _MOST_NUMBERS:
@@ -240,13 +239,6 @@ class Emulator(nn.Module):
             arrays = (tensors["mean"], tensors["components"], tensors["scale"])
             shape = tensors.get("error_shape")
             return cls(labels, grid, card["covered"], *arrays, network, card, shape).eval()
-        except ModelError:
-            raise
-        except Exception as error:
-            # A card may say anything.
-            raise ModelError(
-                f"{path}: its card and its weights do not fit together ({first_line(error)})"
-            ) from None
 
 
 def _grid(entry: Mapping[str, Any]) -> LogGrid:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from maury.errors import ModelError
-from maury.files import first_line
 from maury.labels import LabelSet
 from maury.likelihood.problem import Problem
 from maury.networks.config import Featurizer, NetworkConfig, Setting
 from maury.networks.context import Context
 from maury.priors import log_standard_normal
-from maury.weights import MOST_PIXELS, halved, read_model, whole, write_model
+from maury.weights import MOST_PIXELS, halved, read_model, reading, whole, write_model
 
 # Of the card and the names of the weights; files of another number are refused.
 FORMAT = 2
@@ -183,7 +182,7 @@ class Estimator(nn.Module):
             raise ModelError(
                 f"{path}: is of format {card.get('format', 1)}, this version of maury reads {FORMAT}; train it anew"
             )
-        try:
+        with reading(path):
             labels = LabelSet.from_list(card["labels"])
             if problem is not None and labels.names != problem.stellar.names:
                 raise ModelError(f"{path}: infers {labels.names}, the model {problem.stellar.names}")
@@ -200,11 +199,4 @@ class Estimator(nn.Module):
             setting = Setting(problem, n_pixels, tensors, trust_code=trust_code, module=module)
             estimator = cls(labels, config, setting, card, featurizer)
             estimator.load_state_dict(tensors)
-        except ModelError:
-            raise
-        except Exception as error:
-            # A card may say anything.
-            raise ModelError(
-                f"{path}: its card and its weights do not fit together ({first_line(error)})"
-            ) from None
         return estimator.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.batching import Steps, alone
-from maury.errors import InferenceError
+from maury.errors import InferenceError, LabelError
 from maury.priors import Uniform, log_standard_normal
 from maury.sampling.adapters import Sampler, as_proposal
 from maury.sampling.density import Density, log_likelihood
@@ -345,7 +345,7 @@ class _Box:
     def of(cls, low: Sequence[float], high: Sequence[float]) -> _Box:
         try:
             return cls(tuple(Uniform(low=float(a), high=float(b)) for a, b in zip(low, high, strict=True)))
-        except ValueError:
+        except (ValueError, LabelError):
             raise InferenceError(
                 f"bounds: as many lower as upper ones, finite, each lower below its upper, not {low} and {high}"
             ) from None
