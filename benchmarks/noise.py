@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from maury.checks.gap import impostor
-from maury.inference.infer import infer_batch
+from maury.inference.batch import infer_batch
 from maury.models import load_model
 from maury.posterior.result import Posterior
 

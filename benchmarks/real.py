@@ -16,7 +16,7 @@ import numpy as np
 
 import maury
 from maury.posterior.predictive import by_chip, by_line
-from maury.report.plots import save_figure
+from maury.report.plots import draw_picture
 from maury.spectra.instrument import apogee, apstar_grid
 from maury.spectra.spectrum import Spectrum
 
@@ -72,8 +72,8 @@ def main(output: Path) -> None:
                 if k in line
             }  # fmt: skip
             if options == "companion":
-                save_figure(posterior.plot_corner(), output / f"{name}_{options}_corner.png")
-            save_figure(posterior.plot_fit(), output / f"{name}_{options}.png")
+                draw_picture(output / f"{name}_{options}_corner.png", posterior.plot_corner)
+            draw_picture(output / f"{name}_{options}.png", posterior.plot_fit)
     (output / "real.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from maury.cli import app
+from maury.names import shipped
 
 SOURCE = Path(__file__).parents[1] / "src" / "maury"
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -26,7 +27,7 @@ def test_no_pickle_is_loaded_or_written(path):
 
 def test_assets_are_open_formats():
     kinds = {path.suffix for path in (SOURCE / "assets").rglob("*") if path.is_file()}
-    assert kinds <= {".safetensors", ".json", ".toml", ".csv", ".png"}
+    assert kinds <= {".safetensors", ".json", ".toml", ".csv", ".png", ".npz", ".lines"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -35,7 +36,7 @@ def test_module_is_of_one_subject(path):
 
 
 def test_assets_are_small():
-    for assets in (SOURCE / "assets").iterdir():
+    for assets in shipped().values():
         assert (assets / "emulator.safetensors").stat().st_size < 8e6
         assert (assets / "estimator.safetensors").stat().st_size < 40e6
 

@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 from maury.cli import app
+from maury.names import shipped
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {
@@ -152,7 +153,7 @@ def test_licences_and_bill_of_materials_are_complete():
     assert bill["metadata"]["component"]["version"] == project["project"]["version"]
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["sbom-files"] == ["sbom.cdx.json"]
     models = {c["name"] for c in bill["components"] if c["type"] == "machine-learning-model"}
-    assert models == {path.name for path in (ROOT / "src/maury/assets").iterdir() if path.is_dir()}
+    assert models == set(shipped())
 
 
 def test_the_assets_leave_room_in_the_wheel():

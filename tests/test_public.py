@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -80,6 +81,7 @@ def test_the_script_of_a_new_user(tmp_path, monkeypatch, capsys):
     assert len(lines) <= 25
     for i, v_rad in enumerate((30.0, 34.0), start=1):
         star = simulate_visit(load_model(), TRUTH | {"v_rad": v_rad}, snr=80, seed=i, v_correction=2.0)
+        star = replace(star, meta=star.meta | {"jd_mid": 2457729.7 + 20 * i})
         write_apvisit(tmp_path / f"visit-{i}.fits", star)
     monkeypatch.chdir(tmp_path)
     exec(compile(SCRIPT, "script.py", "exec"), {"__name__": "script"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,8 +63,6 @@ def test_a_star_that_moves(model):
 
 
 def test_without_corrections_nothing_is_said_of_movement(model):
-    from dataclasses import replace
-
     unknown = [replace(s, v_correction=None) for s in visits(model, (30.0, 30.0))]
     found = infer_visits(unknown, model, draws=500)
     assert found.velocity_variation is None
@@ -79,6 +78,8 @@ def test_from_the_command_line(model, tmp_path):
     files = []
     for i, spectrum in enumerate(visits(model, (30.0, 30.0))):
         files.append(str(tmp_path / f"apVisit-{i}.fits"))
+        # Of different nights: of one exposure only one would stay.
+        spectrum = replace(spectrum, meta=spectrum.meta | {"jd_mid": 2457729.7 + 20 * i})
         write_apvisit(files[-1], spectrum)
     result = CliRunner().invoke(
         app, ["infer", *files, "--joint", "--json", "--output", str(tmp_path / "out")]

@@ -18,7 +18,9 @@ ADDRESS = "http://127.0.0.1:8765"
 
 
 def test_a_run_is_cancelled_in_the_midst_of_nested_sampling(tmp_path, demo_bytes, monkeypatch):
+    # No weights are good enough, and nested sampling needs no more likelihoods than are left.
     monkeypatch.setattr("maury.sampling.verification.KHAT_LIMIT", -9.0)
+    monkeypatch.setattr("maury.inference.refine.NESTED", 0)
     settings = Settings()
     models = choices(settings.model)
 

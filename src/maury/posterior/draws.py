@@ -15,6 +15,7 @@ import maury
 from maury.forward.doppler import add_velocities
 from maury.posterior.summary import frame_of
 from maury.quantities import quantity
+from maury.text import readable
 
 if TYPE_CHECKING:
     import pandas
@@ -189,7 +190,7 @@ def origin(posterior: Posterior) -> dict[str, Any]:
         "inference_time": posterior.seconds,
         "model": posterior.model,
         "id": posterior.spectrum.id,
-        "file": posterior.spectrum.path,
+        "file": readable(posterior.spectrum.path),
     }
 
 

@@ -123,7 +123,7 @@ def read_standard(config: StandardConfig, atmospheres: MarcsCollection) -> Stand
         If the spectrum cannot be read.
     """
     try:
-        wavelength, flux = np.loadtxt(config.spectrum, usecols=(0, 1)).T
+        wavelength, flux = np.loadtxt(config.spectrum, usecols=(0, 1), encoding="utf-8").T
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{config.spectrum}: not a table of wavelengths and normalised flux ({error})"

@@ -126,7 +126,7 @@ class Turbospectrum:
             result = folder / "spectrum"
             if not result.exists() or not result.read_text(encoding="ascii", errors="replace").strip():
                 raise SynthesisError(f"bsyn_lu wrote no spectrum for {star}")
-            table = np.loadtxt(result)
+            table = np.loadtxt(result, encoding="ascii")
         wavelength, normalised, flux = table.T[:3]
         if not np.isfinite(table).all() or (normalised < -1e-3).any():
             raise SynthesisError(f"bsyn_lu's spectrum of {star} has values that are no flux")
