@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from maury.errors import ConfigError
 from maury.files import writing
-from maury.libraries.synthesis.grid import _STEP, Chunk
+from maury.libraries.synthesis.grid import _STEP, Chunk, reading_arrays
 
 Array = NDArray[np.float32]
 
@@ -72,11 +71,8 @@ class Part:
         ConfigError
             If it is damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{name: file[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ConfigError(f"{path}: a damaged part of a compressed grid ({error})") from error
+        with reading_arrays(path, "a damaged part of a compressed grid ({})") as file:
+            return cls(**{name: file[name] for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -77,6 +78,22 @@ class SynthesisConfig(BaseModel):
         return Turbospectrum(self.source, lines, self.low, self.high, self.step)
 
 
+@contextmanager
+def reading_arrays(path: Path, damaged: str) -> Iterator[Mapping[str, Any]]:
+    """Open a file of named arrays; what is wrong with it is told in the words given, the reason in their braces.
+
+    Raises
+    ------
+    ConfigError
+        If it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            yield file
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ConfigError(f"{path}: {damaged.format(error)}") from error
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Some spectra of a grid.
@@ -122,11 +139,8 @@ class Chunk:
         ConfigError
             If it is damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(*(file[name] for name in ("index", "labels", "flux", "continuum", "holes")))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ConfigError(f"{path}: a damaged piece of a grid ({error}); delete it and go on") from error
+        with reading_arrays(path, "a damaged piece of a grid ({}); delete it and go on") as file:
+            return cls(**{name: file[name] for name in cls.__dataclass_fields__})
 
 
 def synthesise(
