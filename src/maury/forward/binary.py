@@ -88,6 +88,11 @@ class Pair(nn.Module):
         first, second = self.single.error(stars).chunk(2)
         return torch.hypot(a[:, 0].to(first) * first, b[:, 0].to(first) * second)
 
+    def inside(self, labels: Tensor) -> Tensor:
+        """Tell whether labels ``(n, n_labels)`` are of two stars that there are, bool, ``(n,)``."""
+        first, second = self.single.inside(self._both(labels)[0]).chunk(2)
+        return first & second
+
     def sampler(self, *args: Any, **options: Any) -> Any:
         """As `ForwardModel.sampler`."""
         return self.single.sampler(*args, **options)

@@ -79,16 +79,18 @@ class ForwardModel(nn.Module):
         """Fourier transform ``(..., n_freq)`` of the components weighted by ``coefficients (..., 1 + n_components)``."""
         return torch.view_as_complex((coefficients @ self.basis).unflatten(-1, (-1, 2)))
 
-    def _coefficients(self, stellar: Tensor) -> Tensor:
-        coefficients = self.emulator.coefficients(stellar)
+    def _coefficients(self, stellar: Tensor, departures: Tensor | None = None) -> Tensor:
+        coefficients = self.emulator.coefficients(stellar, departures)
         return torch.cat([torch.ones_like(coefficients[:, :1]), coefficients], dim=1)
 
     def _phase(self, v_rad: Tensor) -> Tensor:
         angle = -self.frequency * log_shift(v_rad).float()[:, None]
         return torch.complex(torch.cos(angle), torch.sin(angle))
 
-    def forward(self, labels: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, departures: Tensor | None = None) -> Tensor:
         """Flux over its pseudo-continuum on the emulator's grid, shape ``(n, n_pixels)``.
+
+        ``departures`` are those of `Emulator.complete`.
 
         Raises
         ------
@@ -97,7 +99,7 @@ class ForwardModel(nn.Module):
         """
         v_rad, v_sini = self._velocities(labels)
         s = self.frequency * (v_sini.float() / C_KMS)[:, None]
-        spectrum = self._combine(self._coefficients(labels[:, :-2]))
+        spectrum = self._combine(self._coefficients(labels[:, :-2], departures))
         spectrum = spectrum * (self._phase(v_rad) * rotation_transform(s, self.limb_darkening))
         return torch.fft.irfft(spectrum, n=self.emulator.grid.n_pixels)
 
@@ -123,6 +125,10 @@ class ForwardModel(nn.Module):
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the emulator, shape ``(n,)``, at labels ``(n, n_labels)``."""
         return self.emulator.error(labels[:, :-2])
+
+    def inside(self, labels: Tensor) -> Tensor:
+        """Tell whether labels ``(n, n_labels)`` are of stars that there are, bool, ``(n,)``."""
+        return self.emulator.inside(labels[:, :-2])
 
     def _velocities(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         if labels.ndim != 2 or labels.shape[1] != self.n_labels:

@@ -50,6 +50,8 @@ class Likelihood:
     coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
     residuals is added (`maury.likelihood.residuals`).
 
+    It is zero for labels of stars that there are not (`Emulator.inside`).
+
     With ``error_known`` the derivatives take e for known: what labels change of it is left out, as of weights in iterated least squares.
 
     Labels are the model's and then ``jitter``, shape ``(n, n_labels)``. It computes on the model's device; labels come from and
@@ -273,7 +275,8 @@ class Likelihood:
         for factor, right, departure in chips:
             out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
             out = out - right.shape[1] * math.log(SPREAD)
-        return out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+        out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+        return out.masked_fill(~self.model.inside(labels[:, :-1]), -math.inf)
 
     def _continuum(self, m: Tensor, chips: Chips) -> Tensor:
         """Most likely continuum over the reference, shape ``(n, n_pixels)``, from what `_solve` found of each chip."""

@@ -22,6 +22,9 @@ from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
 
+# Rounds of drawing until all stars are possible ones; half of a wide prior is.
+_TRIES = 200
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -97,8 +100,20 @@ class Problem:
         return out
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw all labels ``(n, n_all)`` from the prior, the held ones at their values."""
-        return self.complete(self.labels.sample(n, generator))
+        """Draw all labels ``(n, n_all)`` of stars that there are from the prior, the held ones at their values.
+
+        Raises
+        ------
+        LabelError
+            If hardly any of the prior is of such stars.
+        """
+        out = self.complete(self.labels.sample(n, generator))
+        for _ in range(_TRIES):
+            outside = ~self.forward.inside(out[:, : self.forward.n_labels])
+            if not outside.any():
+                return out
+            out[outside] = self.complete(self.labels.sample(int(outside.sum()), generator))
+        raise LabelError("the prior holds hardly any star: teff and logg lie where no atmosphere is")
 
     def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Tied:
         """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of`."""
