@@ -4,3 +4,6 @@ C_KMS = 299792.458
 """Speed of light, km/s (exact)."""
 # Likelihoods that an inference may take: with the dearest of them, correlated residuals on 8,000 pixels, half a minute of a core.
 BUDGET = 20_000
+
+# The shipped model that is taken where none is named.
+DEFAULT_MODEL = "kurucz-apogee"

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from maury.constants import DEFAULT_MODEL
 from maury.display import card
 from maury.errors import ModelError
 from maury.files import first_line
@@ -32,7 +33,7 @@ from maury.spectra.spectrum import Spectrum
 from maury.text import readable
 from maury.weights import read_card, read_model, whole
 
-DEFAULT = "kurucz-apogee"
+DEFAULT = DEFAULT_MODEL
 # What a card may ask for: the order of a chip's continuum, and velocities (km/s).
 _MOST_DEGREES, _FASTEST = 50, 20_000.0
 __all__ = [

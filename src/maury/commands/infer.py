@@ -26,7 +26,7 @@ from maury.commands.console import (
     print_json,
     stages,
 )
-from maury.constants import BUDGET
+from maury.constants import BUDGET, DEFAULT_MODEL
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
 
@@ -65,7 +65,7 @@ def infer(
             help="Name of a shipped model, a folder, or 'auto': the evidence chooses.",
             autocompletion=complete_model_or_auto,
         ),
-    ] = "kurucz-apogee",
+    ] = DEFAULT_MODEL,
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[
@@ -195,7 +195,7 @@ class _OutputNames:
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     seed: SeedOption = 1,
 ) -> None:
     """Simulate an APOGEE visit, infer it, and show the truth beside the posterior.

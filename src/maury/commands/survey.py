@@ -23,7 +23,7 @@ from maury.commands.console import (
     out,
     print_error,
 )
-from maury.constants import BUDGET
+from maury.constants import BUDGET, DEFAULT_MODEL
 from maury.errors import MauryError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def survey_run(
     catalogue: Annotated[
         list[Path] | None, typer.Option("--from", help="A table with a column of paths.")
     ] = None,
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     scheduler: Scheduler = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the survey in the folder.")] = False,
