@@ -360,6 +360,17 @@ class Likelihood:
 
         return replace(self, linear=linear(self.nuisances, at, labels, project, information))
 
+    def without(self, pixels: NDArray[np.bool_], labels: Tensor) -> Likelihood:
+        """Return the likelihood in which some used pixels, ``(n_pixels,)``, count for nothing.
+
+        Their error becomes ten times their residual at the labels ``(n_labels,)`` and the continuum beside it, so that likelihoods that
+        leave out other pixels are still of the same data.
+        """
+        residual = torch.from_numpy(self.fit(labels).residual).to(self.variance)
+        wide = (10 * residual).square() + self.reference.square()
+        out = torch.from_numpy(pixels).to(self.flux.device)
+        return replace(self, variance=torch.where(out, self.variance + wide, self.variance))
+
     def without_nuisances(self) -> Likelihood:
         """Return the likelihood of the model as it stands."""
         return replace(self, nuisances=(), linear=None)
