@@ -156,8 +156,8 @@ def load_model(
     """Load a model by name or folder, its forward model on ``device``.
 
     A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors``, ``learned.safetensors`` and
-    ``modes.safetensors`` with their JSON cards, and perhaps ``systematic.json``; without the first, the emulator is that of the model which the estimator's
-    card names.
+    ``modes.safetensors`` with their JSON cards, and perhaps ``systematic.json``; without the first, the emulator is that of the model
+    which the estimator's card names.
 
     Parameters
     ----------

@@ -235,7 +235,7 @@ def infer_visits(
                 noise=noise,
                 budget=budget,
                 nuisances=nuisances,
-            )  # fmt: skip
+            )
         )
     generator = torch.Generator().manual_seed(seed)
     progress("jointly")
