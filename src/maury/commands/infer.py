@@ -15,6 +15,7 @@ from maury.commands.console import (
     ModelOption,
     NoiseModel,
     NoiseOption,
+    NuisancesOption,
     SeedOption,
     TrustOption,
     check_rate,
@@ -74,6 +75,7 @@ def infer(
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: SeedOption = 0,
     noise: NoiseOption = NoiseModel.auto,
+    nuisances: NuisancesOption = "default",
     companion: Annotated[
         Companion,
         typer.Option(
@@ -112,6 +114,7 @@ def infer(
             as_json,
             seed,
             budget,
+            nuisances,
         )
         return
     loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
@@ -124,7 +127,8 @@ def infer(
     with stages("reading") as tell:
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, budget=budget, progress=tell,
+            companion=companion.value, false_alarm=false_alarm, budget=budget,
+            nuisances=nuisances, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -231,6 +235,7 @@ def _infer_joint(
     as_json: bool,
     seed: int,
     budget: int,
+    nuisances: str,
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
     from maury.inference.visits import infer_visits
@@ -247,7 +252,14 @@ def _infer_joint(
             spectra.append(item)
     with stages("reading") as tell:
         star = infer_visits(
-            spectra, model, draws=draws, seed=seed, noise=noise.value, budget=budget, progress=tell
+            spectra,
+            model,
+            draws=draws,
+            seed=seed,
+            noise=noise.value,
+            budget=budget,
+            nuisances=nuisances,
+            progress=tell,
         )
     if as_json:
         print_json(star.to_json())

@@ -14,7 +14,11 @@ from maury.constants import C_KMS
 from maury.errors import InferenceError, LabelError
 from maury.forward.detector import Banded, interpolation, line_spread
 from maury.forward.doppler import log_shift, log_shift_derivative
-from maury.forward.rotation import rotation_transform, rotation_transform_derivative
+from maury.forward.rotation import (
+    rotation_transform,
+    rotation_transform_by_limb_darkening,
+    rotation_transform_derivative,
+)
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator
 from maury.spectra.linespread import LineSpread
@@ -121,6 +125,31 @@ class ForwardModel(nn.Module):
         stack = torch.cat([flux[:, None], by_stellar, by_v_rad[:, None], by_v_sini[:, None]], dim=1)
         out = torch.fft.irfft(stack, n=self.emulator.grid.n_pixels)
         return out[:, 0], out[:, 1:]
+
+    def carried(self, rest: Tensor, labels: Tensor) -> Tensor:
+        """Broaden and shift given rest-frame spectra ``(k, n_grid)`` as those of labels ``(n, n_labels)``: ``(n, k, n_grid)``."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        turbulence = torch.exp(-0.5 * (self.frequency * self.v_macro / C_KMS).square())
+        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening) * turbulence
+        transform = torch.fft.rfft(rest.to(self.basis))
+        return torch.fft.irfft(transform * kernel[:, None], n=self.emulator.grid.n_pixels)
+
+    def by_broadening(self, labels: Tensor) -> Tensor:
+        """Return the flux's derivative ``(n, n_grid)`` by the variance of a Gaussian broadening in ln(wavelength)."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening)
+        spectrum = self._combine(self._coefficients(labels[:, :-2])) * kernel
+        return torch.fft.irfft(-0.5 * self.frequency.square() * spectrum, n=self.emulator.grid.n_pixels)
+
+    def by_limb_darkening(self, labels: Tensor) -> Tensor:
+        """Return the flux's derivative ``(n, n_grid)`` by the linear coefficient of limb darkening."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        kernel = self._phase(v_rad) * rotation_transform_by_limb_darkening(s, self.limb_darkening)
+        spectrum = self._combine(self._coefficients(labels[:, :-2])) * kernel
+        return torch.fft.irfft(spectrum, n=self.emulator.grid.n_pixels)
 
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the emulator, shape ``(n,)``, at labels ``(n, n_labels)``."""

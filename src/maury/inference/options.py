@@ -13,6 +13,7 @@ import numpy as np
 from maury.constants import BUDGET
 from maury.errors import InferenceError
 from maury.inference.arguments import MOST_DRAWS, as_priors, as_seed, whole_number
+from maury.likelihood.nuisances import DEFAULT, Choice, checked
 from maury.likelihood.residuals import Noise
 from maury.names import meant
 from maury.priors import PriorLike
@@ -34,6 +35,7 @@ class Keywords(TypedDict, total=False):
     false_alarm: float
     masks: Sequence[tuple[float, float]]
     budget: int
+    nuisances: Choice
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Options:
     budget
         Likelihoods that the spectrum may take. After them the best answer so far is given, with ``not_converged`` among ``flag_bad``. The
         default ends within half a minute of a core; nested sampling, where the weights fail, needs 100,000.
+    nuisances
+        What else the model is uncertain of, integrated out: ``"default"``, all that the model has (`maury.likelihood.nuisances`);
+        ``"none"``; or names and nuisances of one's own.
 
     Raises
     ------
@@ -78,6 +83,7 @@ class Options:
     false_alarm: float = 0.01
     masks: Sequence[tuple[float, float]] = ()
     budget: int = BUDGET
+    nuisances: Choice = DEFAULT
 
     def __post_init__(self) -> None:
         draws = whole_number(self.draws, "draws", 0, MOST_DRAWS)
@@ -94,6 +100,7 @@ class Options:
                 raise InferenceError(f"{name}: no {value!r}; {meant(value, kinds)}")
         if not (isinstance(self.false_alarm, Real) and 0 < self.false_alarm < 1):
             raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm!r}")
+        object.__setattr__(self, "nuisances", checked(self.nuisances))
         object.__setattr__(self, "budget", whole_number(self.budget, "budget", 1, 2**62))
         for mask in self.masks:
             try:

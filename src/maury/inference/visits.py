@@ -28,6 +28,8 @@ from maury.inference.light import own_light
 from maury.inference.options import FEWEST_DRAWS
 from maury.labels import Label, LabelSet, label
 from maury.likelihood.fit import Fit
+from maury.likelihood.nuisances import DEFAULT as NUISANCES
+from maury.likelihood.nuisances import Choice
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Product, Tied
@@ -178,6 +180,7 @@ def infer_visits(
     priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     budget: int = BUDGET,
+    nuisances: Choice = NUISANCES,
     progress: Callable[[str], None] = lambda _: None,
 ) -> JointPosterior:
     """Infer one star's labels from several of its spectra together.
@@ -187,7 +190,7 @@ def infer_visits(
     spectra
         Two or more. What was observed once is counted once: spectra with the same pixels, combinations of visits where visits are given,
         and exposures that are given twice are left out, with a `MauryWarning`.
-    model, draws, seed, priors, noise, progress
+    model, draws, seed, priors, noise, nuisances, progress
         As for `infer`.
     budget
         As for `infer`, of each spectrum by itself.
@@ -223,7 +226,16 @@ def infer_visits(
     for i, spectrum in enumerate(spectra):
         progress(f"visit {i + 1} of {len(spectra)}")
         visits.append(
-            infer(spectrum, model, draws=1000, seed=seed, priors=priors, noise=noise, budget=budget)
+            infer(
+                spectrum,
+                model,
+                draws=1000,
+                seed=seed,
+                priors=priors,
+                noise=noise,
+                budget=budget,
+                nuisances=nuisances,
+            )
         )
     generator = torch.Generator().manual_seed(seed)
     progress("jointly")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from maury.errors import LabelError
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.likelihood.continuum import DEGREE
+from maury.likelihood.nuisances import NONE, Choice, LibraryModes, chosen
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.ties import Tied
 from maury.names import meant
@@ -45,6 +46,8 @@ class Problem:
     learned
         The library's error as learned from observed spectra, relative to the continuum, on the emulator's grid at rest, shape
         ``(n_grid,)``; see `maury.inference.tune`.
+    modes
+        How the library's line strengths are wrong together, if that was measured.
     instrument
         The spectrograph that it was made for; None where spectra of any are taken as they are.
 
@@ -61,6 +64,7 @@ class Problem:
     emulator_error: bool = True
     learned: Tensor | None = None
     instrument: Instrument | None = None
+    modes: LibraryModes | None = None
 
     def __post_init__(self) -> None:
         emulated = self.forward.emulator.labels
@@ -115,8 +119,13 @@ class Problem:
             out[outside] = self.complete(self.labels.sample(int(outside.sum()), generator))
         raise LabelError("the prior holds hardly any star: teff and logg lie where no atmosphere is")
 
-    def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Tied:
-        """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of`."""
+    def likelihood(
+        self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None, nuisances: Choice = NONE
+    ) -> Tied:
+        """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of` and `maury.likelihood.nuisances.chosen`.
+
+        Nuisances count once they are `linearised`.
+        """
         pixels = Likelihood.of(
             spectrum,
             self.forward,
@@ -126,7 +135,8 @@ class Problem:
             emulator_error=self.emulator_error,
             learned=self.learned,
         )
-        return self.tied(pixels)
+        found = chosen(nuisances, self.forward, self.inferred.names, self.modes)
+        return self.tied(replace(pixels, nuisances=found))
 
     def tied(self, pixels: Likelihood) -> Tied:
         """Hold what is known."""
