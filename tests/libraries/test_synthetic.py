@@ -16,6 +16,7 @@ from maury.libraries.synthesis.compress import CompressedGrid, compress
 from maury.libraries.synthesis.design import LABELS, Design
 from maury.libraries.synthesis.grid import Chunk
 from maury.libraries.synthetic import components_of, spectra_of
+from maury.likelihood.nuisances import Departures, EmulatorModes, Point, chosen
 from maury.likelihood.problem import Problem
 from maury.priors import LogUniform, Uniform
 from maury.spectra.air import to_vacuum
@@ -213,3 +214,31 @@ def test_an_impossible_recipe_is_told(config, tmp_path, old, new, message):
     (tmp_path / "emulator.toml").write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         build_from_file(tmp_path / "emulator.toml")
+
+
+@pytest.fixture(scope="module")
+def point(tied):
+    model, n = ForwardModel(tied), tied.grid.n_pixels
+    labels = torch.tensor([[5000.0, 2.5, -0.3, 0.2, 3.0, 8.0]], dtype=torch.float64)
+    return Point(model, labels, lambda flux: flux.double(), np.zeros(n, int), np.full(n, 2e-5))
+
+
+def test_what_follows_others_is_a_nuisance(point, tied):
+    slopes = Departures().derivative(point)
+    assert Departures().each(point) == tuple(tied.ties.ties)
+    for i, (name, place) in enumerate(zip(tied.ties.ties, tied.ties.places, strict=True)):
+        move = torch.zeros(1, len(LABELS), dtype=torch.float64)
+        move[0, place] = 0.05
+        numeric = (point.model(point.labels, move) - point.model(point.labels, -move))[0] / 0.1
+        expected = numeric * tied.ties.ties[name].scatter
+        assert (slopes[i] - expected).abs().max() < 0.05 * slopes[i].abs().max() + 2e-5, name
+
+
+def test_what_errors_have_in_common_is_a_nuisance(point, tied):
+    found = EmulatorModes().derivative(point)
+    assert found.shape == (3, tied.grid.n_pixels)
+    still = point.model.carried(tied.modes, point.labels)[0] * tied.error(point.labels[:, :4])
+    torch.testing.assert_close(found, still.double(), rtol=1e-4, atol=1e-9)
+    assert (tied.error_left <= tied.error_shape + 1e-7).all()
+    names = [nuisance.name for nuisance in chosen("default", point.model, ("teff", "v_rad"))]
+    assert {"departures", "emulator", "macroturbulence"} <= set(names)

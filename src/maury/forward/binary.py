@@ -100,6 +100,12 @@ class Pair(nn.Module):
         first, second = self.single.by_limb_darkening(stars).chunk(2)
         return a.to(first) * first + b.to(first) * second
 
+    def by_departures(self, labels: Tensor) -> Tensor:
+        """As `ForwardModel.by_departures`, of both stars alike: they share their composition."""
+        stars, a, b = self._both(labels)
+        first, second = self.single.by_departures(stars).chunk(2)
+        return a.to(first)[..., None] * first + b.to(first)[..., None] * second
+
     @property
     def limb_darkening(self) -> float:
         """As of the single star's model."""

@@ -151,6 +151,20 @@ class ForwardModel(nn.Module):
         spectrum = self._combine(self._coefficients(labels[:, :-2])) * kernel
         return torch.fft.irfft(spectrum, n=self.emulator.grid.n_pixels)
 
+    def by_departures(self, labels: Tensor) -> Tensor:
+        """Return the flux's derivatives ``(n, n_tied, n_grid)`` by what each label that is tied has beside what it follows."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening)
+        tied = self.emulator.ties.places
+        none = torch.zeros(len(labels), len(self.emulator.library), dtype=torch.float64)
+        with _forward_mode:
+            slopes = torch.func.vmap(torch.func.jacfwd(lambda d, x: self._coefficients(x[None], d[None])[0]))(
+                none.to(labels.device), labels[:, :-2]
+            )
+        by_tied = self._combine(slopes.mT[:, tied].to(self.basis)) * kernel[:, None]
+        return torch.fft.irfft(by_tied, n=self.emulator.grid.n_pixels)
+
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the emulator, shape ``(n,)``, at labels ``(n, n_labels)``."""
         return self.emulator.error(labels[:, :-2])

@@ -25,6 +25,8 @@ from maury.weights import MOST_PIXELS, read_model, reading, whole, write_model
 
 # Pixels over which a component fades to the continuum beyond the covered range.
 _FADE = 24
+# Share of a pixel's squared error that modes leave at least.
+_LEAST_LEFT = 0.1
 # Numbers that the components of an emulator hold at most, and log10 of the longest wavelength, Angstrom.
 _MOST_NUMBERS, _LONGEST = 500_000_000, 10.0
 
@@ -78,7 +80,8 @@ class Emulator(nn.Module):
     region
         Stars that there are; all if None.
     modes
-        What is common to the errors of pixels: vectors ``(n_modes, n_covered)`` whose amplitudes are N(0, 1) times `error`.
+        What is common to the errors of pixels: vectors ``(n_modes, n_covered)`` whose amplitudes are N(0, 1) times `error`. What they
+        leave of ``error_shape`` is ``error_left``.
 
     Attributes
     ----------
@@ -95,6 +98,7 @@ class Emulator(nn.Module):
     _range: Tensor
     error_shape: Tensor
     modes: Tensor
+    error_left: Tensor
     _matrix: Tensor
     _offset: Tensor
     _by_logarithm: Tensor
@@ -126,6 +130,9 @@ class Emulator(nn.Module):
         self.register_buffer("error_shape", self._on_grid(shape.float()[None])[0])
         common = mean.new_zeros(0, len(mean)) if modes is None else modes
         self.register_buffer("modes", self._on_grid(common.float()))
+        # Modes are of what the star emits, the shape of what is seen: at single pixels they may exceed it.
+        left = self.error_shape.square() - self.modes.square().sum(0)
+        self.register_buffer("error_left", left.clamp_min(_LEAST_LEFT * self.error_shape.square()).sqrt())
         self.register_buffer("_low", labels.low.float())
         self.register_buffer("_range", (labels.high - labels.low).float())
         self._logarithmic = [

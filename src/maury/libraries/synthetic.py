@@ -78,8 +78,10 @@ class Spectra:
         ``(n_covered,)`` and ``(n_vectors, n_covered)``: the covered ranges laid end to end.
     coefficients
         ``(n, n_vectors)``, mean zero.
+    smoothed
+        The vectors as an instrument sees them, ``(n_vectors, n_covered)``.
     seen
-        The vectors as an instrument sees them, inside its chips, ``(n_vectors, n_seen)``.
+        Those inside its chips, ``(n_vectors, n_seen)``.
     """
 
     grid: LogGrid
@@ -87,6 +89,7 @@ class Spectra:
     mean: Tensor
     vectors: Tensor
     coefficients: Tensor
+    smoothed: Tensor
     seen: Tensor
 
 
@@ -123,13 +126,15 @@ def spectra_of(source: CompressedGrid, instrument_name: str) -> Spectra:
     chips = torch.zeros(n, dtype=torch.bool)
     for low, high in instrument.ranges:
         chips |= (grid.wavelength[:n] >= low) & (grid.wavelength[:n] <= high)
+    smoothed = smooth(on_grid[1:], sigma)
     return Spectra(
         grid,
         covered,
         on_grid[0, keep] + middle @ on_grid[1:, keep],
         on_grid[1:, keep],
         coefficients - middle,
-        smooth(on_grid[1:], sigma)[:, chips],
+        smoothed[:, keep],
+        smoothed[:, chips],
     )
 
 
@@ -231,7 +236,7 @@ def build_from_synthetic(config: SyntheticConfig) -> Emulator:
     weighted = residual / level[:, None]
     modes, common = _modes(weighted, spectra, config.modes)
     card["modes"] = {"number": len(modes), "share_of_variance": common}
-    shape = (weighted @ spectra.vectors).square().mean(0).sqrt()
+    shape = (weighted @ spectra.smoothed).square().mean(0).sqrt()
     return Emulator(
         library,
         spectra.grid,

@@ -95,6 +95,11 @@ class Ties:
             dtype=torch.float64,
         )
 
+    @property
+    def places(self) -> list[int]:
+        """Places of the tied labels among the library's."""
+        return [i for i, name in enumerate(self.library.names) if name in self.ties]
+
     def scatter(self) -> Tensor:
         """Return the standard deviations of real stars about what a label follows, ``(n_library,)``; 0 of what is inferred."""
         return torch.tensor(

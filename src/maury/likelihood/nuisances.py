@@ -223,7 +223,7 @@ class LimbDarkening(_Common):
 class Macroturbulence(_Common):
     """The variance of macroturbulence along the line of sight, of libraries whose spectra are as the star emits them."""
 
-    width: float = 4.0
+    width: float = 3.0
     name: str = "macroturbulence"
     unit: str = "km2 / s2"
     source: str = (
@@ -234,6 +234,13 @@ class Macroturbulence(_Common):
     def derivative(self, at: Point) -> Tensor:
         """Return the derivative by the variance in (km/s)^2, shape ``(1, n_pixels)``."""
         return at.by_broadening[None] / C_KMS**2
+
+    def centre(self, at: Point) -> float:
+        """Return the variance of a relation with gravity and metallicity, or of dwarfs with temperature, beyond the model's."""
+        teff, logg, m_h = (at.label(name) for name in ("teff", "logg", "m_h"))
+        if teff is None or logg is None or m_h is None:
+            return 0.0
+        return macroturbulence(teff, logg, m_h) ** 2 - at.model.v_macro**2
 
 
 @dataclass(frozen=True)
@@ -279,6 +286,45 @@ class Elements(_Common):
     def each(self, at: Point) -> Sequence[str]:
         """Return the labels."""
         return self.labels
+
+
+@dataclass(frozen=True)
+class Departures(_Common):
+    """Labels of the library that follow others (`maury.libraries.ties`), about what they follow, in units of the scatter of stars."""
+
+    width: float = 1.0
+    name: str = "departures"
+    unit: str = "scatter"
+    source: str = "scatter of [X/M] in the survey's stars at one [M/H] and [alpha/M] (Joensson et al. 2020, AJ 160, 120); the model's card has each"
+
+    def derivative(self, at: Point) -> Tensor:
+        """Return the derivative by each, shape ``(n_tied, n_pixels)``."""
+        ties = at.model.emulator.ties
+        slopes = at.to_pixels(at.model.by_departures(at.labels))[0]
+        return slopes * ties.scatter()[ties.places, None].to(slopes)
+
+    def each(self, at: Point) -> Sequence[str]:
+        """Return the labels."""
+        return tuple(at.model.emulator.ties.ties)
+
+
+@dataclass(frozen=True)
+class EmulatorModes(_Common):
+    """What is common to the emulator's errors in many pixels, from spectra that were left out."""
+
+    width: float = 1.0
+    name: str = "emulator"
+    unit: str = ""
+    source: str = "principal components of the errors of spectra that were left out"
+
+    def derivative(self, at: Point) -> Tensor:
+        """Return the components, as large as the error is at these labels, shape ``(n_modes, n_pixels)``."""
+        modes = at.to_pixels(at.model.carried(at.model.emulator.modes, at.labels))[0]
+        return modes * at.model.error(at.labels).to(modes)
+
+    def each(self, at: Point) -> Sequence[str]:
+        """Return the components' numbers, from 1."""
+        return [f"component {i + 1}" for i in range(len(at.model.emulator.modes))]
 
 
 @dataclass(frozen=True)
@@ -367,11 +413,24 @@ def in_h_band(teff: float) -> float:
     return float(np.interp(teff, _TEFF, _IN_H))
 
 
+def macroturbulence(teff: float, logg: float, m_h: float) -> float:
+    """Return the standard deviation of macroturbulence along the line of sight, km/s.
+
+    Giants: the survey's full width at half maximum (Holtzman et al. 2018, AJ 156, 125, eq. 2). Dwarfs hotter than 5000 K: half of the
+    radial-tangential velocity of Doyle et al. 2014, MNRAS 444, 3592, eq. 8. Between logg 3.6 and 4.2 from one to the other.
+    """
+    giant = 10 ** (0.741 - 0.0998 * logg - 0.225 * m_h) / 2.355
+    warm = min(max(teff, 5000.0), 6500.0) - 5777.0
+    dwarf = 0.5 * (3.21 + 2.33e-3 * warm + 2e-6 * warm**2 - 2 * (min(max(logg, 4.0), 4.6) - 4.44))
+    share = min(max((logg - 3.6) / 0.6, 0.0), 1.0)
+    return (1 - share) * giant + share * dwarf
+
+
 NONE, DEFAULT = "none", "default"
 # What may be named one by one; those of the library and of what is not inferred need to be told what that is.
 NAMES = (
     "chip_velocity", "line_width", "limb_darkening", "macroturbulence", "dilution", "elements", "microturbulence",
-    "carbon_isotopes", "library",
+    "carbon_isotopes", "departures", "emulator", "library",
 )  # fmt: skip
 Choice = str | Sequence["str | Nuisance"]
 
@@ -437,6 +496,8 @@ def chosen(
         "elements": Elements(labels=elements) if elements else None,
         "microturbulence": Microturbulence() if "v_micro" in left else None,
         "carbon_isotopes": CarbonIsotopes() if "c12_c13" in left else None,
+        "departures": Departures() if model.emulator.ties.ties else None,
+        "emulator": EmulatorModes() if len(model.emulator.modes) else None,
         "library": library,
     }
     found: dict[str, Nuisance | None] = {}

@@ -246,6 +246,11 @@ class Likelihood:
         reference = torch.cat(parts, dim=1).abs() if parts else torch.ones_like(flux)
         return replace(self, flux=flux, variance=1 / ivar, reference=reference)
 
+    def with_error_left(self) -> Likelihood:
+        """Return the likelihood whose emulator's error is what its modes leave: they are among the nuisances."""
+        left = _at(self.model.emulator.error_left, self.model, self.wavelength)
+        return replace(self, error_shape=left.to(self.error_shape))
+
     def __getitem__(self, i: int | Tensor) -> Likelihood:
         """Return the likelihood of one of several spectra, for any number of labels; or of some of them, by number."""
         return replace(self, flux=self.flux[i], variance=self.variance[i], reference=self.reference[i])

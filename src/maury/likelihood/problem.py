@@ -15,7 +15,7 @@ from maury.errors import LabelError
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.likelihood.continuum import DEGREE
-from maury.likelihood.nuisances import NONE, Choice, LibraryModes, chosen
+from maury.likelihood.nuisances import NONE, Choice, EmulatorModes, LibraryModes, chosen
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.ties import Tied
 from maury.names import meant
@@ -136,6 +136,8 @@ class Problem:
             learned=self.learned,
         )
         found = chosen(nuisances, self.forward, self.inferred.names, self.modes)
+        if self.emulator_error and any(isinstance(nuisance, EmulatorModes) for nuisance in found):
+            pixels = pixels.with_error_left()
         return self.tied(replace(pixels, nuisances=found))
 
     def tied(self, pixels: Likelihood) -> Tied:
