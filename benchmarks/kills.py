@@ -59,7 +59,7 @@ SMALL = {"components": 20, "width": 32, "depth": 2, "spectra": 512, "held_out": 
 # What kills each command gets by default: thirty in all.
 KILLS = {"verified": 10, "flow": 6, "infer": 4, "simulate": 4, "train": 4, "build": 2}
 # The chances that a run is given to end by itself are counted: after so many kills it is left alone.
-_PATIENCE = 900.0
+_PATIENCE = 3600.0
 
 
 def start(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":

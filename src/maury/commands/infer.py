@@ -87,6 +87,13 @@ def infer(
     joint: Annotated[
         bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
     ] = False,
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated",
+            help="Files of strangers: another process reads them, with limits of time and memory.",
+        ),
+    ] = False,
     trust_code: TrustOption = False,
 ) -> None:
     """Infer the labels of stars from their spectra; a file may hold many.
@@ -112,6 +119,7 @@ def infer(
             as_json,
             seed,
             budget,
+            isolated,
         )
         return
     loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
@@ -124,7 +132,7 @@ def infer(
     with stages("reading") as tell:
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, budget=budget, progress=tell,
+            companion=companion.value, false_alarm=false_alarm, budget=budget, isolated=isolated, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -231,16 +239,18 @@ def _infer_joint(
     as_json: bool,
     seed: int,
     budget: int,
+    isolated: bool,
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
     from maury.inference.visits import infer_visits
     from maury.report.tables import joint_table
+    from maury.spectra.formats.isolated import read_all as read_all_isolated
     from maury.spectra.formats.registry import read_all
 
     if output:
         make_folder(output)
     spectra = []
-    for item in read_all(files, model.instrument):
+    for item in (read_all_isolated if isolated else read_all)(files, model.instrument):
         if isinstance(item, Failure):
             print_error(item.message)
         else:

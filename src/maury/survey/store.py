@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -282,12 +283,8 @@ class Store:
                 continue
             if (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
                 continue
-            try:
-                checksum = sha256(path)
-            except OSError:
-                # There, but still not to be read.
-                checksum = ""
-            if checksum != file.sha256:
+            # One that is there, but still not to be read, has none.
+            if identity(path)[0] != file.sha256:
                 found.append(file.path)
         return found
 
@@ -318,12 +315,15 @@ def unchanged(file: InputFile) -> bool:
 
 
 def identity(path: Path) -> tuple[str, int, int]:
-    """Checksum, size and time of change (ns) of a file; nothing of one that cannot be read."""
+    """Checksum, size and time of change (ns) of a file; nothing of one that cannot be read, or is a pipe or device, which may never end."""
     try:
         status = path.stat()
-        return sha256(path), status.st_size, status.st_mtime_ns
-    except OSError:
-        return "", -1, -1
+        if stat.S_ISREG(status.st_mode):
+            return sha256(path), status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        # A name with a NUL is no name either.
+        pass
+    return "", -1, -1
 
 
 def model_version(folder: Path) -> str:
