@@ -203,8 +203,8 @@ _PIPE = 2**20
 # Spectra that are read while those before are worked on.
 _AHEAD = 8
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Seconds for Python and its packages to start on a busy machine.
-_STARTING = 120.0
+# Seconds for Python and its packages to start on a busy machine, and for a process to be gone that has closed its output.
+_STARTING, _ENDING = 300.0, 10.0
 # Signals by which others end a process: whoever shuts down a machine, or its kernel for want of memory.
 _OF_OTHERS = {
     -getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
@@ -254,8 +254,11 @@ class _Reader:
         """
         self.start()
         self.files += 1
-        while self._unwanted:
-            self._answer()
+        try:
+            while self._unwanted:
+                self._answer()
+        except _Ended as ended:
+            raise _Ended(str(ended), innocent=True) from None
         self._send({**request, "cwd": os.getcwd()})
         self._busy = True
         while True:
@@ -343,7 +346,10 @@ class _Reader:
     def _ended(self) -> _Ended:
         """Say why the process ended."""
         mine = self._killed
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            return _Ended(self._stop("its reader fell silent; it is damaged or hostile"))
         self.close()
         if code == -signal.SIGPROF:
             return _Ended(
@@ -519,8 +525,21 @@ _FORBIDDEN = (
     "os.fork",
     "os.spawn",
     "os.posix_spawn",
+    "os.kill",
     "urllib.",
     "ctypes.dlopen",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.utime",
+    "shutil.",
+    "tempfile.",
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
