@@ -221,7 +221,7 @@ def test_a_file_that_hangs_its_reader_is_a_row(visits, client, tmp_path, monkeyp
         "from maury.spectra.formats import isolated as here; from maury.spectra.formats.isolated import registry\n"
         "good = registry.read_spectra\n"
         "def read(path, **more):\n"
-        "    while 'hang' in path: pass\n"
+        "    while 'hang.fits' in path: pass\n"
         "    return good(path, **more)\n"
         "registry.read_spectra = read\n"
         "here._serve()\n"
@@ -237,6 +237,8 @@ def test_a_file_that_hangs_its_reader_is_a_row(visits, client, tmp_path, monkeyp
     assert error["flag_bad"] == "unreadable"
     assert "more than 0.5 s of the processor" in error["reason"]
     assert verify(output).whole
+    # Nobody else shall have such a reader.
+    isolated.close_all()
 
 
 def test_a_clock_that_was_set_back_changes_nothing(done, visits, client, tmp_path):
