@@ -20,6 +20,7 @@ from maury.likelihood.residuals import Noise
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.result import Posterior
 from maury.priors import PriorLike
+from maury.spectra.formats.isolated import read_all as read_all_isolated
 from maury.spectra.formats.registry import read_all, read_spectrum
 from maury.spectra.spectrum import Spectrum
 
@@ -124,6 +125,7 @@ def infer_files(
     model: Model | str | Path = DEFAULT,
     options: Options | None = None,
     *,
+    isolated: bool = False,
     progress: Callable[[str], None] = lambda _: None,
     **keywords: Unpack[Keywords],
 ) -> Iterator[Posterior | Failure]:
@@ -137,18 +139,27 @@ def infer_files(
         As for `infer`.
     options
         See `Options`; its fields may be given as keywords instead.
+    isolated
+        Whether another process reads the files, with limits of time and memory, as those of strangers should be read
+        (`maury.spectra.formats.isolated`).
 
     Yields
     ------
     Posterior or Failure
         In the order of the files and of the spectra in them.
+
+    Raises
+    ------
+    ReaderError
+        If that process cannot be started.
     """
     chosen = Options.of(options, keywords)
     if not isinstance(model, Model) and model != AUTO:
         model = load_model(model)
     # A path is a sequence of letters too.
     files = [files] if isinstance(files, str | Path) else files
-    for spectrum in read_all(files, model.instrument if isinstance(model, Model) else None):
+    read = read_all_isolated if isolated else read_all
+    for spectrum in read(files, model.instrument if isinstance(model, Model) else None):
         if isinstance(spectrum, Failure):
             yield spectrum
             continue
