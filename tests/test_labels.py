@@ -15,6 +15,7 @@ from scipy import integrate, stats
 from maury.errors import LabelError
 from maury.labels import LabelSet, label
 from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
+from maury.quantities import Role
 
 PRIORS: dict[str, Prior] = {
     "uniform": Uniform(low=3600, high=6900),
@@ -201,10 +202,17 @@ def test_set_adds_up_its_labels(three: LabelSet) -> None:
     torch.testing.assert_close(three.log_prob(x) + three.log_abs_det(u), standard)
 
 
-def test_bend_is_the_derivative_of_log_abs_det(three: LabelSet) -> None:
+def test_log_jacobian_slope_is_the_derivative_of_log_abs_det(three: LabelSet) -> None:
     u = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(three.log_abs_det(u).sum(), u)
     torch.testing.assert_close(three.log_jacobian_slope(u.detach()), slope, atol=1e-6, rtol=1e-6)
+
+
+def test_place_of_a_role(three: LabelSet) -> None:
+    assert three.place(Role.nuisance) == 1
+    assert three.place(Role.velocity) is None
+    with pytest.raises(LabelError, match="several labels are stellar: teff, m_h"):
+        three.place(Role.stellar)
 
 
 def test_one_label_outside_makes_the_point_impossible(three: LabelSet) -> None:

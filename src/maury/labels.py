@@ -152,6 +152,19 @@ class LabelSet:
         """Return the labels that have none of these roles."""
         return LabelSet(tuple(label for label in self.labels if label.role not in roles))
 
+    def place(self, role: Role) -> int | None:
+        """Return the place of the one label that has a role; None if none has it.
+
+        Raises
+        ------
+        LabelError
+            If several have it.
+        """
+        places = [i for i, label in enumerate(self.labels) if label.role is role]
+        if len(places) > 1:
+            raise LabelError(f"several labels are {role}: {', '.join(self.names[i] for i in places)}")
+        return places[0] if places else None
+
     def with_priors(self, priors: Mapping[str, Prior]) -> LabelSet:
         """Return a copy in which the named labels have other priors; one without bounds gets those that the label had."""
         for name in priors:

@@ -190,6 +190,11 @@ class Likelihood:
         """Number of pixels used."""
         return self.flux.shape[-1]
 
+    @property
+    def jitter(self) -> int:
+        """Place of the jitter among the labels: after the model's."""
+        return self.model.n_labels
+
     def _normalised(self) -> tuple[Tensor, Tensor]:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
@@ -229,7 +234,7 @@ class Likelihood:
 
     def spectra(self, labels: Tensor) -> Tensor:
         """Model spectra without continuum on the used pixels, shape ``(n, n_pixels)``."""
-        return self.to_pixels(self.model(self._moved(labels)[:, :-1]))
+        return self.to_pixels(self.model(self._moved(labels)[:, : self.jitter]))
 
     def to_pixels(self, grid_flux: Tensor) -> Tensor:
         """Take fluxes ``(..., n_grid)`` on the model's grid to the used pixels, float64, ``(..., n_pixels)``."""
@@ -245,7 +250,7 @@ class Likelihood:
 
     def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rms error of the emulator ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
-        x = labels[:, :-1].detach().requires_grad_(not self.error_known)
+        x = labels[:, : self.jitter].detach().requires_grad_(not self.error_known)
         slopes = torch.zeros_like(x)
         with torch.enable_grad():
             error = self.model.error(x).double()
@@ -255,8 +260,8 @@ class Likelihood:
 
     def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
         """Variance of single pixels, the correlated part left out."""
-        error = self.model.error(labels[:, :-1]).double()[:, None] * self.error_shape
-        total = variance + (labels[:, -1:] * m).square() + error.square()
+        error = self.model.error(labels[:, : self.jitter]).double()[:, None] * self.error_shape
+        total = variance + (labels[:, self.jitter, None] * m).square() + error.square()
         if self.learned is None:
             return total
         v_rad = labels[:, self.model.label_names.index("v_rad"), None].detach().cpu().numpy()
@@ -294,8 +299,8 @@ class Likelihood:
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
-        m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, :-1]))
-        jitter = labels[:, -1:]
+        m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, : self.jitter]))
+        jitter = labels[:, self.jitter, None]
         covariance = self._covariance(labels, m, variance)
         _, chips = self._solve(m, covariance, y - m)
         continuum = self._continuum(m, chips)
@@ -314,12 +319,12 @@ class Likelihood:
             [by_labels + (slopes @ solved[..., None])[..., 0], torch.zeros_like(jitter)], dim=1
         )
         full = torch.zeros(len(labels), labels.shape[1], labels.shape[1]).to(m)
-        full[:, :-1, :-1] = fisher
+        full[:, : self.jitter, : self.jitter] = fisher
         # Jitter, and the emulator's error through its labels, change the variance by the pixel: each label by ``column * row``.
         error, steps = self._error(labels)
         columns = torch.zeros(len(labels), 2, labels.shape[1]).to(m)
-        columns[:, 0, -1] = 1.0
-        columns[:, 1, :-1] = steps
+        columns[:, 0, self.jitter] = 1.0
+        columns[:, 1, : self.jitter] = steps
         by_pixel = torch.stack(
             [2 * jitter * m.square(), 2 * error[:, None] * self.error_shape.square()], dim=1
         )
