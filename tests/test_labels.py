@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from maury.errors import LabelError
-from maury.labels import LabelSet, label
+from maury.labels import Label, LabelSet, label
 from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
-from maury.quantities import Role
+from maury.quantities import Role, quantity
 
 PRIORS: dict[str, Prior] = {
     "uniform": Uniform(low=3600, high=6900),
@@ -188,6 +188,15 @@ def test_list_survives_json(three: LabelSet) -> None:
     back = LabelSet.from_list(json.loads(json.dumps(three.to_list())))
     assert back == three
     assert (back["teff"].unit, back["teff"].symbol) == ("K", r"$T_{\rm eff}$")
+
+
+def test_a_visits_number_survives_json() -> None:
+    second = LabelSet((Label(quantity("v_rad").of(visit=2), PRIORS["uniform-negative"]),))
+    assert LabelSet.from_list(json.loads(json.dumps(second.to_list()))) == second
+    assert "visit" not in label("v_rad_2", PRIORS["uniform-negative"]).to_dict()
+    for wrong in (3, "2", {}):
+        with pytest.raises(LabelError, match="label v_rad_2: is not of visit"):
+            LabelSet.from_list([second.to_list()[0] | {"visit": wrong}])
 
 
 def test_set_adds_up_its_labels(three: LabelSet) -> None:

@@ -59,7 +59,14 @@ class Label:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON card."""
-        return {"name": self.name, "unit": self.unit, "symbol": self.symbol, "prior": self.prior.model_dump()}
+        entry = {
+            "name": self.name,
+            "unit": self.unit,
+            "symbol": self.symbol,
+            "prior": self.prior.model_dump(),
+        }
+        # The name alone does not tell a visit's number from a star's.
+        return entry if self.quantity.visit is None else entry | {"visit": self.quantity.visit}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Label:
@@ -77,6 +84,11 @@ class Label:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no prior"
             raise LabelError(f"label {name}: {reason}") from None
         about, unit = quantity(name), str(entry.get("unit", ""))
+        visit = entry.get("visit")
+        if visit is not None:
+            if not isinstance(visit, int) or not name.endswith(f"_{visit}"):
+                raise LabelError(f"label {name}: is not of visit {visit!r}")
+            about = quantity(name.removesuffix(f"_{visit}")).of(visit=visit)
         if not is_known(name):
             about = replace(about, unit=unit, symbol=str(entry.get("symbol", "")))
         elif entry.get("unit") is not None and unit != about.unit:

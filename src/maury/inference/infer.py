@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from maury.constants import BUDGET
+from maury.constants import BUDGET, FALSE_ALARM
 from maury.errors import Failure, failure_of
 from maury.inference.arguments import one_spectrum
 from maury.inference.batch import infer_single
@@ -33,7 +33,7 @@ def infer(
     priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     companion: Companion = "no",
-    false_alarm: float = 0.01,
+    false_alarm: float = FALSE_ALARM,
     masks: Sequence[tuple[float, float]] = (),
     budget: int = BUDGET,
     progress: Callable[[str], None] = lambda _: None,
@@ -130,7 +130,7 @@ def infer_files(
     model, progress
         As for `infer`.
     options
-        See `Options`; its fields may be given as keywords instead.
+        What may be chosen; or as keywords, which are those of `infer`.
 
     Yields
     ------
