@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from maury.constants import DEFAULT_MODEL
 from maury.display import card
 from maury.errors import ModelError
 from maury.files import first_line
@@ -21,6 +22,8 @@ from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator
 from maury.libraries.systematic import FILE as SYSTEMATIC
 from maury.libraries.systematic import Systematic
+from maury.likelihood.nuisances import FILE as MODES
+from maury.likelihood.nuisances import LibraryModes
 from maury.likelihood.problem import Problem
 from maury.names import meant, shipped
 from maury.networks.estimator import Estimator
@@ -32,7 +35,7 @@ from maury.spectra.spectrum import Spectrum
 from maury.text import readable
 from maury.weights import read_card, read_model, whole
 
-DEFAULT = "kurucz-apogee"
+DEFAULT = DEFAULT_MODEL
 # What a card may ask for: the order of a chip's continuum, and velocities (km/s).
 _MOST_DEGREES, _FASTEST = 50, 20_000.0
 __all__ = [
@@ -153,9 +156,9 @@ def load_model(
 ) -> Model:
     """Load a model by name or folder, its forward model on ``device``.
 
-    A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors`` and ``learned.safetensors``
-    with their JSON cards, and perhaps ``systematic.json``; without the first, the emulator is that of the model which the estimator's
-    card names.
+    A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors``, ``learned.safetensors`` and
+    ``modes.safetensors`` with their JSON cards, and perhaps ``systematic.json``; without the first, the emulator is that of the model
+    which the estimator's card names.
 
     Parameters
     ----------
@@ -200,6 +203,8 @@ def _load(name: str | Path, device: str, trust_code: bool, module: type[nn.Modul
     table = path / "learned.safetensors"
     if table.exists():
         problem = replace(problem, learned=read_learned(table, emulator))
+    if (path / MODES).exists():
+        problem = replace(problem, modes=LibraryModes.read(path / MODES, emulator))
     estimator = Estimator.load(path / "estimator.safetensors", problem, trust_code=trust_code, module=module)
     known = path / "novelty.safetensors"
     novelty = Novelty.load(known) if known.exists() else None

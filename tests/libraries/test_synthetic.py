@@ -7,14 +7,21 @@ import pytest
 import torch
 from scipy.interpolate import CubicSpline
 
-from maury.errors import ConfigError
+from maury.errors import ConfigError, LabelError
+from maury.forward.model import ForwardModel
+from maury.labels import LabelSet, label
 from maury.libraries.build import build_from_file
 from maury.libraries.emulator import Emulator
 from maury.libraries.synthesis.compress import CompressedGrid, compress
 from maury.libraries.synthesis.design import LABELS, Design
 from maury.libraries.synthesis.grid import Chunk
 from maury.libraries.synthetic import components_of, spectra_of
+from maury.likelihood.nuisances import Departures, EmulatorModes, Point, chosen
+from maury.likelihood.problem import Problem
+from maury.priors import LogUniform, Uniform
 from maury.spectra.air import to_vacuum
+from maury.spectra.instrument import apogee
+from maury.spectra.spectrum import Spectrum
 
 STEP, LOW, HIGH = 0.2, 15100.0, 17000.0
 WAVELENGTH = LOW + STEP * np.arange(round((HIGH - LOW) / STEP) + 1)
@@ -56,9 +63,10 @@ def config(parts, tmp_path_factory):
     }  # fmt: skip
     lines = [f"{name} = [{low}, {high}]" for name, (low, high) in ranges.items()]
     path = tmp_path_factory.mktemp("config") / "emulator.toml"
-    head = f'name = "toy"\nlibrary = "synthetic"\nsource = "{parts}"\nreference = "a test"\ncomponents = 12\nwidth = 64\ndepth = 2\n'
+    head = f'name = "toy"\nlibrary = "synthetic"\nsource = "{parts}"\nreference = "a test"\ncomponents = 12\n'
     path.write_text(
-        head + "held_out = 50\nsteps = 1500\nbatch = 128\n[range]\n" + "\n".join(lines), encoding="utf-8"
+        head + "held_out = 50\nsteps = 15\nkernel_spectra = 200\nmodes = 3\n[range]\n" + "\n".join(lines),
+        encoding="utf-8",
     )
     return path
 
@@ -108,6 +116,91 @@ def test_a_ratio_is_scaled_by_its_logarithm(emulator):
     assert emulator.scaled(labels)[:, 0].tolist() == pytest.approx([-1.0] * 3)
 
 
+def test_it_tells_its_error_and_what_of_it_is_common(emulator):
+    one_by_one = emulator.card["left_out_one_by_one"]
+    labels = torch.from_numpy(Design(seed=5).labels(64))
+    assert 0.2 < emulator.error(labels).square().mean().sqrt() / one_by_one["rms"] < 5
+    assert emulator.modes.shape == (3, emulator.grid.n_pixels)
+    assert 0 < emulator.card["modes"]["share_of_variance"] <= 1
+
+
+@pytest.fixture(scope="module")
+def tied(config):
+    text = config.read_text(encoding="utf-8")
+    others = [name for name in LABELS if name not in ("teff", "logg", "m_h")]
+    text += "\n[labels]\nteff = [3500.0, 8000.0]\nlogg = [-0.5, 5.5]\nm_h = [-2.5, 0.7]\nalpha_m = [-0.4, 0.7]\n[ties]\n"
+    slopes = {
+        "mg_m": "{follows = {alpha_m = 1.0}}",
+        "c12_c13": "{at = 3.0, scatter = 0.5}",
+        "v_micro": "{at = 0.4}",
+    }
+    text += "\n".join(f"{name} = {slopes.get(name, '{}')}" for name in others)
+    text += "\n[region]\nteff = [3500.0, 8000.0]\nlow = [0.0, 3.0]\nhigh = [5.5, 5.0]\n"
+    path = config.with_name("tied.toml")
+    path.write_text(text, encoding="utf-8")
+    return build_from_file(path)
+
+
+def test_few_labels_stand_for_many(emulator, tied, tmp_path):
+    assert tied.labels.names == ("teff", "logg", "m_h", "alpha_m")
+    labels = torch.tensor([[5000.0, 2.5, -0.3, 0.2]], dtype=torch.float64)
+    whole = dict(zip(LABELS, tied.complete(labels)[0].tolist(), strict=True))
+    assert whole["mg_m"] == pytest.approx(0.2)
+    assert whole["c12_c13"] == pytest.approx(np.exp(3.0), rel=1e-5)
+    assert whole["v_micro"] == pytest.approx(np.exp(0.4), rel=1e-5)
+    torch.testing.assert_close(tied(labels), emulator(tied.complete(labels)), atol=1e-4, rtol=0)
+    tied.save(tmp_path / "emulator.safetensors")
+    again = Emulator.load(tmp_path / "emulator.safetensors")
+    assert (again.ties, again.region) == (tied.ties, tied.region)
+    torch.testing.assert_close(again(labels), tied(labels), atol=2e-4, rtol=0)
+
+
+def test_derivatives_pass_through_ties(tied):
+    model = ForwardModel(tied)
+    labels = torch.tensor([[5000.0, 2.5, -0.3, 0.2, 3.0, 8.0]], dtype=torch.float64)
+    _, slopes = model.jacobian(labels)
+    assert slopes.isfinite().all()
+    step = torch.tensor([20.0, 0.05, 0.05, 0.05], dtype=torch.float64)
+    for i in range(4):
+        move = torch.zeros(1, 6, dtype=torch.float64)
+        move[0, i] = step[i]
+        numeric = (model(labels + move) - model(labels - move)) / (2 * step[i])
+        assert (numeric - slopes[:, i]).abs().max() < 0.03 * slopes[:, i].abs().max() + 1e-5
+
+
+def test_stars_that_there_are_not_are_excluded(tied):
+    model = ForwardModel(tied)
+    labels = tied.labels + LabelSet(
+        (
+            label("v_rad", Uniform(-50.0, 50.0)),
+            label("v_sini", Uniform(0.0, 50.0)),
+            label("jitter", LogUniform(1e-3, 0.1)),
+        )
+    )
+    problem = Problem(model, labels)
+    drawn = problem.sample(300, torch.Generator().manual_seed(0))
+    assert model.inside(drawn[:, :-1]).all()
+    assert not model.inside(labels.sample(300, torch.Generator().manual_seed(0))[:, :-1]).all()
+    spectrum = Spectrum(
+        apogee().pixels,
+        np.ones(apogee().pixels.n_pixels),
+        np.full(apogee().pixels.n_pixels, 1e4),
+        lsf=apogee().lsf,
+    )
+    likelihood = problem.likelihood(spectrum)
+    star = torch.tensor(
+        [[5000.0, 2.5, -0.3, 0.2, 0.0, 8.0, 0.01], [7900.0, 0.5, -0.3, 0.2, 0.0, 8.0, 0.01]],
+        dtype=torch.float64,
+    )
+    value = likelihood.log_prob(star)
+    assert value[0].isfinite()
+    assert value[1] == -np.inf
+    with pytest.raises(LabelError, match="the prior holds hardly any star"):
+        Problem(
+            model, labels.with_priors({"teff": Uniform(7800.0, 8000.0), "logg": Uniform(0.0, 1.0)})
+        ).sample(4, torch.Generator())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -121,3 +214,31 @@ def test_an_impossible_recipe_is_told(config, tmp_path, old, new, message):
     (tmp_path / "emulator.toml").write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         build_from_file(tmp_path / "emulator.toml")
+
+
+@pytest.fixture(scope="module")
+def point(tied):
+    model, n = ForwardModel(tied), tied.grid.n_pixels
+    labels = torch.tensor([[5000.0, 2.5, -0.3, 0.2, 3.0, 8.0]], dtype=torch.float64)
+    return Point(model, labels, lambda flux: flux.double(), np.zeros(n, int), np.full(n, 2e-5))
+
+
+def test_what_follows_others_is_a_nuisance(point, tied):
+    slopes = Departures().derivative(point)
+    assert Departures().each(point) == tuple(tied.ties.ties)
+    for i, (name, place) in enumerate(zip(tied.ties.ties, tied.ties.places, strict=True)):
+        move = torch.zeros(1, len(LABELS), dtype=torch.float64)
+        move[0, place] = 0.05
+        numeric = (point.model(point.labels, move) - point.model(point.labels, -move))[0] / 0.1
+        expected = numeric * tied.ties.ties[name].scatter
+        assert (slopes[i] - expected).abs().max() < 0.05 * slopes[i].abs().max() + 2e-5, name
+
+
+def test_what_errors_have_in_common_is_a_nuisance(point, tied):
+    found = EmulatorModes().derivative(point)
+    assert found.shape == (3, tied.grid.n_pixels)
+    still = point.model.carried(tied.modes, point.labels)[0] * tied.error(point.labels[:, :4])
+    torch.testing.assert_close(found, still.double(), rtol=1e-4, atol=1e-9)
+    assert (tied.error_left <= tied.error_shape + 1e-7).all()
+    names = [nuisance.name for nuisance in chosen("default", point.model, ("teff", "v_rad"))]
+    assert {"departures", "emulator", "macroturbulence"} <= set(names)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from maury.constants import C_KMS
 from maury.likelihood.continuum import chip_basis
-from maury.likelihood.noise import Correlated, Correlation, Independent, innovations, sum_of_logs
+from maury.likelihood.noise import Columns, Correlated, Correlation, Independent, innovations, sum_of_logs
 from maury.likelihood.pixels import Likelihood
 
 N = 60
@@ -52,10 +52,12 @@ def test_correlated_pixels_are_those_of_dense_matrices(amplitude, scale, seed, m
         found.inverse_diagonal(), inverse.diagonal(dim1=1, dim2=2), rtol=1e-5, atol=1e-6
     )
     bases = chip_basis(N, CHIPS, 2, good)
-    for (place, basis), normal in zip(bases, found.continuum_normals(m, bases), strict=True):
+    beside = Columns(torch.from_numpy(rng.normal(size=(2, good.sum()))), bases)
+    for (place, basis), (normal, cross) in zip(bases, found.continuum_normals(m, bases, beside), strict=True):
         columns = torch.zeros(3, 3, good.sum(), dtype=torch.float64)
         columns[..., place] = basis[:, :3].T * m[:, None, place]
         torch.testing.assert_close(normal, columns @ inverse @ columns.mT, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(cross, beside.values @ inverse @ columns.mT, rtol=1e-5, atol=1e-6)
 
 
 def test_without_amplitude_pixels_are_independent():
@@ -69,7 +71,10 @@ def test_without_amplitude_pixels_are_independent():
     torch.testing.assert_close(found.solve(x), plain.solve(x))
     torch.testing.assert_close(found.inverse_diagonal(), plain.inverse_diagonal())
     bases = chip_basis(N, CHIPS, 4)
-    for a, b in zip(found.continuum_normals(m, bases), plain.continuum_normals(m, bases), strict=True):
+    beside = Columns(torch.randn(2, N, dtype=torch.float64), bases)
+    for a, b in zip(
+        found.continuum_normals(m, bases, beside), plain.continuum_normals(m, bases, beside), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 

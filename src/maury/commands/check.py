@@ -22,7 +22,7 @@ from maury.commands.console import (
     print_json,
     read_range,
 )
-from maury.constants import FALSE_ALARM
+from maury.constants import DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import MauryError
 from maury.files import finite
 
@@ -39,7 +39,7 @@ class Reference(StrEnum):
 
 @app.command("calibration")
 def check_calibration(
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 500,
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     pixels: Annotated[
@@ -83,7 +83,7 @@ def check_calibration(
 
 @app.command("exact")
 def check_exact(
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     number: Annotated[int, typer.Option(help="Simulated spectra.", min=1)] = 50,
     reference: Annotated[
         list[Reference] | None, typer.Option(help="nested, emcee or nuts; may be given more than once.")
@@ -130,7 +130,7 @@ def check_exact(
 
 @app.command("misfit")
 def check_misfit(
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     number: Annotated[int, typer.Option(help="Spectra a fault and strength.", min=1)] = 20,
     clean: Annotated[
         int | None, typer.Option(help="Spectra without fault, for the rate of false alarms.")
@@ -197,7 +197,7 @@ def check_misfit(
 @app.command("libraries")
 def check_libraries(
     output: Annotated[Path, typer.Option(help="Folder for systematic.json; copy it into the model's.")],
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 100,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: SeedOption = 100,

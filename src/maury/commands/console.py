@@ -78,6 +78,14 @@ NoiseOption = Annotated[
 ]
 
 
+NuisancesOption = Annotated[
+    str,
+    typer.Option(
+        help="What else the model is uncertain of, integrated out: default, none, or names separated by commas.",
+    ),
+]
+
+
 BudgetOption = Annotated[
     int,
     typer.Option(

@@ -15,6 +15,7 @@ from maury.commands.console import (
     ModelOption,
     NoiseModel,
     NoiseOption,
+    NuisancesOption,
     SeedOption,
     TrustOption,
     check_rate,
@@ -26,7 +27,7 @@ from maury.commands.console import (
     print_json,
     stages,
 )
-from maury.constants import BUDGET, FALSE_ALARM
+from maury.constants import BUDGET, DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
 
@@ -66,7 +67,7 @@ def infer(
             help="Name of a shipped model, a folder, or 'auto': the evidence chooses.",
             autocompletion=complete_model_or_auto,
         ),
-    ] = "kurucz-apogee",
+    ] = DEFAULT_MODEL,
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[
@@ -75,6 +76,7 @@ def infer(
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: SeedOption = 0,
     noise: NoiseOption = NoiseModel.auto,
+    nuisances: NuisancesOption = "default",
     companion: Annotated[
         Companion,
         typer.Option(
@@ -105,7 +107,14 @@ def infer(
     if joint and companion != Companion.no:
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint:
-        options = Options(max(draws, 2000), seed, noise=noise.value, false_alarm=false_alarm, budget=budget)
+        options = Options(
+            max(draws, 2000),
+            seed,
+            noise=noise.value,
+            false_alarm=false_alarm,
+            budget=budget,
+            nuisances=nuisances,
+        )
         _infer_joint(files, load_model(model, device.value, trust_code=trust_code), options, output, as_json)
         return
     loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
@@ -118,7 +127,8 @@ def infer(
     with stages("reading") as tell:
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, budget=budget, progress=tell,
+            companion=companion.value, false_alarm=false_alarm, budget=budget,
+            nuisances=nuisances, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -189,7 +199,7 @@ class _OutputNames:
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     seed: SeedOption = 1,
 ) -> None:
     """Simulate an APOGEE visit, infer it, and show the truth beside the posterior.

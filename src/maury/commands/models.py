@@ -23,6 +23,7 @@ from maury.commands.console import (
     read_range,
 )
 from maury.commands.synthesise import models_calibrate, models_synthesise
+from maury.constants import DEFAULT_MODEL
 from maury.files import finite
 
 app = typer.Typer(help="List, show, fetch, synthesise, build and tune models.", no_args_is_help=True)
@@ -107,7 +108,7 @@ def models_build(
 def models_tune(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Observed spectra.")],
     output: Annotated[Path, typer.Option(help="Folder for the model with its learned error.")],
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     seed: SeedOption = 0,
 ) -> None:
     """Learn a library's error, pixel by pixel, from observed spectra; print its size.

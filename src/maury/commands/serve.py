@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from maury.commands.console import err, out
+from maury.constants import DEFAULT_MODEL
 from maury.errors import MauryError
 
 _MB, _MINUTE = 2**20, 60.0
@@ -19,7 +20,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 for any that is free.", min=0, max=65535)] = 8765,
     model: Annotated[
         str, typer.Option(help="Name of a shipped model, or a folder: loaded at the start.")
-    ] = "kurucz-apogee",
+    ] = DEFAULT_MODEL,
     max_upload: Annotated[float, typer.Option(metavar="MB", help="Largest file that is taken.")] = 64.0,
     keep: Annotated[
         float,

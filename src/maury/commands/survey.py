@@ -18,12 +18,13 @@ from maury.commands.console import (
     ModelOption,
     NoiseModel,
     NoiseOption,
+    NuisancesOption,
     SeedOption,
     err,
     out,
     print_error,
 )
-from maury.constants import BUDGET
+from maury.constants import BUDGET, DEFAULT_MODEL
 from maury.errors import MauryError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def survey_run(
     catalogue: Annotated[
         list[Path] | None, typer.Option("--from", help="A table with a column of paths.")
     ] = None,
-    model: ModelOption = "kurucz-apogee",
+    model: ModelOption = DEFAULT_MODEL,
     scheduler: Scheduler = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the survey in the folder.")] = False,
@@ -105,6 +106,7 @@ def survey_run(
     ] = None,
     keep: Annotated[int, typer.Option(help="Draws of each spectrum that are kept.", min=0)] = 0,
     noise: NoiseOption = NoiseModel.auto,
+    nuisances: NuisancesOption = "default",
     files_per_task: Annotated[
         int, typer.Option(help="Files that are done and committed together.", min=1)
     ] = 50,
@@ -138,6 +140,7 @@ def survey_run(
         maury_version=maury.__version__,
         draws=draws,
         noise=noise.value,
+        nuisances=nuisances,
         stage="flow" if flow_only else "verified",
         budget=budget,
         seed=seed,
@@ -155,6 +158,7 @@ _OPTIONS = {
     "model": "model",
     "draws": "draws",
     "noise": "noise",
+    "nuisances": "nuisances",
     "stage": "flow_only",
     "budget": "budget",
     "seed": "seed",

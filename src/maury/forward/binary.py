@@ -82,11 +82,50 @@ class Pair(nn.Module):
         out[:, -1] = a.square() * (second - first)
         return a * first + b * second, out
 
+    def carried(self, rest: Tensor, labels: Tensor) -> Tensor:
+        """As `ForwardModel.carried`: both stars' spectra differ by the same at rest."""
+        stars, a, b = self._both(labels)
+        first, second = self.single.carried(rest, stars).chunk(2)
+        return a.to(first)[..., None] * first + b.to(first)[..., None] * second
+
+    def by_broadening(self, labels: Tensor) -> Tensor:
+        """As `ForwardModel.by_broadening`, of both stars alike."""
+        stars, a, b = self._both(labels)
+        first, second = self.single.by_broadening(stars).chunk(2)
+        return a.to(first) * first + b.to(first) * second
+
+    def by_limb_darkening(self, labels: Tensor) -> Tensor:
+        """As `ForwardModel.by_limb_darkening`, of both stars alike."""
+        stars, a, b = self._both(labels)
+        first, second = self.single.by_limb_darkening(stars).chunk(2)
+        return a.to(first) * first + b.to(first) * second
+
+    def by_departures(self, labels: Tensor) -> Tensor:
+        """As `ForwardModel.by_departures`, of both stars alike: they share their composition."""
+        stars, a, b = self._both(labels)
+        first, second = self.single.by_departures(stars).chunk(2)
+        return a.to(first)[..., None] * first + b.to(first)[..., None] * second
+
+    @property
+    def limb_darkening(self) -> float:
+        """As of the single star's model."""
+        return self.single.limb_darkening
+
+    @property
+    def v_macro(self) -> float:
+        """As of the single star's model."""
+        return self.single.v_macro
+
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the emulator, shape ``(n,)``, at labels ``(n, n_labels)``: the two stars' are independent."""
         stars, a, b = self._both(labels)
         first, second = self.single.error(stars).chunk(2)
         return torch.hypot(a[:, 0].to(first) * first, b[:, 0].to(first) * second)
+
+    def inside(self, labels: Tensor) -> Tensor:
+        """Tell whether labels ``(n, n_labels)`` are of two stars that there are, bool, ``(n,)``."""
+        first, second = self.single.inside(self._both(labels)[0]).chunk(2)
+        return first & second
 
     def sampler(self, *args: Any, **options: Any) -> Any:
         """As `ForwardModel.sampler`."""

@@ -14,7 +14,11 @@ from maury.constants import C_KMS
 from maury.errors import InferenceError, LabelError
 from maury.forward.detector import Banded, interpolation, line_spread
 from maury.forward.doppler import log_shift, log_shift_derivative
-from maury.forward.rotation import rotation_transform, rotation_transform_derivative
+from maury.forward.rotation import (
+    rotation_transform,
+    rotation_transform_by_limb_darkening,
+    rotation_transform_derivative,
+)
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator
 from maury.spectra.linespread import LineSpread
@@ -79,16 +83,18 @@ class ForwardModel(nn.Module):
         """Fourier transform ``(..., n_freq)`` of the components weighted by ``coefficients (..., 1 + n_components)``."""
         return torch.view_as_complex((coefficients @ self.basis).unflatten(-1, (-1, 2)))
 
-    def _coefficients(self, stellar: Tensor) -> Tensor:
-        coefficients = self.emulator.coefficients(stellar)
+    def _coefficients(self, stellar: Tensor, departures: Tensor | None = None) -> Tensor:
+        coefficients = self.emulator.coefficients(stellar, departures)
         return torch.cat([torch.ones_like(coefficients[:, :1]), coefficients], dim=1)
 
     def _phase(self, v_rad: Tensor) -> Tensor:
         angle = -self.frequency * log_shift(v_rad).float()[:, None]
         return torch.complex(torch.cos(angle), torch.sin(angle))
 
-    def forward(self, labels: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, departures: Tensor | None = None) -> Tensor:
         """Flux over its pseudo-continuum on the emulator's grid, shape ``(n, n_pixels)``.
+
+        ``departures`` are those of `Emulator.complete`.
 
         Raises
         ------
@@ -97,7 +103,7 @@ class ForwardModel(nn.Module):
         """
         v_rad, v_sini = self._velocities(labels)
         s = self.frequency * (v_sini.float() / C_KMS)[:, None]
-        spectrum = self._combine(self._coefficients(labels[:, :-2]))
+        spectrum = self._combine(self._coefficients(labels[:, :-2], departures))
         spectrum = spectrum * (self._phase(v_rad) * rotation_transform(s, self.limb_darkening))
         return torch.fft.irfft(spectrum, n=self.emulator.grid.n_pixels)
 
@@ -120,9 +126,52 @@ class ForwardModel(nn.Module):
         out = torch.fft.irfft(stack, n=self.emulator.grid.n_pixels)
         return out[:, 0], out[:, 1:]
 
+    def carried(self, rest: Tensor, labels: Tensor) -> Tensor:
+        """Broaden and shift given rest-frame spectra ``(k, n_grid)`` as those of labels ``(n, n_labels)``: ``(n, k, n_grid)``."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        turbulence = torch.exp(-0.5 * (self.frequency * self.v_macro / C_KMS).square())
+        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening) * turbulence
+        transform = torch.fft.rfft(rest.to(self.basis))
+        return torch.fft.irfft(transform * kernel[:, None], n=self.emulator.grid.n_pixels)
+
+    def by_broadening(self, labels: Tensor) -> Tensor:
+        """Return the flux's derivative ``(n, n_grid)`` by the variance of a Gaussian broadening in ln(wavelength)."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening)
+        spectrum = self._combine(self._coefficients(labels[:, :-2])) * kernel
+        return torch.fft.irfft(-0.5 * self.frequency.square() * spectrum, n=self.emulator.grid.n_pixels)
+
+    def by_limb_darkening(self, labels: Tensor) -> Tensor:
+        """Return the flux's derivative ``(n, n_grid)`` by the linear coefficient of limb darkening."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        kernel = self._phase(v_rad) * rotation_transform_by_limb_darkening(s, self.limb_darkening)
+        spectrum = self._combine(self._coefficients(labels[:, :-2])) * kernel
+        return torch.fft.irfft(spectrum, n=self.emulator.grid.n_pixels)
+
+    def by_departures(self, labels: Tensor) -> Tensor:
+        """Return the flux's derivatives ``(n, n_tied, n_grid)`` by what each label that is tied has beside what it follows."""
+        v_rad, v_sini = self._velocities(labels)
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening)
+        tied = self.emulator.ties.places
+        none = torch.zeros(len(labels), len(self.emulator.library), dtype=torch.float64)
+        with _forward_mode:
+            slopes = torch.func.vmap(torch.func.jacfwd(lambda d, x: self._coefficients(x[None], d[None])[0]))(
+                none.to(labels.device), labels[:, :-2]
+            )
+        by_tied = self._combine(slopes.mT[:, tied].to(self.basis)) * kernel[:, None]
+        return torch.fft.irfft(by_tied, n=self.emulator.grid.n_pixels)
+
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the emulator, shape ``(n,)``, at labels ``(n, n_labels)``."""
         return self.emulator.error(labels[:, :-2])
+
+    def inside(self, labels: Tensor) -> Tensor:
+        """Tell whether labels ``(n, n_labels)`` are of stars that there are, bool, ``(n,)``."""
+        return self.emulator.inside(labels[:, :-2])
 
     def _velocities(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         if labels.ndim != 2 or labels.shape[1] != self.n_labels:

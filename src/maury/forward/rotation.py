@@ -42,6 +42,12 @@ def rotation_transform_derivative(s: Tensor, limb_darkening: float) -> Tensor:
     return _look_up(s, limb_darkening, derivative=True)
 
 
+def rotation_transform_by_limb_darkening(s: Tensor, limb_darkening: float) -> Tensor:
+    """Return the derivative of `rotation_transform` with respect to the limb darkening e: ``2/3 (T(e=1) - T(e=0)) / (1 - e/3)^2``."""
+    full, none = _look_up(s, 1.0), _look_up(s, 0.0)
+    return 2 / 3 * (full - none) / (1 - limb_darkening / 3) ** 2
+
+
 class _Transform(torch.autograd.Function):
     """Bessel functions have no gradient in torch; this one is known in closed form."""
 

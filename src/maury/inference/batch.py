@@ -35,7 +35,7 @@ from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import DEFAULT, Model, load_model, to_model_grid
 from maury.networks.prepare import preparation_of
-from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, ResidualProcess
+from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, NuisanceFound, ResidualProcess
 from maury.posterior.result import Posterior
 from maury.posterior.store import provenance
 from maury.posterior.summary import QUANTILES, summarise, weighted_quantile
@@ -200,7 +200,7 @@ def infer_together(
     def prepare(i: int, observed: Spectrum) -> tuple[Case, Problem, Tied]:
         spectrum = options[i].masked(observed)
         problem = replace(model.problem, labels=labels_for(spectrum, model, options[i].priors))
-        likelihood = problem.likelihood(spectrum, inside)
+        likelihood = problem.likelihood(spectrum, inside, options[i].nuisances)
         progress("flow")
         case = Case(spectrum, model, options[i], problem.inferred, to_model_grid(spectrum, model))
         return case, problem, likelihood
@@ -257,6 +257,8 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         misfit=misfit,
         residuals=None if verified.residuals is None else _process(verified.residuals),
         systematic={} if "no_star" in bad else between,
+        nuisances=_nuisances(verified.target, best),
+        outliers=verified.outliers,
     )
     return Posterior(
         labels=labels,
@@ -296,6 +298,14 @@ def _process(found: Residuals) -> ResidualProcess:
     correlation = found.correlation
     return ResidualProcess(
         correlation.amplitude, correlation.in_lines, correlation.scale, found.gain, found.used
+    )
+
+
+def _nuisances(target: Target[Tied], best: torch.Tensor) -> tuple[NuisanceFound, ...]:
+    likelihood = target.likelihood
+    return tuple(
+        NuisanceFound(a.nuisance.name, a.of, a.nuisance.width, a.nuisance.unit, a.mean, a.std)
+        for a in likelihood.pixels.amplitudes(likelihood.complete(best))
     )
 
 

@@ -16,6 +16,7 @@ from maury.forward.binary import RATIO, Pair, pair_labels
 from maury.inference.batch import Case, posterior_of
 from maury.inference.options import Options
 from maury.inference.refine import Start, nested, refine
+from maury.likelihood.nuisances import chosen
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
@@ -108,6 +109,8 @@ def _two_stars(
         spectrum, Pair(model.forward), labels, problem.degree, inside, emulator_error=problem.emulator_error,
         learned=problem.learned,
     )  # fmt: skip
+    nuisances = chosen(options.nuisances, likelihood.model, labels.names, problem.modes)
+    likelihood = replace(likelihood, nuisances=nuisances)
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])
     case = Case(spectrum, model, options, labels, to_model_grid(spectrum, model), single.p_novelty)
     generator = torch.Generator().manual_seed(options.seed)

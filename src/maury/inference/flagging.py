@@ -85,6 +85,7 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     found += ["average_lsf"] * bool(model.forward.emulator.contained is not None and slow)
     found += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
     found += ["hits"] * ("hits" in spectrum.meta)
+    found += ["outliers"] * (verified.outliers > 0)
     found += ["khat"] * (verified.khat > FLAGS["khat"]["khat"])
     return found
 
@@ -152,7 +153,8 @@ def faults(
 
 def featureless(target: Target[Tied], theta: torch.Tensor) -> float:
     """Highest log likelihood of a spectrum without lines: the continuum alone, with whatever jitter it takes."""
-    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
+    # Nuisances are small departures from a star's spectrum: without one there are none.
+    likelihood, full = target.likelihood.pixels.without_nuisances(), target.likelihood.complete(theta)
     rows = full.repeat(40, 1)
     jitter = target.labels.place(Role.nuisance)
     if jitter is not None:
@@ -186,7 +188,9 @@ def chips_disagree(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> bool:
 @torch.no_grad()
 def chip_velocities(target: Target[Tied], theta: torch.Tensor, fit: Fit) -> tuple[Array, Array]:
     """Velocity of each chip relative to the whole spectrum's, by one Gauss-Newton step, and its error, km/s."""
-    likelihood, full = target.likelihood.pixels, target.likelihood.complete(theta)
+    likelihood, full = target.likelihood.pixels.without_nuisances(), target.likelihood.complete(theta)
+    # What nuisances have taken of the chips' velocities is a part of them.
+    fit = likelihood.fit(full)
     step = 0.5
     ends = full.repeat(2, 1)
     for i, name in enumerate(likelihood.model.label_names):

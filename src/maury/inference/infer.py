@@ -14,6 +14,8 @@ from maury.inference.batch import infer_single
 from maury.inference.choose import choose, stage_of
 from maury.inference.companion import with_companion
 from maury.inference.options import Companion, Keywords, Options
+from maury.likelihood.nuisances import DEFAULT as NUISANCES
+from maury.likelihood.nuisances import Choice
 from maury.likelihood.residuals import Noise
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.result import Posterior
@@ -36,6 +38,7 @@ def infer(
     false_alarm: float = FALSE_ALARM,
     masks: Sequence[tuple[float, float]] = (),
     budget: int = BUDGET,
+    nuisances: Choice = NUISANCES,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
     """Infer a star's labels from its spectrum.
@@ -67,6 +70,9 @@ def infer(
     budget
         Likelihoods that the spectrum may take. After them the best answer so far is given, with ``not_converged`` among ``flag_bad``. The
         default ends within half a minute of a core; nested sampling, where the weights fail, needs 100,000.
+    nuisances
+        What else the model is uncertain of, integrated out: ``"default"``, all that the model has (`maury.likelihood.nuisances`);
+        ``"none"``; or names and nuisances of one's own.
     progress
         Told what stage begins, and now and then that it goes on; what it raises ends the inference.
 
@@ -94,7 +100,7 @@ def infer(
         model = load_model(model)
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
-    options = Options(draws, seed, priors or {}, noise, companion, false_alarm, masks, budget)
+    options = Options(draws, seed, priors or {}, noise, companion, false_alarm, masks, budget, nuisances)
     return infer_with(spectrum, model, options, progress)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from maury.constants import BUDGET, FALSE_ALARM
 from maury.errors import InferenceError
 from maury.inference.arguments import MOST_DRAWS, as_priors, as_seed, whole_number
+from maury.likelihood.nuisances import DEFAULT, Choice, checked
 from maury.likelihood.residuals import Noise
 from maury.names import meant
 from maury.priors import PriorLike
@@ -34,6 +35,7 @@ class Keywords(TypedDict, total=False):
     false_alarm: float
     masks: Sequence[tuple[float, float]]
     budget: int
+    nuisances: Choice
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Options:
     false_alarm: float = FALSE_ALARM
     masks: Sequence[tuple[float, float]] = ()
     budget: int = BUDGET
+    nuisances: Choice = DEFAULT
 
     def __post_init__(self) -> None:
         draws = whole_number(self.draws, "draws", 0, MOST_DRAWS)
@@ -70,6 +73,7 @@ class Options:
                 raise InferenceError(f"{name}: no {value!r}; {meant(value, kinds)}")
         if not (isinstance(self.false_alarm, Real) and 0 < self.false_alarm < 1):
             raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm!r}")
+        object.__setattr__(self, "nuisances", checked(self.nuisances))
         object.__setattr__(self, "budget", whole_number(self.budget, "budget", 1, 2**62))
         if isinstance(self.masks, str) or not isinstance(self.masks, Iterable):
             raise InferenceError(f"masks: needs ranges of wavelength, [(from, to), ...], not {self.masks!r}")

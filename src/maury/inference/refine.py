@@ -14,6 +14,7 @@ from maury.batching import Steps
 from maury.inference.options import Options
 from maury.inference.ridge import about_modes, along_jitter
 from maury.labels import LabelSet
+from maury.likelihood.outliers import outliers
 from maury.likelihood.residuals import Noise, Residuals, autocorrelated, residual_fit
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
@@ -71,6 +72,8 @@ class Verified:
         What was found of the residuals' correlation, if that was asked.
     converged
         False where the weights are not to be trusted, and the budget did not see nested sampling through.
+    outliers
+        Pixels that were left out.
     """
 
     draws: Weighted
@@ -84,6 +87,7 @@ class Verified:
     evaluations: int
     residuals: Residuals | None = None
     converged: bool = True
+    outliers: int = 0
 
     @property
     def ess(self) -> float:
@@ -165,6 +169,18 @@ def _correlate(
     return target, modes, residuals, spent
 
 
+def _without_outliers(target: Target[Tied], u: Tensor) -> tuple[Target[Tied], int]:
+    """Leave out what nothing in a star explains at the mode ``u (n_labels,)``; return how many pixels that were."""
+    likelihood = target.likelihood
+    if not likelihood.pixels.nuisances or target.labels.place(Role.nuisance) is None:
+        return target, 0
+    theta = likelihood.complete(target.labels.from_normal(u))
+    found = outliers(likelihood.pixels, theta)
+    if not found.any():
+        return target, 0
+    return target.with_pixels(likelihood.pixels.without(found, theta)), int(found.sum())
+
+
 def _look_around(target: Target[Tied], modes: Modes) -> Steps[tuple[Modes, int]]:
     """Search the whole prior for modes beside those known, with velocities and jitter as of the best; return all, and evaluations spent.
 
@@ -216,9 +232,15 @@ def refine(
     jitter = labels.place(Role.nuisance)
     progress("refine")
     first = yield from climb(target, start.u)
-    target = target.with_reference_continuum(labels.from_normal(first.u[0]))
+    target = target.with_reference_continuum(labels.from_normal(first.u[0])).linearised(first.u[0])
     modes = yield from climb(target, first.u)
     spent = start.evaluations + first.evaluations + modes.evaluations
+    target, left_out = _without_outliers(target, modes.u[0])
+    if left_out or target.likelihood.pixels.linear is not None:
+        # What was taken out, and what nuisances take, has moved the mode, and with it what they are linear about.
+        target = target.linearised(modes.u[0])
+        modes = yield from climb(target, modes.u)
+        spent += modes.evaluations
     residuals = None
     if options.noise != "independent" and jitter is not None:
         target, modes, residuals, more = yield from _correlate(target, modes, options.noise, jitter)
@@ -257,6 +279,7 @@ def refine(
         evaluations=spent,
         residuals=residuals,
         converged=weighed.khat <= verification.KHAT_LIMIT,
+        outliers=left_out,
     )
 
 

@@ -26,6 +26,8 @@ from maury.inference.batch import infer_single
 from maury.inference.light import own_light
 from maury.inference.options import Options
 from maury.labels import Label, LabelSet, label
+from maury.likelihood.nuisances import DEFAULT as NUISANCES
+from maury.likelihood.nuisances import Choice
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Product, Tied
@@ -56,6 +58,7 @@ def infer_visits(
     false_alarm: float = FALSE_ALARM,
     masks: Sequence[tuple[float, float]] = (),
     budget: int = BUDGET,
+    nuisances: Choice = NUISANCES,
     progress: Callable[[str], None] = lambda _: None,
 ) -> JointPosterior:
     """Infer one star's labels from several of its spectra together.
@@ -81,6 +84,9 @@ def infer_visits(
         Ranges of wavelength to leave out of every spectrum, vacuum Angstrom in its own frame, ``(from, to)`` each.
     budget
         Likelihoods that each spectrum may take by itself.
+    nuisances
+        What else the model is uncertain of, integrated out of each spectrum: ``"default"``, ``"none"``, or names and nuisances of one's
+        own; as for `maury.infer`.
     progress
         Told what stage begins; what it raises ends the inference.
 
@@ -94,7 +100,16 @@ def infer_visits(
     >>> star = infer_visits([read_spectrum(f) for f in files])  # doctest: +SKIP
     >>> star.velocity_variation > 5  # doctest: +SKIP
     """
-    options = Options(draws, seed, priors or {}, noise, false_alarm=false_alarm, masks=masks, budget=budget)
+    options = Options(
+        draws,
+        seed,
+        priors or {},
+        noise,
+        false_alarm=false_alarm,
+        masks=masks,
+        budget=budget,
+        nuisances=nuisances,
+    )
     return infer_visits_with(spectra, model, options, progress)
 
 

@@ -7,6 +7,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from maury.libraries.elements import ElementProcess
+
 # Sizes that a card may tell.
 _MOST_UNITS, _MOST_LAYERS, _MOST_NODES = 8_192, 64, 20_000
 
@@ -182,7 +184,7 @@ class _LeaveOneOut(nn.Module):
 
 def from_settings(
     settings: dict[str, int | str], n_labels: int, n_components: int
-) -> LabelNetwork | GaussianProcess:
+) -> LabelNetwork | GaussianProcess | ElementProcess:
     """Build, unfilled, what `settings` describes.
 
     Raises
@@ -200,6 +202,8 @@ def from_settings(
         )
     if kind == "gaussian-process":
         return GaussianProcess(n_labels, n_components, _size(settings["nodes"], _MOST_NODES))
+    if kind == "element-process":
+        return ElementProcess(n_labels, n_components, _size(settings["nodes"], _MOST_NODES))
     raise ValueError(f"unknown kind of coefficients {kind!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from maury.errors import ModelError
 from maury.labels import LabelSet
 from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
+from maury.libraries.elements import ElementProcess
+from maury.libraries.ties import Region, Ties
 from maury.priors import LogUniform
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import Gaussian
@@ -22,6 +25,8 @@ from maury.weights import MOST_PIXELS, read_model, reading, whole, write_model
 
 # Pixels over which a component fades to the continuum beyond the covered range.
 _FADE = 24
+# Share of a pixel's squared error that modes leave at least.
+_LEAST_LEFT = 0.1
 # Numbers that the components of an emulator hold at most, and log10 of the longest wavelength, Angstrom.
 _MOST_NUMBERS, _LONGEST = 500_000_000, 10.0
 
@@ -54,7 +59,7 @@ class Emulator(nn.Module):
     Parameters
     ----------
     labels
-        What the emulator takes, with uniform priors over its range.
+        Of the library, with uniform priors over its range (uniform in the logarithm where that is what the network takes).
     grid
         The logarithmic grid.
     covered
@@ -70,6 +75,20 @@ class Emulator(nn.Module):
         none; ``error_rms`` a constant error.
     error_shape
         Error of each pixel over its rms, shape ``(n_covered,)``; 1 if None.
+    ties
+        Which of the labels are taken, and what the others follow; all are taken if None.
+    region
+        Stars that there are; all if None.
+    modes
+        What is common to the errors of pixels: vectors ``(n_modes, n_covered)`` whose amplitudes are N(0, 1) times `error`. What they
+        leave of ``error_shape`` is ``error_left``.
+
+    Attributes
+    ----------
+    labels
+        What the emulator takes: the library's labels, or those that the ties leave.
+    library
+        The library's labels.
     """
 
     mean: Tensor
@@ -78,6 +97,11 @@ class Emulator(nn.Module):
     _low: Tensor
     _range: Tensor
     error_shape: Tensor
+    modes: Tensor
+    error_left: Tensor
+    _matrix: Tensor
+    _offset: Tensor
+    _by_logarithm: Tensor
 
     def __init__(
         self,
@@ -87,12 +111,16 @@ class Emulator(nn.Module):
         mean: Tensor,
         components: Tensor,
         scale: Tensor,
-        network: LabelNetwork | GaussianProcess,
+        network: LabelNetwork | GaussianProcess | ElementProcess,
         card: Mapping[str, Any] | None = None,
         error_shape: Tensor | None = None,
+        ties: Ties | None = None,
+        region: Region | None = None,
+        modes: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.labels, self.grid, self.covered = labels, grid, tuple((int(a), int(b)) for a, b in covered)
+        self.library, self.region = labels, region
+        self.grid, self.covered = grid, tuple((int(a), int(b)) for a, b in covered)
         self.card = dict(card or {})
         self.network = network
         self.register_buffer("scale", scale.float())
@@ -100,6 +128,11 @@ class Emulator(nn.Module):
         self.register_buffer("components", self._on_grid(components.float()))
         shape = torch.ones_like(mean) if error_shape is None else error_shape
         self.register_buffer("error_shape", self._on_grid(shape.float()[None])[0])
+        common = mean.new_zeros(0, len(mean)) if modes is None else modes
+        self.register_buffer("modes", self._on_grid(common.float()))
+        # Modes are of what the star emits, the shape of what is seen: at single pixels they may exceed it.
+        left = self.error_shape.square() - self.modes.square().sum(0)
+        self.register_buffer("error_left", left.clamp_min(_LEAST_LEFT * self.error_shape.square()).sqrt())
         self.register_buffer("_low", labels.low.float())
         self.register_buffer("_range", (labels.high - labels.low).float())
         self._logarithmic = [
@@ -107,6 +140,40 @@ class Emulator(nn.Module):
             for i, x in enumerate(labels)
             if isinstance(x.prior, LogUniform)
         ]
+        self._tie(ties or Ties(labels, labels))
+
+    def _tie(self, ties: Ties) -> None:
+        self.ties, self.labels = ties, ties.labels
+        self.register_buffer("_matrix", ties.matrix().float())
+        self.register_buffer("_offset", ties.offset().float())
+        self.register_buffer("_by_logarithm", ties.logarithmic())
+
+    def tied(self, ties: Ties) -> Emulator:
+        """Return the emulator of other labels; weights are shared."""
+        out = copy.copy(self)
+        out._buffers, out._modules = dict(self._buffers), dict(self._modules)
+        out._tie(ties)
+        return out
+
+    def complete(self, labels: Tensor, departures: Tensor | None = None) -> Tensor:
+        """All labels of the library, ``(n, n_library)``, of those that are taken, ``(n, n_labels)``.
+
+        ``departures (n, n_library)`` are what a star's tied labels have beside what they follow; see `Ties.departures`.
+        """
+        if not self.ties.ties:
+            return labels
+        out = labels.to(self._matrix) @ self._matrix.T + self._offset
+        if departures is not None:
+            out = out + departures.to(out)
+        # What is not followed in its logarithm overflows there, and would make derivatives nan.
+        return torch.where(self._by_logarithm, torch.where(self._by_logarithm, out, 0.0).exp(), out)
+
+    def inside(self, labels: Tensor) -> Tensor:
+        """Tell whether labels ``(n, n_labels)`` are of stars that there are, bool, ``(n,)``."""
+        if self.region is None:
+            return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        whole = self.complete(labels)
+        return self.region.inside(*(whole[:, self.library.index(name)] for name in ("teff", "logg")))
 
     def _on_grid(self, values: Tensor) -> Tensor:
         """Lay values ``(n, n_covered)`` on the grid ``(n, n_pixels)``, fading to 0 outside the covered ranges."""
@@ -143,7 +210,7 @@ class Emulator(nn.Module):
         return of_card(self.card.get("instrument"), f"emulator {self.card.get('name', '')}")
 
     def scaled(self, labels: Tensor) -> Tensor:
-        """Labels as the network takes them: the range of each is [-1, 1]; of one whose prior is uniform in its logarithm, that of it."""
+        """Library's labels as the network takes them: each range is [-1, 1]; if its prior is uniform in the logarithm, that of it."""
         x = 2 * (labels.to(self._low) - self._low) / self._range - 1
         if not self._logarithmic:
             return x
@@ -152,14 +219,14 @@ class Emulator(nn.Module):
             columns[i] = 2 * (labels[..., i].to(self._low).log() - low) / range_ - 1
         return torch.stack(columns, -1)
 
-    def coefficients(self, labels: Tensor) -> Tensor:
-        """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``."""
-        return self.network(self.scaled(labels)) * self.scale
+    def coefficients(self, labels: Tensor, departures: Tensor | None = None) -> Tensor:
+        """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``, and perhaps departures as of `complete`."""
+        return self.network(self.scaled(self.complete(labels, departures))) * self.scale
 
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the flux, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""
-        if isinstance(self.network, GaussianProcess):
-            return self.network.error(self.scaled(labels))
+        if not isinstance(self.network, LabelNetwork):
+            return self.network.error(self.scaled(self.complete(labels)))
         return torch.full((len(labels),), float(self.card.get("error_rms", 0.0)), device=self.mean.device)
 
     def forward(self, labels: Tensor) -> Tensor:
@@ -179,19 +246,21 @@ class Emulator(nn.Module):
     def save(self, path: Path) -> None:
         """Write ``path`` (safetensors) and beside it the card (JSON); each appears whole or not at all."""
         inside = self.covered_mask()
-        tensors = {f"network.{key}": value for key, value in self.network.state_dict().items()}
+        tensors = {f"network.{key}": value.float() for key, value in self.network.state_dict().items()}
         tensors["mean"] = self.mean[inside].float()
         # Half precision costs 2e-5 of the continuum, far below the error of the network, and halves the file.
         tensors["components"] = self.components[:, inside].half()
         tensors["scale"] = self.scale
-        if isinstance(self.network, GaussianProcess):
+        if not isinstance(self.network, LabelNetwork):
             tensors["error_shape"] = self.error_shape[inside].half()
+        if len(self.modes):
+            tensors["modes"] = self.modes[:, inside].half()
         write_model(path, tensors, self.full_card())
 
     def full_card(self) -> dict[str, Any]:
         """Return the card with what `load` needs."""
         return self.card | {
-            "labels": self.labels.to_list(),
+            "labels": self.library.to_list(),
             "grid": {
                 "log10_start": self.grid.start,
                 "log10_step": self.grid.step,
@@ -199,6 +268,8 @@ class Emulator(nn.Module):
             },
             "covered": [list(pair) for pair in self.covered],
             "network": self.network.settings(),
+            **({"tied": self.ties.to_dict()} if self.ties.ties else {}),
+            **({"region": self.region.to_dict()} if self.region else {}),
         }
 
     @classmethod
@@ -237,8 +308,18 @@ class Emulator(nn.Module):
                 }
             )
             arrays = (tensors["mean"], tensors["components"], tensors["scale"])
-            shape = tensors.get("error_shape")
-            return cls(labels, grid, card["covered"], *arrays, network, card, shape).eval()
+            return cls(
+                labels,
+                grid,
+                card["covered"],
+                *arrays,
+                network,
+                card,
+                tensors.get("error_shape"),
+                Ties.from_dict(labels, card["tied"]) if "tied" in card else None,
+                Region.from_dict(card["region"]) if "region" in card else None,
+                tensors.get("modes"),
+            ).eval()
 
 
 def _grid(entry: Mapping[str, Any]) -> LogGrid:

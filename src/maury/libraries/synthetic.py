@@ -1,9 +1,10 @@
-"""An emulator of a compressed grid of synthetic spectra: many labels at once, by a small network on principal components."""
+"""An emulator of a compressed grid of synthetic spectra: many labels at once, by a Gaussian process on principal components."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,12 @@ import maury
 from maury.errors import ConfigError
 from maury.labels import LabelSet, label
 from maury.libraries.coefficients import LabelNetwork
+from maury.libraries.elements import ElementProcess, fit_kernel, leave_one_out
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.libraries.process import _stretches, fast_length, low_pass, smooth
 from maury.libraries.synthesis.compress import CompressedGrid
 from maury.libraries.synthesis.design import LABELS
+from maury.libraries.ties import Region, Tie, Ties
 from maury.priors import LogUniform, Uniform
 from maury.spectra.air import to_vacuum
 from maury.spectra.instrument import read_instrument
@@ -31,8 +34,10 @@ from maury.spectra.linespread import Gaussian
 log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
-# Labels that are ratios: their logarithm is what lines feel.
-_RATIOS = ("c12_c13",)
+# Labels whose logarithm is what lines feel.
+_RATIOS = ("teff", "v_micro", "c12_c13")
+# Share of a range by which spectra beyond it are used.
+_MARGIN = 0.1
 
 
 class SyntheticConfig(BaseModel):
@@ -46,14 +51,16 @@ class SyntheticConfig(BaseModel):
     reference: str
     range: dict[str, tuple[float, float]]
     instrument: str = "apogee"
+    labels: dict[str, tuple[float, float]] = Field(
+        default={}, description="labels that are inferred, and their ranges; all of the library's if empty"
+    )
+    ties: dict[str, Tie] = Field(default={}, description="what each other label of the library follows")
+    region: Region | None = None
     components: int = Field(200, gt=0)
-    width: int = Field(512, gt=0)
-    depth: int = Field(3, gt=0)
+    kernel_spectra: int = Field(1200, gt=0, description="spectra that choose the kernel")
+    steps: int = Field(60, gt=0, description="of the optimiser that chooses it")
+    modes: int = Field(12, ge=0, description="vectors common to the errors of pixels")
     held_out: int = Field(300, gt=0)
-    steps: int = Field(20_000, gt=0)
-    batch: int = Field(256, gt=0)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
     seed: int = 0
 
 
@@ -71,8 +78,10 @@ class Spectra:
         ``(n_covered,)`` and ``(n_vectors, n_covered)``: the covered ranges laid end to end.
     coefficients
         ``(n, n_vectors)``, mean zero.
+    smoothed
+        The vectors as an instrument sees them, ``(n_vectors, n_covered)``.
     seen
-        The vectors as an instrument sees them, inside its chips, ``(n_vectors, n_seen)``.
+        Those inside its chips, ``(n_vectors, n_seen)``.
     """
 
     grid: LogGrid
@@ -80,6 +89,7 @@ class Spectra:
     mean: Tensor
     vectors: Tensor
     coefficients: Tensor
+    smoothed: Tensor
     seen: Tensor
 
 
@@ -116,14 +126,22 @@ def spectra_of(source: CompressedGrid, instrument_name: str) -> Spectra:
     chips = torch.zeros(n, dtype=torch.bool)
     for low, high in instrument.ranges:
         chips |= (grid.wavelength[:n] >= low) & (grid.wavelength[:n] <= high)
+    smoothed = smooth(on_grid[1:], sigma)
     return Spectra(
         grid,
         covered,
         on_grid[0, keep] + middle @ on_grid[1:, keep],
         on_grid[1:, keep],
         coefficients - middle,
-        smooth(on_grid[1:], sigma)[:, chips],
+        smoothed[:, keep],
+        smoothed[:, chips],
     )
+
+
+def _root(spectra: Spectra) -> Tensor:
+    """L with ``D D' = L L'`` of the vectors D as they are seen: the components of ``A D`` are those of the small matrix ``A L``."""
+    values, vectors = torch.linalg.eigh(spectra.seen @ spectra.seen.T)
+    return vectors * values.clamp_min(0).sqrt()
 
 
 def components_of(spectra: Spectra, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,50 +152,12 @@ def components_of(spectra: Spectra, number: int) -> tuple[Tensor, Tensor, Tensor
     coefficients, components, seen
         Of the spectra ``(n, number)``; the spectrum that goes with each, ``(number, n_covered)``; and as it is seen, ``(number, n_seen)``.
     """
-    # F = A D: with D D' = L L' the components of F are those of the small matrix A L.
-    gram = spectra.seen @ spectra.seen.T
-    values, vectors = torch.linalg.eigh(gram)
-    root = vectors * values.clamp_min(0).sqrt()
-    u, s, _ = torch.linalg.svd(spectra.coefficients @ root, full_matrices=False)
+    u, s, _ = torch.linalg.svd(spectra.coefficients @ _root(spectra), full_matrices=False)
     k = min(number, int((s > 1e-9 * s[0]).sum()))
     coefficients = u[:, :k] * s[:k]
     # The map that gives each spectrum as the star emits it, by least squares.
     back = (u[:, :k] / s[:k]).T @ spectra.coefficients
     return coefficients, back @ spectra.vectors, back @ spectra.seen
-
-
-def train_network(
-    network: LabelNetwork, x: Tensor, y: Tensor, weight: Tensor, config: SyntheticConfig
-) -> None:
-    """Fit a network to scaled coefficients by the flux error that they make, ``sum(weight (y - f)^2)``.
-
-    Parameters
-    ----------
-    network
-        The network; changed in place.
-    x, y
-        Scaled labels ``(n, n_labels)`` and coefficients ``(n, n_components)``.
-    weight
-        Of each squared coefficient, ``(n_components,)``.
-    config
-        Steps, batch, learning rate, weight decay and seed.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, config.steps, pct_start=0.05
-    )
-    for step in range(config.steps):
-        rows = torch.randint(len(x), (min(config.batch, len(x)),), generator=generator)
-        loss = (weight * (network(x[rows]) - y[rows]).square()).sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 1000 == 0:
-            log.info("step %d of %d: rms flux error %.2e", step, config.steps, loss.item() ** 0.5)
 
 
 def build_from_synthetic(config: SyntheticConfig) -> Emulator:
@@ -187,22 +167,22 @@ def build_from_synthetic(config: SyntheticConfig) -> Emulator:
     ------
     ConfigError
         If the range does not name the grid's labels, or too few spectra lie in it.
+    LabelError
+        If labels are neither inferred nor tied.
     """
     if tuple(config.range) != LABELS:
         raise ConfigError(f"range: the labels of a synthetic grid are, in order, {', '.join(LABELS)}")
     source = CompressedGrid.read(config.source)
-    priors = {
-        name: (LogUniform if name in _RATIOS else Uniform)(low=a, high=b)
-        for name, (a, b) in config.range.items()
-    }
-    labels = LabelSet(tuple(label(name, prior) for name, prior in priors.items()))
+    library = _labels(config.range)
     spectra = spectra_of(source, config.instrument)
     values = torch.from_numpy(source.labels)
-    inside = ((values >= labels.low) & (values <= labels.high)).all(1)
+    margin = _MARGIN * (library.high - library.low)
+    near = ((values >= library.low - margin) & (values <= library.high + margin)).all(1)
+    inside = ((values >= library.low) & (values <= library.high)).all(1)
     # Judged inside the range; spectra beyond it keep the edge from being an end.
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(config.seed))
     held_out = order[inside[order]][: config.held_out]
-    learn = torch.ones(len(values), dtype=torch.bool)
+    learn = near.clone()
     learn[held_out] = False
     if len(held_out) < config.held_out or int(learn.sum()) < config.held_out:
         raise ConfigError(
@@ -210,8 +190,6 @@ def build_from_synthetic(config: SyntheticConfig) -> Emulator:
         )
     coefficients, components, seen = components_of(spectra, config.components)
     scale = coefficients.std(0)
-    torch.manual_seed(config.seed)
-    network = LabelNetwork(len(labels), len(scale), config.width, config.depth)
     card: dict[str, Any] = {
         "name": config.name,
         "kind": "emulator",
@@ -220,22 +198,86 @@ def build_from_synthetic(config: SyntheticConfig) -> Emulator:
         "reference": config.reference,
         "source": config.source.name,
         "source_sha256": _hash(config.source),
-        "spectra": int(learn.sum()),
+        "spectra": int(near.sum()),
         "resolution": "as the star emits it, at the emulator's sampling: the line-spread function is applied by the forward model",
         "flux": "over the continuum",
         "instrument": read_instrument(config.instrument).card(),
         "recipe": config.model_dump(mode="json", exclude={"source", "reference", "instrument"}),
     }
-    emulator = Emulator(labels, spectra.grid, spectra.covered, spectra.mean, components, scale, network, card)
-    x, y = emulator.scaled(values[learn]), (coefficients[learn] / scale).float()
-    weight = (scale.square() * seen.square().mean(1)).float()
-    train_network(network, x, y, weight, config)
-    with torch.no_grad():
-        predicted = emulator.coefficients(values[held_out]).double()
-    error = (predicted - coefficients[held_out]) @ seen
-    emulator.card["held_out"] = _figures(error)
-    emulator.card["error_rms"] = emulator.card["held_out"]["rms"]
-    return emulator.eval()
+    # Only for its map of labels to [-1, 1].
+    frame = Emulator(
+        library,
+        spectra.grid,
+        spectra.covered,
+        spectra.mean,
+        components,
+        scale,
+        LabelNetwork(len(library), len(scale), 1, 1),
+    )
+    x, y = frame.scaled(values.double()).double(), coefficients / scale
+    products = (spectra.coefficients - spectra.coefficients[learn].mean(0)) @ spectra.seen
+    rows = learn.nonzero()[:, 0]
+    few = rows[: config.kernel_spectra]
+    log.info("kernel: %d spectra", len(few))
+    kernel = fit_kernel(x[few], products[few] @ products[few].T / products.shape[1], config.steps)
+    log.info("process: %d spectra, and %d left out", len(rows), len(held_out))
+    # Left out: an honest measure of what the rest predicts. The emulator that is kept has seen all.
+    judged = ElementProcess.of(kernel, x[rows], y[rows], torch.ones(len(rows)).double())
+    error = (judged(x[held_out]).double() * scale) @ seen - spectra.coefficients[held_out] @ spectra.seen
+    rows = near.nonzero()[:, 0]
+    residual = leave_one_out(kernel, x[rows]) @ spectra.coefficients[rows]
+    flux = residual @ spectra.seen
+    rms = flux.square().mean(1).sqrt()
+    process = ElementProcess.of(kernel, x[rows], y[rows], rms)
+    level = process.error(x[rows]).double()
+    card["held_out"] = _figures(error) | {"learned": int(learn.sum())}
+    card["left_out_one_by_one"] = _figures(flux[inside[rows]])
+    card["error_rms"] = card["left_out_one_by_one"]["rms"]
+    weighted = residual / level[:, None]
+    modes, common = _modes(weighted, spectra, config.modes)
+    card["modes"] = {"number": len(modes), "share_of_variance": common}
+    shape = (weighted @ spectra.smoothed).square().mean(0).sqrt()
+    return Emulator(
+        library,
+        spectra.grid,
+        spectra.covered,
+        spectra.mean,
+        components,
+        scale,
+        process,
+        card,
+        shape,
+        Ties(library, _labels(config.labels), config.ties) if config.labels else None,
+        config.region,
+        modes,
+    ).eval()
+
+
+def _labels(ranges: Mapping[str, tuple[float, float]]) -> LabelSet:
+    """Labels with the priors that their ranges mean."""
+    return LabelSet(
+        tuple(
+            label(name, (LogUniform if name in _RATIOS else Uniform)(low=a, high=b))
+            for name, (a, b) in ranges.items()
+        )
+    )
+
+
+def _modes(residual: Tensor, spectra: Spectra, number: int) -> tuple[Tensor, float]:
+    """Find what is common to errors ``(n, n_vectors)``, as an instrument sees them.
+
+    Returns
+    -------
+    modes
+        Vectors whose amplitudes are N(0, 1), ``(number, n_covered)``.
+    share
+        Of the variance.
+    """
+    u, s, _ = torch.linalg.svd(residual @ _root(spectra), full_matrices=False)
+    k = min(number, len(s))
+    # What the star emits where the instrument sees a mode, by least squares on the residuals.
+    back = u[:, :k].T @ residual
+    return back @ spectra.vectors / len(residual) ** 0.5, float(s[:k].square().sum() / s.square().sum())
 
 
 def _figures(error: Tensor) -> dict[str, float]:

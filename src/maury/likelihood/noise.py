@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +37,28 @@ def sum_of_logs(x: Tensor) -> Tensor:
     return product[:, 0].log().sum(1) + x[:, k:].log().sum(1)
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Directions beside the continuum's, the same for all spectra: ``values (k, n_pixels)``, and the continuum's bases."""
+
+    values: Tensor
+    bases: Bases
+
+    @cached_property
+    def products(self) -> list[Tensor]:
+        """Of each chip, their products with the continuum's ``T_0 ..``, shape ``(n, k (degree + 1))``."""
+        out = []
+        for chip, basis in self.bases:
+            t = basis[:, : basis.shape[1] // 2 + 1].to(self.values)
+            out.append((self.values[:, chip].T[:, :, None] * t[:, None]).flatten(1).contiguous())
+        return out
+
+
+# Of each chip: ``B^T M C^-1 M B`` of its continuum, ``(n, degree + 1, degree + 1)``, and ``G^T C^-1 M B`` with the columns G beside it,
+# ``(n, k, degree + 1)``; None without any.
+Normals = list[tuple[Tensor, Tensor | None]]
+
+
 class Covariance(Protocol):
     """Of n spectra with ``n_pixels`` pixels each, positive definite."""
 
@@ -49,8 +72,8 @@ class Covariance(Protocol):
     def inverse_diagonal(self) -> Tensor:
         """Diagonal of the inverse, shape ``(n, n_pixels)``."""
 
-    def continuum_normals(self, m: Tensor, bases: Bases) -> list[Tensor]:
-        """``B^T M C^-1 M B`` of each chip's continuum, ``(n, degree + 1, degree + 1)``, for the model ``m (n, n_pixels)``."""
+    def continuum_normals(self, m: Tensor, bases: Bases, columns: Columns | None = None) -> Normals:
+        """Return the products of each chip's continuum, for the model ``m (n, n_pixels)``."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +95,18 @@ class Independent:
         """Diagonal of the inverse, shape ``(n, n_pixels)``."""
         return 1 / self.variance
 
-    def continuum_normals(self, m: Tensor, bases: Bases) -> list[Tensor]:
-        """``B^T M C^-1 M B`` of each chip's continuum, from moments of the weights."""
-        weights = m.square() / self.variance
-        return [normal_matrix(weights[:, chip], basis) for chip, basis in bases]
+    def continuum_normals(self, m: Tensor, bases: Bases, columns: Columns | None = None) -> Normals:
+        """Return the products of each chip's continuum, from moments of the weights."""
+        weights = m / self.variance
+        normals = [normal_matrix((weights * m)[:, chip], basis) for chip, basis in bases]
+        if columns is None:
+            return [(normal, None) for normal in normals]
+        k = len(columns.values)
+        cross = [
+            (weights[:, chip] @ products).unflatten(1, (k, -1))
+            for (chip, _), products in zip(bases, columns.products, strict=True)
+        ]
+        return list(zip(normals, cross, strict=True))
 
 
 @dataclass(frozen=True)
@@ -162,14 +193,20 @@ class Correlated:
         inner = solve_banded((0, 1), band, 1 / self.d).reshape(self.weights.shape)
         return torch.from_numpy(self.weights - self.weights**2 * inner).to(self.like)
 
-    def continuum_normals(self, m: Tensor, bases: Bases) -> list[Tensor]:
-        """``B^T M C^-1 M B`` of each chip's continuum; the chips do not know of each other and are solved side by side."""
+    def continuum_normals(self, m: Tensor, bases: Bases, columns: Columns | None = None) -> Normals:
+        """Return the products of each chip's continuum; the chips do not know of each other and are solved side by side."""
         if not bases:
             return []
         k = bases[0][1].shape[1] // 2 + 1
-        columns = torch.cat([basis[:, :k] for _, basis in bases]).T * m[:, None]
-        solved = self.solve(columns)
-        return [columns[..., chip] @ solved[..., chip].mT for chip, _ in bases]
+        continuum = torch.cat([basis[:, :k] for _, basis in bases]).T * m[:, None]
+        solved = self.solve(continuum)
+        return [
+            (
+                continuum[..., chip] @ solved[..., chip].mT,
+                None if columns is None else columns.values[:, chip] @ solved[..., chip].mT,
+            )
+            for chip, _ in bases
+        ]
 
 
 def innovations(residual: Array, variance: Array, deviation: Array, decay: Array) -> tuple[Array, Array]:

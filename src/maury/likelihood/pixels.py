@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,18 +19,20 @@ from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.likelihood.continuum import DEGREE, chip_basis, fit_continuum
 from maury.likelihood.fit import Fit
-from maury.likelihood.noise import Correlated, Correlation, Covariance, Independent, innovations
-from maury.spectra.linespread import LineSpread
+from maury.likelihood.noise import Columns, Correlated, Correlation, Covariance, Independent, innovations
+from maury.likelihood.nuisances import Linear, Nuisance, Point, linear
+from maury.spectra.linespread import FWHM, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Array = NDArray[np.float64]
-# Of each chip's continuum: Cholesky factor of the precision, right side, and departure from the reference.
-Chips = list[tuple[Tensor, Tensor, Tensor]]
 # Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
 SPREAD = 0.3
 # Spectra evaluated together: their arrays stay in the processor's cache.
 _CHUNK = 32
 MIN_PIXELS = 200
+# The nuisances' information is interpolated between jitters whose logarithms are this far apart: it is then right to 1e-4. Below the
+# smallest of them jitter is none.
+_NODE, _NO_JITTER = 0.05, 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,71 @@ class Curvature:
 
 
 @dataclass(frozen=True)
+class Amplitude:
+    """What a spectrum tells of a nuisance.
+
+    Attributes
+    ----------
+    nuisance
+        Which.
+    of
+        What of it: a chip, a label.
+    mean, std
+        In the nuisance's unit, relative to what the model takes.
+    """
+
+    nuisance: Nuisance
+    of: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """The most likely continuum and nuisances of n spectra, and how well they are known.
+
+    Attributes
+    ----------
+    solved
+        Inverse covariance times the residuals, shape ``(n, n_pixels)``.
+    chips
+        Of each chip's continuum: Cholesky factor of the precision, right side, departure from the reference without nuisances, and
+        products with the nuisances' columns ``(n, k, degree + 1)``.
+    factor, right, amplitudes
+        Of the nuisances: Cholesky factor of the precision with the continuum integrated out, right side, and most likely amplitudes,
+        shape ``(n, k)``; None without any.
+    """
+
+    solved: Tensor
+    chips: list[tuple[Tensor, Tensor, Tensor, Tensor | None]]
+    factor: Tensor | None = None
+    right: Tensor | None = None
+    amplitudes: Tensor | None = None
+
+    @property
+    def departures(self) -> list[Tensor]:
+        """Departure of each chip's continuum from the reference, ``(n, degree + 1)``, beside the most likely nuisances."""
+        if self.amplitudes is None:
+            return [departure for *_, departure, _ in self.chips]
+        return [
+            departure - torch.cholesky_solve((cross.mT @ self.amplitudes[..., None]), factor)[..., 0]
+            for factor, _, departure, cross in self.chips
+            if cross is not None
+        ]
+
+    def log_integral(self) -> Tensor:
+        """Return what the integral over continuum and nuisances adds to the log likelihood, shape ``(n,)``."""
+        out = torch.zeros(len(self.solved)).to(self.solved)
+        for factor, right, departure, _ in self.chips:
+            out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
+            out = out - right.shape[1] * math.log(SPREAD)
+        if self.factor is None or self.right is None or self.amplitudes is None:
+            return out
+        out = out + 0.5 * (self.right * self.amplitudes).sum(1)
+        return out - self.factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
+
+
+@dataclass(frozen=True)
 class Likelihood:
     """Gaussian pixels; masked ones drop out.
 
@@ -49,6 +117,12 @@ class Likelihood:
     reference continuum (a fixed, smooth guess) and ``C = R sum_k c_k T_k`` on each chip, ``c ~ N((1, 0, ...), SPREAD^2)``. The
     coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
     residuals is added (`maury.likelihood.residuals`).
+
+    It is zero for labels of stars that there are not (`Emulator.inside`).
+
+    What else the model is uncertain of, its ``nuisances``, is integrated out with the continuum once they are ``linear`` about some
+    labels (`linearised`): then ``flux_i ~ N((m_i + o_i + sum_k a_k g_ki) C_i, ...)``, ``a ~ N(0, 1)``, with fixed o and g, and m in the
+    variance is the spectrum at those labels, e and t the errors there.
 
     With ``error_known`` the derivatives take e for known: what labels change of it is left out, as of weights in iterated least squares.
 
@@ -69,6 +143,9 @@ class Likelihood:
     learned: Tensor | None = None
     correlation: Correlation | None = None
     error_known: bool = False
+    line_width: Array | None = field(default=None, repr=False, compare=False)
+    nuisances: tuple[Nuisance, ...] = ()
+    linear: Linear | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -144,6 +221,7 @@ class Likelihood:
         ones = torch.ones(int(good.sum()), dtype=torch.float64, device=device)
         shape = _at(model.emulator.error_shape, model, grid.wavelength[good]).double().to(device)
         starts = np.array([start for start, _ in grid.chips])
+        profile = lsf or model.emulator.contained
         return cls(
             model,
             model.sampler(grid, lsf, chosen=good).to(device),
@@ -156,6 +234,7 @@ class Likelihood:
             grid.wavelength[good],
             np.searchsorted(starts, np.flatnonzero(good), side="right"),
             learned,
+            line_width=None if profile is None else 1 / (FWHM * profile.resolving_power(grid)[good]),
         )
 
     def with_data(self, flux: Tensor, ivar: Tensor) -> Likelihood:
@@ -166,6 +245,11 @@ class Likelihood:
         parts = [fit_continuum(flux[:, c], ivar[:, c], basis) for c, basis in self.bases]
         reference = torch.cat(parts, dim=1).abs() if parts else torch.ones_like(flux)
         return replace(self, flux=flux, variance=1 / ivar, reference=reference)
+
+    def with_error_left(self) -> Likelihood:
+        """Return the likelihood whose emulator's error is what its modes leave: they are among the nuisances."""
+        left = _at(self.model.emulator.error_left, self.model, self.wavelength)
+        return replace(self, error_shape=left.to(self.error_shape))
 
     def __getitem__(self, i: int | Tensor) -> Likelihood:
         """Return the likelihood of one of several spectra, for any number of labels; or of some of them, by number."""
@@ -199,18 +283,133 @@ class Likelihood:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
 
-    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor) -> tuple[Tensor, Chips]:
-        """Inverse covariance times ``r``; of each chip's continuum the Cholesky factor of its precision, its right side and departure."""
+    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor, jitter: Tensor) -> _Solution:
+        """Find continuum and nuisances, given residuals ``r (n, n_pixels)`` and the jitter ``(n,)``."""
         solved = covariance.solve(r[:, None])[:, 0]
-        found = []
-        for (chip, basis), matrix in zip(
-            self.bases, covariance.continuum_normals(m, self.bases), strict=True
+        chips: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+        columns = self._columns
+        for (chip, basis), (matrix, cross) in zip(
+            self.bases, covariance.continuum_normals(m, self.bases, columns), strict=True
         ):
             n = matrix.shape[-1]
             right = (m[:, chip] * solved[:, chip]) @ basis[:, :n]
             factor = torch.linalg.cholesky(matrix + torch.eye(n).to(m) / SPREAD**2)
-            found.append((factor, right, torch.cholesky_solve(right[..., None], factor)[..., 0]))
-        return solved, found
+            departure = torch.cholesky_solve(right[..., None], factor)[..., 0]
+            chips.append((factor, right, departure, cross))
+        if columns is None:
+            return _Solution(solved, chips)
+        precision, right = self._information(jitter), solved @ columns.values.T
+        for factor, _, departure, cross in chips:
+            assert cross is not None
+            precision = precision - cross @ torch.cholesky_solve(cross.mT, factor)
+            right = right - (cross @ departure[..., None])[..., 0]
+        factor = torch.linalg.cholesky(precision + torch.eye(precision.shape[-1]).to(m))
+        amplitudes = torch.cholesky_solve(right[..., None], factor)[..., 0]
+        return _Solution(solved, chips, factor, right, amplitudes)
+
+    @cached_property
+    def _columns(self) -> Columns | None:
+        if self.linear is None or not len(self.linear.columns):
+            return None
+        return Columns(self.linear.columns, self.bases)
+
+    @cached_property
+    def _nodes(self) -> dict[int, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def _information(self, jitter: Tensor) -> Tensor:
+        """``G^T C^-1 G`` of the nuisances' columns, ``(n, k, k)``, interpolated in the jitter ``(n,)``, which alone decides."""
+        assert self.linear is not None
+        place = jitter.detach().clamp_min(_NO_JITTER).log() / _NODE
+        below = place.floor()
+        share = (place - below)[:, None, None]
+        numbers, inverse = torch.cat([below, below + 1]).long().unique(return_inverse=True)
+        for number in numbers.tolist():
+            if number not in self._nodes:
+                labels = self.linear.labels.clone()
+                labels[self.jitter] = math.exp(number * _NODE)
+                covariance = self._covariance(labels[None], self.linear.spectrum[None], self._normalised()[1])
+                solved = covariance.solve(self.linear.columns[None])[0]
+                self._nodes[number] = solved @ self.linear.columns.T
+        low, high = torch.stack([self._nodes[number] for number in numbers.tolist()])[inverse].chunk(2)
+        return (1 - share) * low + share * high
+
+    def _expected(self, m: Tensor) -> Tensor:
+        """Model with the nuisances at their centres, over the reference continuum."""
+        return m if self.linear is None else m + self.linear.offset
+
+    @torch.no_grad()
+    def linearised(self, labels: Tensor) -> Likelihood:
+        """Return the likelihood whose nuisances are linear about labels ``(n_labels,)``: the most likely ones are best.
+
+        Without nuisances it is the likelihood itself.
+
+        Raises
+        ------
+        InferenceError
+            If a nuisance's derivative cannot be used.
+        """
+        if not self.nuisances:
+            return self
+        labels = self._moved(labels)
+        assert self.line_width is not None, "whoever has no line-spread function has no pixels"
+        at = Point(self.model, labels[None, : self.jitter], self.to_pixels, self.chip, self.line_width)
+        plain = replace(self, linear=None)
+        m = at.spectrum[None]
+        covariance = plain._covariance(labels[None], m, plain._normalised()[1])
+        normals = covariance.continuum_normals(m, self.bases)
+
+        def project(columns: Tensor) -> Tensor:
+            solved, out = covariance.solve(columns[None])[0], columns.clone()
+            for (chip, basis), (matrix, _) in zip(self.bases, normals, strict=True):
+                shape = m[:, chip].T * basis[:, : matrix.shape[-1]]
+                out[:, chip] -= (solved[:, chip] @ shape) @ torch.linalg.solve(matrix[0], shape.T)
+            return out
+
+        def information(columns: Tensor) -> Tensor:
+            return covariance.solve(columns[None])[0] @ columns.T
+
+        return replace(self, linear=linear(self.nuisances, at, labels, project, information))
+
+    def without(self, pixels: NDArray[np.bool_], labels: Tensor) -> Likelihood:
+        """Return the likelihood in which some used pixels, ``(n_pixels,)``, count for nothing.
+
+        Their error becomes ten times their residual at the labels ``(n_labels,)`` and the continuum beside it, so that likelihoods that
+        leave out other pixels are still of the same data.
+        """
+        residual = torch.from_numpy(self.fit(labels).residual).to(self.variance)
+        wide = (10 * residual).square() + self.reference.square()
+        out = torch.from_numpy(pixels).to(self.flux.device)
+        return replace(self, variance=torch.where(out, self.variance + wide, self.variance))
+
+    def without_nuisances(self) -> Likelihood:
+        """Return the likelihood of the model as it stands."""
+        return replace(self, nuisances=(), linear=None)
+
+    @torch.no_grad()
+    def amplitudes(self, labels: Tensor) -> list[Amplitude]:
+        """Return what the spectrum tells of each nuisance, with the labels ``(n_labels,)`` known."""
+        if self.linear is None:
+            return []
+        turn, labels = self.linear.turn, self._moved(labels)[None]
+        y, variance = self._normalised()
+        m = self.spectra(labels)
+        found = self._solve(
+            m, self._covariance(labels, m, variance), y - self._expected(m), labels[:, self.jitter]
+        )
+        mean, known = torch.zeros(len(turn)).to(m), torch.zeros(len(turn)).to(m)
+        if found.factor is not None and found.amplitudes is not None:
+            mean = turn @ found.amplitudes[0]
+            known = (turn @ torch.cholesky_solve(turn.T[None], found.factor)[0]).diagonal()
+        # What the columns leave out is as the prior has it.
+        std = (1 - turn.square().sum(1) + known).clamp_min(0).sqrt()
+        return [
+            Amplitude(nuisance, of, centre + nuisance.width * x, nuisance.width * s)
+            for (nuisance, of), centre, x, s in zip(
+                self.linear.of, self.linear.centre.tolist(), mean.tolist(), std.tolist(), strict=True
+            )
+        ]
 
     @torch.no_grad()
     def log_prob(self, labels: Tensor, spectra: Tensor | None = None) -> Tensor:
@@ -250,7 +449,8 @@ class Likelihood:
 
     def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rms error of the emulator ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
-        x = labels[:, : self.jitter].detach().requires_grad_(not self.error_known)
+        known = self.error_known or self.linear is not None
+        x = labels[:, : self.jitter].detach().requires_grad_(not known)
         slopes = torch.zeros_like(x)
         with torch.enable_grad():
             error = self.model.error(x).double()
@@ -260,6 +460,22 @@ class Likelihood:
 
     def _total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
         """Variance of single pixels, the correlated part left out."""
+        if self.linear is not None:
+            known, squared = self._known_variance
+            return variance + known + labels[:, self.jitter, None].square() * squared
+        return self._own_total(labels, m, variance)
+
+    @cached_property
+    def _known_variance(self) -> tuple[Tensor, Tensor]:
+        """Of emulator and library at the labels about which nuisances are linear, and what the squared jitter is multiplied by."""
+        assert self.linear is not None
+        labels = self.linear.labels.clone()[None]
+        labels[:, self.jitter] = 0.0
+        m = self.linear.spectrum[None]
+        return self._own_total(labels, m, torch.zeros_like(m)), m.square()
+
+    def _own_total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
+        """Variance of single pixels as of the labels' own spectrum."""
         error = self.model.error(labels[:, : self.jitter]).double()[:, None] * self.error_shape
         total = variance + (labels[:, self.jitter, None] * m).square() + error.square()
         if self.learned is None:
@@ -272,21 +488,27 @@ class Likelihood:
         y, variance = self._normalised()
         m = self.spectra(labels) if m is None else m
         covariance = self._covariance(labels, m, variance)
-        r = y - m
-        solved, chips = self._solve(m, covariance, r)
-        out = -0.5 * ((r * solved).sum(1) + covariance.log_det)
-        for factor, right, departure in chips:
-            out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
-            out = out - right.shape[1] * math.log(SPREAD)
-        return out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+        r = y - self._expected(m)
+        found = self._solve(m, covariance, r, labels[:, self.jitter])
+        out = -0.5 * ((r * found.solved).sum(1) + covariance.log_det) + found.log_integral()
+        out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+        return out.masked_fill(~self.model.inside(labels[:, : self.jitter]), -math.inf)
 
-    def _continuum(self, m: Tensor, chips: Chips) -> Tensor:
-        """Most likely continuum over the reference, shape ``(n, n_pixels)``, from what `_solve` found of each chip."""
+    def _continuum(self, m: Tensor, found: _Solution) -> Tensor:
+        """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
         parts = [
             1 + departure @ basis[:, : departure.shape[1]].T
-            for (_, basis), (_, _, departure) in zip(self.bases, chips, strict=True)
+            for (_, basis), departure in zip(self.bases, found.departures, strict=True)
         ]
         return torch.cat(parts, dim=1) if parts else torch.ones_like(m)
+
+    def _nuisance(self, m: Tensor, found: _Solution) -> Tensor:
+        """Most likely contribution of the nuisances, over the reference continuum, shape ``(n, n_pixels)``."""
+        if self.linear is None:
+            return torch.zeros_like(m)
+        if found.amplitudes is None:
+            return self.linear.offset.expand_as(m)
+        return self.linear.offset + found.amplitudes @ self.linear.columns
 
     @torch.no_grad()
     def curvature(self, labels: Tensor, on_grid: tuple[Tensor, Tensor] | None = None) -> Curvature:
@@ -302,19 +524,27 @@ class Likelihood:
         m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, : self.jitter]))
         jitter = labels[:, self.jitter, None]
         covariance = self._covariance(labels, m, variance)
-        _, chips = self._solve(m, covariance, y - m)
-        continuum = self._continuum(m, chips)
-        solved = covariance.solve((y - m * continuum)[:, None])[:, 0]
+        found = self._solve(m, covariance, y - self._expected(m), labels[:, self.jitter])
+        continuum = self._continuum(m, found)
+        solved = covariance.solve((y - m * continuum - self._nuisance(m, found))[:, None])[:, 0]
         diagonal = covariance.inverse_diagonal()
-        # The variance grows with the model: half of d(-ln |C| - r C^-1 r) by the labels.
-        by_variance = jitter.square() * m * (solved.square() - diagonal)
-        by_labels = (slopes @ by_variance[..., None])[..., 0]
+        by_labels = torch.zeros_like(slopes[..., 0])
+        if self.linear is None:
+            # The variance grows with the model: half of d(-ln |C| - r C^-1 r) by the labels.
+            by_variance = jitter.square() * m * (solved.square() - diagonal)
+            by_labels = (slopes @ by_variance[..., None])[..., 0]
         slopes = slopes * continuum[:, None]
         weighted = covariance.solve(slopes)
         fisher = weighted @ slopes.mT
-        for (chip, basis), (factor, right, _) in zip(self.bases, chips, strict=True):
+        beside = None if self._columns is None else weighted @ self._columns.values.T
+        for (chip, basis), (factor, right, _, of_columns) in zip(self.bases, found.chips, strict=True):
             cross = (weighted[:, :, chip] * m[:, None, chip]) @ basis[:, : right.shape[1]]
-            fisher = fisher - cross @ torch.cholesky_solve(cross.mT, factor)
+            shares = torch.cholesky_solve(cross.mT, factor)
+            fisher = fisher - cross @ shares
+            if beside is not None and of_columns is not None:
+                beside = beside - (of_columns @ shares).mT
+        if beside is not None and found.factor is not None:
+            fisher = fisher - beside @ torch.cholesky_solve(beside.mT, found.factor)
         gradient = torch.cat(
             [by_labels + (slopes @ solved[..., None])[..., 0], torch.zeros_like(jitter)], dim=1
         )
@@ -322,11 +552,12 @@ class Likelihood:
         full[:, : self.jitter, : self.jitter] = fisher
         # Jitter, and the emulator's error through its labels, change the variance by the pixel: each label by ``column * row``.
         error, steps = self._error(labels)
+        level = m if self.linear is None else self.linear.spectrum.expand_as(m)
         columns = torch.zeros(len(labels), 2, labels.shape[1]).to(m)
         columns[:, 0, self.jitter] = 1.0
         columns[:, 1, : self.jitter] = steps
         by_pixel = torch.stack(
-            [2 * jitter * m.square(), 2 * error[:, None] * self.error_shape.square()], dim=1
+            [2 * jitter * level.square(), 2 * error[:, None] * self.error_shape.square()], dim=1
         )
         weighted = by_pixel * diagonal[:, None]
         full += 0.5 * columns.mT @ (weighted @ weighted.mT) @ columns
@@ -360,7 +591,8 @@ class Likelihood:
         y, variance = self._normalised()
         m = self.spectra(labels)
         covariance = self._covariance(labels, m, variance)
-        flux = m * self._continuum(m, self._solve(m, covariance, y - m)[1])
+        found = self._solve(m, covariance, y - self._expected(m), labels[:, self.jitter])
+        flux = m * self._continuum(m, found) + self._nuisance(m, found)
         used = variance.isfinite()
         scatter = torch.where(used, (y - flux) / flux, math.nan).abs().nanmedian(1).values * 1.4826
         noise = torch.where(used, variance.sqrt() / flux, math.nan).abs().nanmedian(1).values
@@ -373,8 +605,9 @@ class Likelihood:
         y, variance = self._normalised()
         m = self.spectra(labels[None])
         covariance = self._covariance(labels[None], m, variance)
-        continuum = self._continuum(m, self._solve(m, covariance, y - m)[1])[0] * self.reference
-        flux = m[0] * continuum
+        found = self._solve(m, covariance, y - self._expected(m), labels[None, self.jitter])
+        continuum = self._continuum(m, found)[0] * self.reference
+        flux = m[0] * continuum + self._nuisance(m, found)[0] * self.reference
         residual = self.flux - flux
         total = self._total(labels[None], m, variance)[0]
         r = (residual / self.reference).cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,12 +15,16 @@ from maury.errors import LabelError
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.likelihood.continuum import DEGREE
+from maury.likelihood.nuisances import NONE, Choice, EmulatorModes, LibraryModes, chosen
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.ties import Tied
 from maury.names import meant
 from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
+
+# Rounds of drawing until all stars are possible ones; half of a wide prior is.
+_TRIES = 200
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Problem:
     learned
         The library's error as learned from observed spectra, relative to the continuum, on the emulator's grid at rest, shape
         ``(n_grid,)``; see `maury.inference.tune`.
+    modes
+        How the library's line strengths are wrong together, if that was measured.
     instrument
         The spectrograph that it was made for; None where spectra of any are taken as they are.
 
@@ -58,6 +64,7 @@ class Problem:
     emulator_error: bool = True
     learned: Tensor | None = None
     instrument: Instrument | None = None
+    modes: LibraryModes | None = None
 
     def __post_init__(self) -> None:
         emulated = self.forward.emulator.labels
@@ -97,11 +104,28 @@ class Problem:
         return out
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw all labels ``(n, n_all)`` from the prior, the held ones at their values."""
-        return self.complete(self.labels.sample(n, generator))
+        """Draw all labels ``(n, n_all)`` of stars that there are from the prior, the held ones at their values.
 
-    def likelihood(self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None) -> Tied:
-        """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of`."""
+        Raises
+        ------
+        LabelError
+            If hardly any of the prior is of such stars.
+        """
+        out = self.complete(self.labels.sample(n, generator))
+        for _ in range(_TRIES):
+            outside = ~self.forward.inside(out[:, : self.forward.n_labels])
+            if not outside.any():
+                return out
+            out[outside] = self.complete(self.labels.sample(int(outside.sum()), generator))
+        raise LabelError("the prior holds hardly any star: teff and logg lie where no atmosphere is")
+
+    def likelihood(
+        self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None, nuisances: Choice = NONE
+    ) -> Tied:
+        """Likelihood of a spectrum's inferred labels; arguments and errors as of `Likelihood.of` and `maury.likelihood.nuisances.chosen`.
+
+        Nuisances count once they are `linearised`.
+        """
         pixels = Likelihood.of(
             spectrum,
             self.forward,
@@ -111,7 +135,10 @@ class Problem:
             emulator_error=self.emulator_error,
             learned=self.learned,
         )
-        return self.tied(pixels)
+        found = chosen(nuisances, self.forward, self.inferred.names, self.modes)
+        if self.emulator_error and any(isinstance(nuisance, EmulatorModes) for nuisance in found):
+            pixels = pixels.with_error_left()
+        return self.tied(replace(pixels, nuisances=found))
 
     def tied(self, pixels: Likelihood) -> Tied:
         """Hold what is known."""

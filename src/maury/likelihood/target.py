@@ -76,6 +76,12 @@ class Target(Density, Generic[L_co]):
         """Return the posterior of one spectrum with the reference continuum that fits best with labels ``(n_labels,)``."""
         return replace(self, likelihood=self.likelihood.with_reference_continuum(theta))
 
+    def linearised(self: Target[Tied], u: Tensor) -> Target[Tied]:
+        """Return the posterior of one spectrum with its nuisances linear about ``u (n_labels,)``; itself if it has none."""
+        if not self.likelihood.pixels.nuisances:
+            return self
+        return replace(self, likelihood=self.likelihood.linearised(self.labels.from_normal(u)))
+
     @classmethod
     @torch.no_grad()
     def log_likelihoods(cls, pairs: Sequence[tuple[Target[Any], Tensor]]) -> list[Tensor]:

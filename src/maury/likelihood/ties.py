@@ -123,6 +123,10 @@ class Tied:
         """As `Likelihood.with_reference_continuum`."""
         return replace(self, pixels=self.pixels.with_reference_continuum(self.complete(labels)))
 
+    def linearised(self, labels: Tensor) -> Tied:
+        """As `Likelihood.linearised`."""
+        return replace(self, pixels=self.pixels.linearised(self.complete(labels)))
+
     def excess_scatter(self, labels: Tensor) -> Tensor:
         """As `Likelihood.excess_scatter`."""
         return self.pixels.excess_scatter(self.complete(labels))

@@ -73,6 +73,30 @@ class ResidualProcess:
 
 
 @dataclass(frozen=True)
+class NuisanceFound:
+    """What a spectrum tells of a nuisance that was integrated out; see `maury.likelihood.nuisances`.
+
+    Attributes
+    ----------
+    name, of
+        Which, and of what: a chip, a label.
+    width
+        Standard deviation of its prior.
+    unit
+        Of all numbers.
+    mean, std
+        With the labels at their best draw, relative to what the model takes.
+    """
+
+    name: str
+    of: str
+    width: float
+    unit: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
 class BetweenLibraries:
     """A label with the error between libraries added, in the label's unit.
 
@@ -145,6 +169,10 @@ class Diagnostics:
         The models that were tried, with ``model="auto"``.
     companion
         What a second star explains, if one was looked for.
+    nuisances
+        Those that were integrated out.
+    outliers
+        Pixels that were left out since nothing in a star explains them.
     """
 
     misfit: Misfit | None = None
@@ -152,6 +180,8 @@ class Diagnostics:
     systematic: Mapping[str, BetweenLibraries] = field(default_factory=dict)
     models: tuple[Tried, ...] = ()
     companion: SecondStar | None = None
+    nuisances: tuple[NuisanceFound, ...] = ()
+    outliers: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return what the JSON line tells of it, and nothing of what is not known."""
@@ -161,6 +191,8 @@ class Diagnostics:
             "systematic": {name: asdict(entry) for name, entry in self.systematic.items()},
             "models": [asdict(entry) for entry in self.models],
             "companion": self.companion and asdict(self.companion),
+            "nuisances": [asdict(entry) for entry in self.nuisances],
+            "outliers": self.outliers,
         }
         return {key: value for key, value in told.items() if value}
 

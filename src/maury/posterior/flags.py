@@ -174,6 +174,12 @@ _TABLE = (
         "the pixel on each side.",
     ),
     Flag(
+        "outliers",
+        _N,
+        "Pixels that no star makes, peaks narrower than the line-spread function or emission above the continuum, were found "
+        "against the model and left out (`outliers` says how many).",
+    ),
+    Flag(
         "variable_velocity",
         _W,
         "The visits' velocities differ: a velocity for each gains more than {nats:g} nats of evidence over one for all.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from maury.constants import DEFAULT_MODEL
 from maury.errors import ConfigError, MauryError
 
 
@@ -53,7 +54,7 @@ class ServerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8765
-    model: str = "kurucz-apogee"
+    model: str = DEFAULT_MODEL
     max_upload: int = 64 * 2**20
     keep: float = 3600.0
     most_files: int = 20

@@ -53,6 +53,7 @@ class SurveySettings(BaseModel):
     stage: Literal["verified", "flow"] = "verified"
     false_alarm: float = Field(FALSE_ALARM, gt=0, lt=1)
     budget: int = Field(BUDGET, gt=0, description="likelihoods that a spectrum may take")
+    nuisances: str = Field("default", description="what else the model is uncertain of, by name")
     seed: int = Field(0, ge=0, le=2**62)
     keep: int = Field(0, ge=0, description="draws of each spectrum that are kept")
     files_per_task: int = Field(50, gt=0)

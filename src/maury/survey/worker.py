@@ -170,7 +170,7 @@ def _verified(
 ) -> Iterator[Found]:
     found = infer_batch(
         spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm,
-        budget=settings.budget,
+        budget=settings.budget, nuisances=settings.nuisances,
     )  # fmt: skip
     for one, seed in zip(found, seeds, strict=True):
         if isinstance(one, Exception):

@@ -61,6 +61,9 @@ class Observing(BaseModel):
         (), description="resolving powers, one drawn a batch, for models that contain no line-spread function"
     )
     emulator_error: bool = Field(True, description="whether the emulator's own error is added to the noise")
+    departures: bool = Field(
+        True, description="whether abundances that are not inferred scatter about what they follow"
+    )
     continuum_degree: int = Field(4, ge=0)
     continuum_spread: float = Field(
         0.15, description="standard deviation of the first-order continuum coefficient; falls as 1/order"
@@ -152,7 +155,11 @@ class Simulator:
         """Model spectra ``(n, n_pixels)`` float32 of labels ``(n, n_labels)``, without noise (jitter is one), mask and continuum."""
         many = len(self.samplers) > 1
         choice = int(torch.randint(len(self.samplers), (1,), generator=generator)) if many else 0
-        return self.samplers[choice](self.model(labels[:, self._of_model]))
+        ties = self.model.emulator.ties
+        departures = (
+            ties.departures(len(labels), generator) if ties.ties and self.observing.departures else None
+        )
+        return self.samplers[choice](self.model(labels[:, self._of_model], departures))
 
     @torch.no_grad()
     def add_noise(self, labels: Tensor, clean: Tensor, generator: torch.Generator) -> Simulation:

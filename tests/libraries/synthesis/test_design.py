@@ -62,3 +62,11 @@ def test_a_row_becomes_a_star():
     assert star.teff == row[0]
     assert star.abundances["Mg"] == row[LABELS.index("mg_m")]
     assert star.c12_c13 == row[-1]
+
+
+def test_later_stars_are_more_like_real_ones():
+    few, many = Design().labels(1400), Design().labels(4096)
+    np.testing.assert_array_equal(few, many[:1400])
+    for name in ("m_h", "c_m", "na_m", "ce_m"):
+        i = LABELS.index(name)
+        assert many[1400:, i].std() < 0.8 * few[:, i].std()

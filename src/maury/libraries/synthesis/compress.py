@@ -15,8 +15,8 @@ from maury.libraries.synthesis.grid import _STEP, Chunk, reading_arrays
 
 Array = NDArray[np.float32]
 
-# What rounding the basis may add to a spectrum's rms error.
-_ROUNDING = 5e-5
+# Shares of a spectrum's squared error that rounding the basis and rounding its coefficients may have; the rest is what no vector holds.
+_OF_BASIS, _OF_COEFFICIENTS = 0.36, 0.05
 
 
 @dataclass(frozen=True)
@@ -209,20 +209,23 @@ def compress(
     n, points = residual.shape
     _, s, vt = randomized_svd(residual, n_components=min(most, n), random_state=seed)
     left = np.sum(residual.astype(np.float64) ** 2) - np.cumsum(s.astype(np.float64) ** 2)
-    enough = np.flatnonzero(np.sqrt(np.maximum(left, 0) / residual.size) < error)
+    allowed = error * np.sqrt(1 - _OF_BASIS - _OF_COEFFICIENTS)
+    enough = np.flatnonzero(np.sqrt(np.maximum(left, 0) / residual.size) < allowed)
     number = int(enough[0]) + 1 if len(enough) else len(s)
     basis = vt[:number] * np.sqrt(points)
     size = s[:number] / np.sqrt(points * n)
-    steps = (_ROUNDING * np.sqrt(12) / np.sqrt(number) / np.maximum(size, 1e-12)).astype(np.float32)
+    step = error * np.sqrt(12 * _OF_BASIS / number)
+    steps = (step / np.maximum(size, 1e-12)).astype(np.float32)
     steps = np.maximum(steps, np.abs(basis).max(axis=1) / 32767)
-    vectors = np.round(basis / steps[:, None]).astype(np.int16)
+    vectors = np.ascontiguousarray(np.round(basis / steps[:, None]).astype(np.int16))
     whole = np.concatenate([old, vectors * steps[:, None]])
     target = values - mean
     coefficients = np.linalg.solve(
         (whole @ whole.T).astype(np.float64), (whole @ target.T).astype(np.float64)
     ).T
-    scales = (np.maximum(np.abs(coefficients).max(axis=0), 1e-12) / 32767).astype(np.float32)
-    rounded = np.round(coefficients / scales).astype(np.int16)
+    scales = np.full(len(whole), error * np.sqrt(12 * _OF_COEFFICIENTS / len(whole)), np.float32)
+    scales = np.maximum(scales, np.abs(coefficients).max(axis=0) / 32767).astype(np.float32)
+    rounded = np.ascontiguousarray(np.round(coefficients / scales).astype(np.int16))
     rms = np.sqrt(np.mean((target - (rounded * scales).astype(np.float32) @ whole) ** 2, axis=1))
     part = Part(
         np.array(index),
@@ -232,7 +235,7 @@ def compress(
         steps,
         rounded,
         scales,
-        np.stack(continuum),
+        np.stack(continuum).astype(np.float32).round(4),
         rms,
         np.array([*grid, points]),
         np.array(holes, np.int64),
