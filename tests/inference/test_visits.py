@@ -58,10 +58,10 @@ def test_a_star_that_does_not_move(still):
 
 
 def test_a_star_that_moves(model):
-    moving = infer_visits(visits(model, (30.0, 31.0)), model)
+    moving = infer_visits(visits(model, (30.0, 34.0)), model)
     assert moving.velocity_variation > 5
     assert "variable_velocity" in moving.flag_warn
-    assert np.diff(moving.v_bary())[0] == pytest.approx(1.0, abs=0.3)
+    assert np.diff(moving.v_bary())[0] == pytest.approx(4.0, abs=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
 """Inference of one spectrum or of several side by side: its likelihood, the flow, verification, flags.
 
 Side by side, the flow and the forward model see batches, and correlated residuals are fitted on several threads. What is done for each
-spectrum by itself, while the others wait: its likelihood is prepared (3 % of the time of a batch with independent pixels), its reference
-continuum chosen and its residuals looked at (2 %), what was found summed up, checked and flagged (5 %), and, where the weights are not to
-be trusted (one spectrum in hundreds), nested sampling, of which each takes up to minutes: of all steps the one that stalls a batch.
+spectrum by itself, while the others wait: its likelihood is prepared (3 % of the time of a batch with independent pixels), its nuisances
+made linear, outliers and correlated residuals looked for and the reference continuum chosen (6 %), what was found summed up, checked and
+flagged (4 %), and, where the weights are not to be trusted (one spectrum in hundreds), nested sampling, of which each takes up to minutes:
+of all steps the one that stalls a batch.
 """
 
 from __future__ import annotations

@@ -133,10 +133,12 @@ def infer_files(
     ----------
     files
         Files of any format, each with one spectrum or many.
-    model, progress
-        As for `infer`.
+    model
+        Name, folder, a loaded model, or ``"auto"``: all shipped models that cover a spectrum, of which the evidence chooses.
     options
         What may be chosen; or as keywords, which are those of `infer`.
+    progress
+        Told of each spectrum what stage begins; what it raises ends that inference.
 
     Yields
     ------
