@@ -142,12 +142,12 @@ def dispatch(number: int = 3000) -> tuple[float, float]:
     from distributed import Client, LocalCluster
 
     from maury.survey import run
-    from maury.survey.store import Settings, Store
+    from maury.survey.store import Store, SurveySettings
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "survey"
         store = Store(folder)
-        settings = Settings(model="m", model_version="1", maury_version="0", files_per_task=50)
+        settings = SurveySettings(model="m", model_version="1", maury_version="0", files_per_task=50)
         tasks = store.begin(settings, (Path(f"/data/{i:09d}.fits") for i in range(50 * number)))
         real, run.attempt = run.attempt, _nothing
         memory: list[int] = []

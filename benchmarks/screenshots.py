@@ -25,7 +25,7 @@ from maury.report.folder import report
 from maury.report.star import star_page
 from maury.spectra.formats.writers import write_apvisit
 from maury.survey.run import cluster, prepare, run
-from maury.survey.store import Settings, model_version
+from maury.survey.store import SurveySettings, model_version
 from maury.training.demo import write_demo
 
 TESTS = Path(__file__).parents[1] / "tests"
@@ -55,7 +55,7 @@ def simulated_survey(root: Path, number: int) -> Path:
             visits / f"apVisit-{i}.fits", replace(spectrum, id=f"S{i:03d}", meta=place, v_correction=5.0)
         )
     (visits / "apVisit-broken.fits").write_text("not FITS")
-    settings = Settings(
+    settings = SurveySettings(
         model="kurucz-apogee", model_version=model_version(folder("kurucz-apogee")), maury_version=maury.__version__, stage="flow",
     )  # fmt: skip
     output = root / "survey"

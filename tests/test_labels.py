@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from maury.errors import LabelError
-from maury.labels import LabelSet, label
+from maury.labels import Label, LabelSet, label
 from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
+from maury.quantities import Role, quantity
 
 PRIORS: dict[str, Prior] = {
     "uniform": Uniform(low=3600, high=6900),
@@ -189,6 +190,15 @@ def test_list_survives_json(three: LabelSet) -> None:
     assert (back["teff"].unit, back["teff"].symbol) == ("K", r"$T_{\rm eff}$")
 
 
+def test_a_visits_number_survives_json() -> None:
+    second = LabelSet((Label(quantity("v_rad").of(visit=2), PRIORS["uniform-negative"]),))
+    assert LabelSet.from_list(json.loads(json.dumps(second.to_list()))) == second
+    assert "visit" not in label("v_rad_2", PRIORS["uniform-negative"]).to_dict()
+    for wrong in (3, "2", {}):
+        with pytest.raises(LabelError, match="label v_rad_2: is not of visit"):
+            LabelSet.from_list([second.to_list()[0] | {"visit": wrong}])
+
+
 def test_set_adds_up_its_labels(three: LabelSet) -> None:
     u = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x = three.from_normal(u)
@@ -201,10 +211,17 @@ def test_set_adds_up_its_labels(three: LabelSet) -> None:
     torch.testing.assert_close(three.log_prob(x) + three.log_abs_det(u), standard)
 
 
-def test_bend_is_the_derivative_of_log_abs_det(three: LabelSet) -> None:
+def test_log_jacobian_slope_is_the_derivative_of_log_abs_det(three: LabelSet) -> None:
     u = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(three.log_abs_det(u).sum(), u)
     torch.testing.assert_close(three.log_jacobian_slope(u.detach()), slope, atol=1e-6, rtol=1e-6)
+
+
+def test_place_of_a_role(three: LabelSet) -> None:
+    assert three.place(Role.nuisance) == 1
+    assert three.place(Role.velocity) is None
+    with pytest.raises(LabelError, match="several labels are stellar: teff, m_h"):
+        three.place(Role.stellar)
 
 
 def test_one_label_outside_makes_the_point_impossible(three: LabelSet) -> None:

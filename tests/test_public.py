@@ -75,6 +75,15 @@ def test_models_and_spectra_show_themselves():
     assert len(nameless.plot().axes) == 2
 
 
+def test_mistakes_of_the_first_hour_are_told():
+    wavelength = np.linspace(15000.0, 16000.0, 100)
+    with pytest.raises(maury.MauryError, match=r"grid must be a PixelGrid, such as PixelGrid\(wavelength"):
+        maury.Spectrum(wavelength, np.ones(100), np.ones(100))
+    with pytest.raises(maury.MauryError, match="device 'gpu' is none; use cpu or cuda"):
+        maury.load_model(device="gpu")
+    assert maury.Normal(2.6, 0.05).mean == 2.6
+
+
 def test_the_script_of_a_new_user(tmp_path, monkeypatch, capsys):
     """Load, a prior on logg, two visits together, corner plots, pandas: 25 lines."""
     lines = [text for text in SCRIPT.splitlines() if text]

@@ -18,6 +18,8 @@ from maury.text import for_picture, readable
         # The bytes of an umlaut, as a C locale decodes a file's name.
         ("s\udcc3\udca4n", "sän"),
         ("s\udcff", "s\N{REPLACEMENT CHARACTER}"),
+        ("no\u200bwidth", "no\N{REPLACEMENT CHARACTER}width"),
+        ("no-break\u00a0space", "no-break space"),
         ("half \ud83d", "half \N{REPLACEMENT CHARACTER}"),
     ],
 )

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from maury.errors import MauryError
     from maury.inference.batch import infer_batch
     from maury.inference.infer import infer, infer_files
-    from maury.inference.visits import JointPosterior, infer_visits
+    from maury.inference.visits import infer_visits
     from maury.labels import LabelSet
     from maury.models import Model, load_model
+    from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
-    from maury.posterior.store import load
-    from maury.priors import LogUniform, TruncatedNormal, Uniform
+    from maury.posterior.store import load, load_joint
+    from maury.priors import LogUniform, Normal, TruncatedNormal, Uniform
     from maury.spectra import PixelGrid, Spectrum, read_spectra, read_spectrum
 
 # Where each name lives: it is imported on first use, since torch and astropy take seconds and ``maury --help`` needs neither.
@@ -36,6 +37,7 @@ _PUBLIC = {
     "LabelSet": "maury.labels",
     "Uniform": "maury.priors",
     "LogUniform": "maury.priors",
+    "Normal": "maury.priors",
     "TruncatedNormal": "maury.priors",
     # inference
     "infer": "maury.inference.infer",
@@ -44,8 +46,9 @@ _PUBLIC = {
     "infer_visits": "maury.inference.visits",
     # results
     "Posterior": "maury.posterior.result",
-    "JointPosterior": "maury.inference.visits",
+    "JointPosterior": "maury.posterior.joint",
     "load": "maury.posterior.store",
+    "load_joint": "maury.posterior.store",
     # errors
     "MauryError": "maury.errors",
 }
@@ -55,6 +58,7 @@ __all__ = [
     "LogUniform",
     "MauryError",
     "Model",
+    "Normal",
     "PixelGrid",
     "Posterior",
     "Spectrum",
@@ -65,6 +69,7 @@ __all__ = [
     "infer_files",
     "infer_visits",
     "load",
+    "load_joint",
     "load_model",
     "read_spectra",
     "read_spectrum",

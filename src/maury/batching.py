@@ -4,7 +4,7 @@ A computation is written as if it were the only one, as a generator: ``value = y
 networks and models see batches; `alone` runs one. A kind of question is a class, and answers all that were asked of it at once.
 
 What a computation does between two questions is done for it alone, while the others wait: little work is meant to stand there. What
-takes long and cannot be asked stalls the batch; of an inference, that is nested sampling.
+takes long and cannot be asked stalls the batch; which steps of an inference do is said in `maury.inference.batch`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from maury.names import printable
+from maury.text import readable
 
 
 class MauryError(Exception):
@@ -23,7 +23,7 @@ class MauryError(Exception):
 
     def __str__(self) -> str:
         """Return the message as a terminal may have it: names of files and what stands in them may hold anything."""
-        return printable(super().__str__())
+        return readable(super().__str__())
 
 
 class MauryWarning(UserWarning):

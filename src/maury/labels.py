@@ -59,7 +59,14 @@ class Label:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON card."""
-        return {"name": self.name, "unit": self.unit, "symbol": self.symbol, "prior": self.prior.model_dump()}
+        entry = {
+            "name": self.name,
+            "unit": self.unit,
+            "symbol": self.symbol,
+            "prior": self.prior.model_dump(),
+        }
+        # The name alone does not tell a visit's number from a star's.
+        return entry if self.quantity.visit is None else entry | {"visit": self.quantity.visit}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Label:
@@ -77,6 +84,11 @@ class Label:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no prior"
             raise LabelError(f"label {name}: {reason}") from None
         about, unit = quantity(name), str(entry.get("unit", ""))
+        visit = entry.get("visit")
+        if visit is not None:
+            if not isinstance(visit, int) or not name.endswith(f"_{visit}"):
+                raise LabelError(f"label {name}: is not of visit {visit!r}")
+            about = quantity(name.removesuffix(f"_{visit}")).of(visit=visit)
         if not is_known(name):
             about = replace(about, unit=unit, symbol=str(entry.get("symbol", "")))
         elif entry.get("unit") is not None and unit != about.unit:
@@ -151,6 +163,19 @@ class LabelSet:
     def without(self, *roles: Role) -> LabelSet:
         """Return the labels that have none of these roles."""
         return LabelSet(tuple(label for label in self.labels if label.role not in roles))
+
+    def place(self, role: Role) -> int | None:
+        """Return the place of the one label that has a role; None if none has it.
+
+        Raises
+        ------
+        LabelError
+            If several have it.
+        """
+        places = [i for i, label in enumerate(self.labels) if label.role is role]
+        if len(places) > 1:
+            raise LabelError(f"several labels are {role}: {', '.join(self.names[i] for i in places)}")
+        return places[0] if places else None
 
     def with_priors(self, priors: Mapping[str, Prior]) -> LabelSet:
         """Return a copy in which the named labels have other priors; one without bounds gets those that the label had."""

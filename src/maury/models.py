@@ -184,6 +184,10 @@ def load_model(
 
 @lru_cache(maxsize=4)
 def _load(name: str | Path, device: str, trust_code: bool, module: type[nn.Module] | None) -> Model:
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ModelError(f"device {device!r} is none; use cpu or cuda") from None
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device!r}: no CUDA device is available; use --device cpu")
     path = folder(name)

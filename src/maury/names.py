@@ -16,22 +16,6 @@ if TYPE_CHECKING:
 _FEW = 12
 
 
-def printable(text: str) -> str:
-    r"""Return a text of whatever origin as a terminal and a file of UTF-8 may have it: what is not printable is spelt out.
-
-    Control characters (NUL, the escape that begins a terminal's commands), marks that turn the direction of writing and lone surrogates
-    are not.
-
-    Examples
-    --------
-    >>> print(printable("HD 1" + chr(27) + "[2J"))
-    HD 1\x1b[2J
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the one of ``known`` that is spelt most like ``name``, or None."""
     by_case = {str(item).lower(): str(item) for item in known}

@@ -251,6 +251,7 @@ class TruncatedNormal(_Prior):
         return float(self.from_normal(torch.special.ndtri(p)).std())
 
 
+# What the literature of a star gives: a value and its error.
 Normal = TruncatedNormal
 Prior = Uniform | LogUniform | TruncatedNormal
 # What a caller may write: a prior, or the two ends of a uniform one.

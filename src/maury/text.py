@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
-
-# Control characters (C0, DEL, C1), what turns the direction of writing, lone surrogates, and what ends a line in some readers.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def readable(text: str) -> str:
     r"""Return text in which every character can be written in UTF-8, and none moves a cursor or hides another.
 
     Bytes that a file name brought (PEP 383) become the characters that they are in UTF-8; blanks of all kinds become spaces, and what
-    cannot be shown becomes U+FFFD.
+    cannot be shown (control characters, marks that turn the direction of writing or have no width, lone surrogates) becomes U+FFFD.
 
     Examples
     --------
@@ -24,7 +20,11 @@ def readable(text: str) -> str:
         # Half of a pair that stands for no byte stays, for now.
         with suppress(UnicodeEncodeError):
             text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return _UNPRINTABLE.sub(lambda found: " " if found[0].isspace() else "\N{REPLACEMENT CHARACTER}", text)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def for_picture(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from xml.parsers import expat
 
 from maury.errors import MauryError
-from maury.names import printable
+from maury.text import readable
 
 _LONGEST_UNIT = 80
 # A power of four digits is no unit, and may take astropy for ever: 10**9999999999 Angstrom.
@@ -65,7 +65,7 @@ def check_votable(content: bytes, path: Path, error: type[MauryError]) -> None:
             rows += 1
         # astropy takes the units of all columns and parameters for true, and some take it for ever.
         if "unit" in names and not is_harmless_unit(names["unit"]):
-            raise error(f"{path}: unit {printable(names['unit'][:_SHOWN])} is none")
+            raise error(f"{path}: unit {readable(names['unit'][:_SHOWN])} is none")
         if depth > _DEEPEST or rows * max(width, 1) > _MOST_BYTES:
             raise error(f"{path}: announces more than a table can have; it is damaged or forged")
         if element == "STREAM":
@@ -90,12 +90,12 @@ def check_votable(content: bytes, path: Path, error: type[MauryError]) -> None:
 def _check_stream(names: Mapping[str, str], path: Path, error: type[MauryError]) -> None:
     if "href" in names:
         raise error(
-            f"{path}: its data lie elsewhere ({printable(names['href'][:_SHOWN])}); files are read, addresses are not: "
+            f"{path}: its data lie elsewhere ({readable(names['href'][:_SHOWN])}); files are read, addresses are not: "
             "save the table with its data in it"
         )
     if names.get("encoding", "").lower() not in ("", "none", "base64"):
         raise error(
-            f"{path}: its data are packed ({printable(names['encoding'][:_SHOWN])}); save them as TABLEDATA"
+            f"{path}: its data are packed ({readable(names['encoding'][:_SHOWN])}); save them as TABLEDATA"
         )
 
 

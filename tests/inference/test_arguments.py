@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from maury.inference.arguments import as_seed, one_each
 from maury.inference.batch import infer_batch, labels_for
 from maury.inference.flow import amortised
 from maury.inference.infer import infer_files
-from maury.inference.options import Options
+from maury.inference.options import Keywords, Options
 from maury.models import load_model
 from maury.priors import ANY_PRIOR, LogUniform, Normal, TruncatedNormal, Uniform, as_prior
 
@@ -24,6 +27,34 @@ def model():
 
 def settings(**changed):
     return Options(**changed)
+
+
+def test_options_are_the_keywords_of_infer():
+    """They are described once, where users look."""
+    keywords = dict(inspect.signature(maury.infer).parameters)
+    for name in ("spectrum", "model", "progress"):
+        del keywords[name]
+    assert list(keywords) == [field.name for field in fields(Options)] == list(Keywords.__annotations__)
+    for name, keyword in keywords.items():
+        assert keyword.default == getattr(Options(), name) or (name, keyword.default) == ("priors", None)
+        assert f"    {name}\n" in inspect.getdoc(maury.infer).replace("\n", "\n    ")
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords", "message"),
+    [
+        (None, {"drws": 300}, "no option 'drws'; .*did you mean 'draws'"),
+        ({"draws": 300}, {}, "options must be Options, or given as keywords, not dict"),
+        (None, {"masks": None}, "masks: needs ranges of wavelength"),
+        (None, {"masks": 15200}, "masks: needs ranges of wavelength"),
+        (None, {"masks": (15200, 15300)}, "15200 is no pair of wavelengths"),
+    ],
+)
+def test_what_is_no_option_is_refused(visit, model, options, keywords, message):
+    with pytest.raises(InferenceError, match=message):
+        infer_batch([visit], model, options, **keywords)
+    with pytest.raises(InferenceError, match=message):
+        list(infer_files("none.fits", model, options, **keywords))
 
 
 @pytest.mark.parametrize("seed", [3, np.int64(3), np.uint8(3), torch.tensor(3)])

@@ -8,15 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from maury.batching import alone
+from maury.batching import alone, together
 from maury.checks.calibration import simulated_spectra
 from maury.inference.infer import infer
+from maury.inference.options import Options
+from maury.inference.refine import refine, start_from
 from maury.inference.ridge import along_jitter
 from maury.labels import LabelSet
+from maury.likelihood.residuals import fit_residuals, residual_fit
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import Model, load_model
-from maury.sampling.modes import Modes, climb_with_last_held, find_modes
+from maury.sampling.modes import Modes, climb_beside, find_modes
+from maury.sampling.proposal import StudentT
 from maury.spectra.spectrum import Spectrum
 
 
@@ -64,14 +68,14 @@ def test_information_pairs_jitter_and_labels(target: Target[Tied], star: tuple[S
     assert float((fisher[-1, :3] / scale[-1] / scale[:3]).abs().max()) > 0.1
 
 
-def test_climbing_beside_keeps_the_last_label(target: Target[Tied], star: tuple[Spectrum, Tensor]) -> None:
+def test_climbing_beside_keeps_one_label(target: Target[Tied], star: tuple[Spectrum, Tensor]) -> None:
     labels = target.labels
     theta = star[1].clone()
     theta[-1] = 0.003
     mode = find_modes(target, labels.to_normal(theta)[None])
     starts = mode.u[:1].repeat(3, 1)
     starts[:, -1] += torch.tensor([-0.5, 0.0, 0.5])
-    found = alone(climb_with_last_held(target, starts))
+    found = alone(climb_beside(target, starts, len(labels) - 1))
     assert torch.equal(found.u[:, -1], starts[:, -1])
     assert (found.log_prob >= target.log_prob(starts) - 1e-6).all()
     assert (found.log_prob <= mode.log_prob[0] + 0.1).all()
@@ -86,7 +90,7 @@ def test_other_jitters_are_found_wherever_the_best_is(
     theta[-1] = jitter
     u = target.labels.to_normal(theta)[None]
     modes = Modes(u, target.log_prob(u), 0.1 * torch.eye(u.shape[1], dtype=torch.float64)[None], 0)
-    ridge = alone(along_jitter(target, modes))
+    ridge = alone(along_jitter(target, modes, u.shape[1] - 1))
     along = ridge.along
     assert len(along.u) >= 2
     assert along.u.isfinite().all()
@@ -94,6 +98,42 @@ def test_other_jitters_are_found_wherever_the_best_is(
     # Taken for known, the emulator's error tells nothing of the labels: they are less certain.
     _, precision = target.newton(u)
     assert ridge.broad[0].diagonal().log().sum() > -0.5 * torch.linalg.slogdet(precision[0])[1]
+
+
+def test_the_jitter_may_stand_anywhere_among_the_labels(model: Model, star: tuple[Spectrum, Tensor]) -> None:
+    problem, (spectrum, theta) = model.problem, star
+    pixels = problem.likelihood(spectrum).with_reference_continuum(theta).pixels
+    names = problem.inferred.names
+    found = []
+    for order in (names, ("teff", "jitter", *(name for name in names if name not in ("teff", "jitter")))):
+        labels = problem.labels.select(order)
+        tied = Tied.holding(pixels, torch.zeros_like(theta), problem.columns(labels))
+        u = labels.to_normal(theta[problem.columns(labels)]).clamp(-3, 3)
+        stars = [i for i, name in enumerate(order) if name != "jitter"]
+        flow = StudentT(u[stars], 0.3 * torch.eye(len(stars), dtype=torch.float64))
+        generator = torch.Generator().manual_seed(1)
+        start = alone(start_from(tied, labels, flow, 500, generator))
+        verified = alone(refine(start, Options(draws=500, noise="correlated"), generator))
+        assert verified.khat < 0.7
+        assert verified.residuals is not None
+        found.append(verified)
+    one, other = found
+    assert other.residuals.gain == pytest.approx(one.residuals.gain, abs=0.1)
+    assert other.log_evidence == pytest.approx(one.log_evidence, abs=0.3)
+
+
+def test_residual_fits_beside_each_other_are_those_of_each(
+    target: Target[Tied], star: tuple[Spectrum, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    u = target.labels.to_normal(star[1]).clamp(-3, 3)
+    points = [u, u + 0.1, u - 0.1]
+    each = [fit_residuals(target, point, "correlated") for point in points]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    beside = together([residual_fit(target, point, "correlated") for point in points])
+    for (_, one, moved), found in zip(each, beside, strict=True):
+        assert not isinstance(found, Exception)
+        assert found[1] == one
+        assert torch.equal(found[2], moved)
 
 
 def test_evidence_of_few_draws_is_that_of_many(model: Model, star: tuple[Spectrum, Tensor]) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from maury.forward.doppler import add_velocities
 from maury.survey import catalogue
-from maury.survey.store import Commit, Settings, Store
+from maury.survey.store import Commit, Store, SurveySettings
 
 LABELS = ("teff", "logg", "m_h", "alpha_m", "v_rad", "v_sini", "jitter")
 FLAGS = (
@@ -74,7 +74,7 @@ def columns(n: int, seed: int = 0) -> dict[str, np.ndarray | list]:
 def make_survey(folder: Path, n: int, failures: int = 3) -> Path:
     """Write a survey of one task with ``n`` rows and some failures."""
     store = Store(folder)
-    settings = Settings(
+    settings = SurveySettings(
         model="kurucz-apogee", model_version="abc", maury_version="0.1.0", files_per_task=n + failures
     )
     store.begin(settings, [Path(f"/visits/apVisit-{i}.fits") for i in range(n + failures)])

@@ -19,7 +19,7 @@ from maury.serve.jobs import Jobs, Progress, Run
 from maury.serve.readers import Readers
 from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT
 from maury.serve.server import configured, listen
-from maury.serve.settings import Settings
+from maury.serve.settings import ServerSettings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
 from maury.serve.worker import Worker
@@ -94,7 +94,7 @@ def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
     opened: list[TestClient] = []
 
     def make(**settings: Any) -> Desk:
-        chosen = Settings(**settings)
+        chosen = ServerSettings(**settings)
         work, root = Fake(), tmp_path / "kept"
         root.mkdir()
         jobs, readers = Jobs(work, chosen), Readers(chosen)
@@ -124,7 +124,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The real thing, in a thread; a page that is closed is given half a second to come back."""
     root = tmp_path_factory.mktemp("served")
     opened = listen("127.0.0.1", 0)
-    settings = Settings(port=opened.getsockname()[1], grace=0.5)
+    settings = ServerSettings(port=opened.getsockname()[1], grace=0.5)
     jobs, readers = Jobs(Worker(settings), settings), Readers(settings)
     app = create_app(settings, choices(settings.model), readers, Uploads(root, settings, readers), jobs)
     server = uvicorn.Server(configured(app, settings))
@@ -143,7 +143,7 @@ def server(tmp_path: Path) -> Iterator[Callable[..., int]]:
 
     def make(**settings: Any) -> int:
         opened = listen("127.0.0.1", 0)
-        chosen = Settings(port=opened.getsockname()[1], **settings)
+        chosen = ServerSettings(port=opened.getsockname()[1], **settings)
         jobs, readers = Jobs(Fake(), chosen), Readers(chosen)
         app = create_app(chosen, choices(chosen.model), readers, Uploads(tmp_path, chosen, readers), jobs)
         running = uvicorn.Server(configured(app, chosen))

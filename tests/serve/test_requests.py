@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from maury.errors import ConfigError
 from maury.priors import LogUniform, TruncatedNormal, Uniform
 from maury.serve.guard import host_allowed
-from maury.serve.settings import Refused, Settings
+from maury.serve.settings import Refused, ServerSettings
 from maury.serve.wanted import choices, read_wanted
 
 ADDRESS = "http://127.0.0.1:8765"
@@ -390,7 +390,7 @@ def test_auto_offers_what_all_models_share():
 @pytest.mark.parametrize("bad", [{"port": 70000}, {"max_upload": 0}, {"keep": math.inf}, {"keep": -1.0}])
 def test_settings_that_cannot_be(bad):
     with pytest.raises(ConfigError, match="--"):
-        Settings(**bad)
+        ServerSettings(**bad)
 
 
 def test_not_a_number_is_no_number():

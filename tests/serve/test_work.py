@@ -9,7 +9,7 @@ from maury.serve import work
 from maury.serve.app import create_app
 from maury.serve.jobs import Jobs
 from maury.serve.readers import Readers
-from maury.serve.settings import Settings
+from maury.serve.settings import ServerSettings
 from maury.serve.uploads import Uploads
 from maury.serve.wanted import choices
 from maury.serve.work import Job, do
@@ -21,7 +21,7 @@ def test_a_run_is_cancelled_in_the_midst_of_nested_sampling(tmp_path, demo_bytes
     # No weights are good enough, and nested sampling needs no more likelihoods than are left.
     monkeypatch.setattr("maury.sampling.verification.KHAT_LIMIT", -9.0)
     monkeypatch.setattr("maury.inference.refine.NESTED", 0)
-    settings = Settings()
+    settings = ServerSettings()
     models = choices(settings.model)
 
     class Here:

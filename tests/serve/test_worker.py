@@ -15,7 +15,7 @@ import stub_work as stub
 from maury.errors import InferenceError, ModelError
 from maury.serve.child import Child, Ended
 from maury.serve.jobs import Run
-from maury.serve.settings import Settings
+from maury.serve.settings import ServerSettings
 from maury.serve.uploads import Upload
 from maury.serve.wanted import Wanted
 from maury.serve.worker import Worker
@@ -31,7 +31,7 @@ def worker(monkeypatch):
     monkeypatch.setattr("maury.serve.worker._MODULE", "stub_work")
 
     def make(**settings):
-        made.append(Worker(Settings(**settings)))
+        made.append(Worker(ServerSettings(**settings)))
         return made[-1]
 
     yield make

@@ -16,7 +16,7 @@ from astropy.table import QTable, Table
 from maury.errors import ConfigError
 from maury.survey.catalogue import HEALPIX, healpix29, schema
 from maury.survey.export import export, read_catalogue
-from maury.survey.store import Commit, InputFile, Settings, Store
+from maury.survey.store import Commit, InputFile, Store, SurveySettings
 
 LABELS = ("teff", "logg", "m_h", "alpha_m", "v_rad", "v_sini")
 N = 40
@@ -28,7 +28,7 @@ def survey(tmp_path_factory):
     root = tmp_path_factory.mktemp("survey")
     files = [Path(f"/data/{i}.fits") for i in range(N)]
     store = Store(root)
-    settings = Settings(model="m", model_version="1", maury_version="0", files_per_task=N // 2)
+    settings = SurveySettings(model="m", model_version="1", maury_version="0", files_per_task=N // 2)
     assert store.begin(settings, files) == 2
     rng = np.random.default_rng(0)
     for task in store.tasks():
@@ -103,7 +103,7 @@ def test_parquet_for_hats(survey, tmp_path):
 
 
 def test_nothing_to_export(tmp_path):
-    Store(tmp_path).begin(Settings(model="m", model_version="1", maury_version="0"), [Path("/a.fits")])
+    Store(tmp_path).begin(SurveySettings(model="m", model_version="1", maury_version="0"), [Path("/a.fits")])
     with pytest.raises(ConfigError, match="no task is done yet"):
         export(tmp_path, tmp_path / "c.parquet")
     assert not list(tmp_path.glob("*c.parquet"))

@@ -15,7 +15,7 @@ import pytest
 from maury.errors import MauryError
 from maury.survey.catalogue import ERRORS
 from maury.survey.salvage import Salvage
-from maury.survey.store import Commit, InputFile, Settings, Store, identity
+from maury.survey.store import Commit, InputFile, Store, SurveySettings, identity
 from maury.survey.verify import repair, verify
 
 SCHEMA = pa.schema(
@@ -29,7 +29,7 @@ def store(tmp_path):
     for file in files:
         file.write_text(file.name)
     found = Store(tmp_path / "s")
-    found.begin(Settings(model="m", model_version="1", maury_version="0", files_per_task=3), files)
+    found.begin(SurveySettings(model="m", model_version="1", maury_version="0", files_per_task=3), files)
     return found
 
 

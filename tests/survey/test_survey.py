@@ -25,7 +25,7 @@ from maury.survey.catalogue import healpix29
 from maury.survey.export import export, read_catalogue
 from maury.survey.inputs import expand
 from maury.survey.run import cluster, prepare, run
-from maury.survey.store import Settings, Store, model_version
+from maury.survey.store import Store, SurveySettings, model_version
 from maury.survey.verify import repair, verify
 
 N_VISITS = 7
@@ -61,7 +61,7 @@ def settings(**changes):
         "files_per_task": 3,
         "draws": 100,
     }
-    return Settings(**(wanted | changes))
+    return SurveySettings(**(wanted | changes))
 
 
 def survey(output, visits, client, **changes):

@@ -24,11 +24,12 @@ from maury.errors import ConfigError
 from maury.forward.model import ForwardModel
 from maury.inference.companion import with_companion
 from maury.inference.infer import infer
-from maury.inference.options import Options as InferenceOptions
+from maury.inference.options import Options
 from maury.libraries.emulator import Emulator
 from maury.likelihood.residuals import Noise
 from maury.models import Model, folder
 from maury.posterior.result import Posterior
+from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.linespread import FWHM
 from maury.spectra.spectrum import Spectrum
@@ -65,6 +66,8 @@ class Bed:
         self.chips = self.grid.chips
         prior = self.problem.labels["v_rad"].prior
         self.v_rad = prior.low, prior.high
+        self.nuisances = self.problem.columns(self.problem.labels.of(Role.nuisance))
+        self.of_model = self.problem.columns(self.problem.labels.without(Role.nuisance))
 
     @cached_property
     def other(self) -> ForwardModel:
@@ -83,7 +86,7 @@ class Bed:
     def labels(self, n: int, fault: Fault, generator: torch.Generator) -> Tensor:
         """All labels ``(n, n_all)`` from the prior, jitter 0; where libraries are compared, cool stars inside both of them."""
         labels = self.problem.sample(n, generator)
-        labels[:, -1] = 0.0
+        labels[:, self.nuisances] = 0.0
         if fault.name == "library":
             known = self.problem.labels
             theirs = self.other.emulator.labels
@@ -171,7 +174,7 @@ def _library(bed: Bed, labels: Tensor, strength: float, generator: torch.Generat
 def _lsf(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     sigma = C_KMS / bed.instrument.power / FWHM * math.sqrt((1 + strength) ** 2 - 1)
     broader = ForwardModel(bed.model.forward.emulator, bed.model.forward.limb_darkening, v_macro=sigma)
-    return broader.sampler(bed.grid, bed.lsf)(broader(labels[:, :-1]))
+    return broader.sampler(bed.grid, bed.lsf)(broader(labels[:, bed.of_model]))
 
 
 def _tellurics(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -204,7 +207,7 @@ def _companion(bed: Bed, labels: Tensor, strength: float, generator: torch.Gener
     shift = _COMPANION_VELOCITY * (2 * torch.rand(len(labels), generator=generator, dtype=torch.float64) - 1)
     second[:, i] = (labels[:, i] + shift).clamp(*bed.v_rad)
     second[:, j] = _COMPANION_ROTATION * torch.rand(len(labels), generator=generator, dtype=torch.float64)
-    second[:, -1] = 0.0
+    second[:, bed.nuisances] = 0.0
     first, other = (bed.simulator.clean(x, generator) for x in (labels, second))
     return (first + strength * other) / (1 + strength)
 
@@ -237,8 +240,8 @@ FAULTS: dict[str, Fault] = {
 
 # Independent pixels; correlated residuals where there are any; and beside these a companion where there is one, and the error between
 # libraries where it is known.
-Options = Literal["independent", "auto", "robust"]
-OPTIONS: tuple[Options, ...] = ("independent", "auto", "robust")
+Robustness = Literal["independent", "auto", "robust"]
+OPTIONS: tuple[Robustness, ...] = ("independent", "auto", "robust")
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ class Result:
         *,
         fault: Fault,
         strength: float,
-        options: Options,
+        options: Robustness,
     ) -> Result:
         """Compare a posterior with all true labels ``(n_all,)``, named ``names``."""
         summary, misfit = posterior.summary(), posterior.diagnostics.misfit
@@ -296,7 +299,7 @@ def spoil(
     faults: Sequence[tuple[Fault, float]],
     number: int,
     *,
-    options: Sequence[Options] = OPTIONS,
+    options: Sequence[Robustness] = OPTIONS,
     draws: int = 1000,
     seed: int = 0,
     snr: tuple[float, float] = (30.0, 200.0),
@@ -338,7 +341,7 @@ def spoil(
 
 
 def _spoil(
-    model: Model, key: Key, *, options: Sequence[Options], draws: int, seed: int, snr: tuple[float, float]
+    model: Model, key: Key, *, options: Sequence[Robustness], draws: int, seed: int, snr: tuple[float, float]
 ) -> list[dict[str, Any]]:
     """Infer the spectrum of a fault, a strength and a number."""
     name, strength, number = key
@@ -353,7 +356,7 @@ def _spoil(
         posterior = single[kind]
         if chosen == "robust":
             posterior = with_companion(
-                posterior, model, InferenceOptions(draws, seed + number, noise=kind, companion="auto")
+                posterior, model, Options(draws, seed + number, noise=kind, companion="auto")
             )
         found.append(
             asdict(Result.of(posterior, truth, names, fault=fault, strength=strength, options=chosen))

@@ -22,7 +22,7 @@ from maury.commands.console import (
     print_json,
     read_range,
 )
-from maury.constants import DEFAULT_MODEL
+from maury.constants import DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import MauryError
 from maury.files import finite, writing
 
@@ -141,7 +141,9 @@ def check_misfit(
     curves: Annotated[
         bool, typer.Option("--curves/--default-strengths", help="All strengths, or the common one alone.")
     ] = True,
-    false_alarm: Annotated[float, typer.Option(help="Share of good spectra that may be flagged.")] = 0.01,
+    false_alarm: Annotated[
+        float, typer.Option(help="Share of good spectra that may be flagged.")
+    ] = FALSE_ALARM,
     output: Annotated[
         Path | None, typer.Option(help="Folder for misfit.json and pictures; an interrupted run goes on.")
     ] = None,

@@ -27,13 +27,14 @@ from maury.commands.console import (
     print_json,
     stages,
 )
-from maury.constants import BUDGET, DEFAULT_MODEL
+from maury.constants import BUDGET, DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
 
 if TYPE_CHECKING:
-    from maury.inference.visits import JointPosterior
+    from maury.inference.options import Options
     from maury.models import Model
+    from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
     from maury.spectra.spectrum import Spectrum
 
@@ -84,7 +85,7 @@ def infer(
     ] = Companion.no,
     false_alarm: Annotated[
         float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
-    ] = 0.01,
+    ] = FALSE_ALARM,
     budget: BudgetOption = BUDGET,
     joint: Annotated[
         bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
@@ -103,6 +104,7 @@ def infer(
     Example: maury infer apVisit-r13-9518-57729-104.fits --output results
     """
     from maury.inference.infer import AUTO, infer_files
+    from maury.inference.options import Options
     from maury.models import load_model
     from maury.posterior.columns import failed_line, failed_row
 
@@ -112,18 +114,16 @@ def infer(
     if joint and companion != Companion.no:
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint:
-        _infer_joint(
-            files,
-            load_model(model, device.value, trust_code=trust_code),
+        options = Options(
             max(draws, 2000),
-            noise,
-            output,
-            as_json,
             seed,
-            budget,
-            nuisances,
-            isolated,
+            noise=noise.value,
+            false_alarm=false_alarm,
+            budget=budget,
+            nuisances=nuisances,
         )
+        loaded = load_model(model, device.value, trust_code=trust_code)
+        _infer_joint(files, loaded, options, output, as_json, isolated)
         return
     loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
     if output:
@@ -235,19 +235,10 @@ def demo(
 
 
 def _infer_joint(
-    files: list[Path],
-    model: Model,
-    draws: int,
-    noise: NoiseModel,
-    output: Path | None,
-    as_json: bool,
-    seed: int,
-    budget: int,
-    nuisances: str,
-    isolated: bool,
+    files: list[Path], model: Model, options: Options, output: Path | None, as_json: bool, isolated: bool
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
-    from maury.inference.visits import infer_visits
+    from maury.inference.visits import infer_visits_with
     from maury.report.tables import joint_table
     from maury.spectra.formats.isolated import read_all as read_all_isolated
     from maury.spectra.formats.registry import read_all
@@ -261,16 +252,7 @@ def _infer_joint(
         else:
             spectra.append(item)
     with stages("reading") as tell:
-        star = infer_visits(
-            spectra,
-            model,
-            draws=draws,
-            seed=seed,
-            noise=noise.value,
-            budget=budget,
-            nuisances=nuisances,
-            progress=tell,
-        )
+        star = infer_visits_with(spectra, model, options, tell)
     if as_json:
         print_json(star.to_json())
     else:
@@ -288,4 +270,5 @@ def _write_joint(star: JointPosterior, folder: Path) -> None:
 
     with writing(folder / "joint.json") as temporary:
         temporary.write_text(json.dumps(finite(star.to_json()), indent=1) + "\n", encoding="utf-8")
+    star.save(folder / "joint.nc")
     draw_picture(folder / "joint_visits.png", lambda: visits_figure(star))

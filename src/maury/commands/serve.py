@@ -39,9 +39,9 @@ def serve(
             raise
         raise MauryError("maury serve needs Starlette and uvicorn: pip install 'maury[serve]'") from None
     from maury.serve.guard import is_loopback
-    from maury.serve.settings import Settings
+    from maury.serve.settings import ServerSettings
 
-    settings = Settings(
+    settings = ServerSettings(
         host=host, port=port, model=model, max_upload=round(max_upload * _MB), keep=keep * _MINUTE
     )
     if not is_loopback(host):

@@ -29,7 +29,7 @@ from maury.errors import MauryError
 
 if TYPE_CHECKING:
     from maury.survey.run import Progress
-    from maury.survey.store import Settings
+    from maury.survey.store import SurveySettings
 
 
 # Seconds between lines of a log that no terminal shows.
@@ -123,7 +123,7 @@ def survey_run(
     from maury.models import folder as model_folder
     from maury.survey.inputs import expand
     from maury.survey.run import prepare
-    from maury.survey.store import Settings, Store, model_version
+    from maury.survey.store import Store, SurveySettings, model_version
 
     stored = Store(output).settings if resume and (output / "survey.json").exists() else None
     if stored is not None:
@@ -133,7 +133,7 @@ def survey_run(
     draws = draws or (_FLOW_DRAWS if flow_only else _DRAWS)
     if not flow_only and draws < FEWEST_DRAWS:
         raise MauryError(f"--draws {draws}: verification needs {FEWEST_DRAWS} to judge its weights")
-    wanted = Settings(
+    wanted = SurveySettings(
         # Workers may run in another folder.
         model=str(path.absolute()) if path == Path(model) else model,
         model_version=model_version(path),
@@ -172,7 +172,7 @@ def _given(context: typer.Context, option: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _as_begun(context: typer.Context, stored: Settings, wanted: Settings) -> Settings:
+def _as_begun(context: typer.Context, stored: SurveySettings, wanted: SurveySettings) -> SurveySettings:
     """Return the settings that a survey was begun with, but for those that the command line names, and for the versions of now."""
     now = {field: getattr(wanted, field) for field, option in _OPTIONS.items() if _given(context, option)}
     now |= {field: getattr(wanted, field) for field in ("model_version", "maury_version")}

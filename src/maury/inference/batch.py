@@ -1,6 +1,10 @@
 """Inference of one spectrum or of several side by side: its likelihood, the flow, verification, flags.
 
-Side by side, the flow and the forward model see batches. What stalls a batch: nested sampling, which few spectra need.
+Side by side, the flow and the forward model see batches, and correlated residuals are fitted on several threads. What is done for each
+spectrum by itself, while the others wait: its likelihood is prepared (3 % of the time of a batch with independent pixels), its nuisances
+made linear, outliers and correlated residuals looked for and the reference continuum chosen (6 %), what was found summed up, checked and
+flagged (4 %), and, where the weights are not to be trusted (one spectrum in hundreds), nested sampling, of which each takes up to minutes:
+of all steps the one that stalls a batch.
 """
 
 from __future__ import annotations
@@ -133,7 +137,7 @@ def infer_batch(
     model
         Name, folder, or a loaded model.
     options
-        See `Options`; its fields may be given as keywords instead. A second star is not looked for.
+        What may be chosen; or as keywords, which are those of `maury.infer`. A second star is not looked for.
     seeds
         One for each spectrum, or one for all; by default that of the options.
 

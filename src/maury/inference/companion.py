@@ -24,6 +24,7 @@ from maury.models import Model, to_model_grid
 from maury.posterior.diagnostics import SecondStar
 from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
+from maury.quantities import Role
 from maury.sampling.density import log_likelihood
 from maury.sampling.verification import KHAT_LIMIT
 
@@ -66,7 +67,7 @@ def with_companion(
     flags = {*single.flag_warn, *single.flag_bad}
     if companion == "no" or (companion == "auto" and ("no_star" in flags or not _CAUSES & flags)):
         return single
-    if single.held or single.target is None or single.labels.names[-1] != "jitter":
+    if single.held or single.target is None or single.labels.place(Role.nuisance) is None:
         raise InferenceError(f"{model.name} holds labels: a companion needs all of them, and jitter")
     began = time.perf_counter()
     progress("companion")
@@ -113,7 +114,8 @@ def _two_stars(
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])
     case = Case(spectrum, model, options, labels, to_model_grid(spectrum, model), single.p_novelty)
     generator = torch.Generator().manual_seed(options.seed)
-    target, starts, spent = alone(_search(Target(Tied.free(likelihood, len(labels)), labels), best))
+    two = Target(Tied.free(likelihood, len(labels)), labels)
+    target, starts, spent = alone(_search(two, best, [labels.index(name) for name in single.labels.names]))
     flow_draws = single.labels.select(model.estimator.labels.names).to_normal(
         torch.from_numpy(single.flow_draws)
     )
@@ -123,8 +125,13 @@ def _two_stars(
     )
 
 
-def _search(target: Target[Tied], best: Tensor) -> Steps[tuple[Target[Tied], Tensor, int]]:
-    """Try companions of all velocities beside the single star's best labels ``(n_single,)``; return starts, one a velocity."""
+def _search(
+    target: Target[Tied], best: Tensor, columns: list[int]
+) -> Steps[tuple[Target[Tied], Tensor, int]]:
+    """Try companions of all velocities beside the single star's best labels; return starts, one a velocity.
+
+    ``best (n_single,)`` and the places ``columns`` of these labels among those of two stars.
+    """
     labels = target.labels
     v_rad = labels["v_rad_2"].prior
     velocity = torch.arange(v_rad.low + 1, v_rad.high, _STEP, dtype=torch.float64)
@@ -132,7 +139,7 @@ def _search(target: Target[Tied], best: Tensor) -> Steps[tuple[Target[Tied], Ten
     for teff in _TEFF:
         for logg in _LOGG:
             row = torch.zeros(len(labels), dtype=torch.float64)
-            row[: len(best) - 1], row[-1] = best[:-1], best[-1]
+            row[columns] = best
             for name, share in (("teff_2", teff), ("logg_2", logg)):
                 prior = labels[name].prior
                 row[labels.index(name)] = prior.low + share * (prior.high - prior.low)

@@ -21,6 +21,7 @@ from maury.posterior.diagnostics import Misfit
 from maury.posterior.flags import FLAGS
 from maury.posterior.predictive import by_chip, by_line, worst
 from maury.posterior.result import Posterior
+from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
 
 Array = NDArray[np.float64]
@@ -65,7 +66,8 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     """Return flags under which the numbers stand."""
     theta = labels.from_normal(verified.draws.u).numpy()
     weights = (verified.log_weights - torch.logsumexp(verified.log_weights, 0)).exp().numpy()
-    scatter = float(weights @ theta[:, labels.index("jitter")]) if "jitter" in labels.names else 0.0
+    jitter = labels.place(Role.nuisance)
+    scatter = 0.0 if jitter is None else float(weights @ theta[:, jitter])
     if verified.residuals is not None and verified.residuals.used:
         scatter = float(np.hypot(scatter, np.median(verified.residuals.correlation.deviation)))
     limit = FLAGS["average_lsf"]["kms"]
@@ -154,9 +156,10 @@ def featureless(target: Target[Tied], theta: torch.Tensor) -> float:
     # Nuisances are small departures from a star's spectrum: without one there are none.
     likelihood, full = target.likelihood.pixels.without_nuisances(), target.likelihood.complete(theta)
     rows = full.repeat(40, 1)
-    if "jitter" in target.labels.names:
-        prior = target.labels["jitter"].prior
-        rows[:, -1] = torch.from_numpy(np.geomspace(prior.low, 0.5, len(rows)))
+    jitter = target.labels.place(Role.nuisance)
+    if jitter is not None:
+        prior = target.labels.labels[jitter].prior
+        rows[:, likelihood.jitter] = torch.from_numpy(np.geomspace(prior.low, 0.5, len(rows)))
     flat = torch.ones(len(rows), likelihood.n_pixels, dtype=torch.float64, device=likelihood.flux.device)
     return float(likelihood.log_prob(rows, flat).max())
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from maury.constants import BUDGET
+from maury.constants import BUDGET, FALSE_ALARM
 from maury.errors import Failure, failure_of
 from maury.inference.arguments import one_spectrum
 from maury.inference.batch import infer_single
@@ -36,7 +36,7 @@ def infer(
     priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
     companion: Companion = "no",
-    false_alarm: float = 0.01,
+    false_alarm: float = FALSE_ALARM,
     masks: Sequence[tuple[float, float]] = (),
     budget: int = BUDGET,
     nuisances: Choice = NUISANCES,
@@ -135,13 +135,15 @@ def infer_files(
     ----------
     files
         Files of any format, each with one spectrum or many.
-    model, progress
-        As for `infer`.
+    model
+        Name, folder, a loaded model, or ``"auto"``: all shipped models that cover a spectrum, of which the evidence chooses.
     options
-        See `Options`; its fields may be given as keywords instead.
+        What may be chosen; or as keywords, which are those of `infer`.
     isolated
         Whether another process reads the files, with limits of time and memory, as those of strangers should be read
         (`maury.spectra.formats.isolated`).
+    progress
+        Told of each spectrum what stage begins; what it raises ends that inference.
 
     Yields
     ------

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
-from maury.constants import BUDGET
+from maury.constants import BUDGET, FALSE_ALARM
 from maury.errors import InferenceError
 from maury.inference.arguments import MOST_DRAWS, as_priors, as_seed, whole_number
 from maury.likelihood.nuisances import DEFAULT, Choice, checked
@@ -40,34 +40,7 @@ class Keywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """What may be chosen of an inference.
-
-    Attributes
-    ----------
-    draws
-        Importance draws a round, at least 100; more rounds are added while the weights are uneven.
-    seed
-        The same seed gives the same draws on the same device.
-    priors
-        Priors that replace the model's, by label: ``(low, high)``, or one of `maury.priors`, of which ``Normal(mean, sigma)`` needs no
-        bounds. One that reaches beyond the range of the model's is cut to it, with a `MauryWarning`. A spectrum at rest gets ``v_rad``
-        within 30 km/s of 0 unless this says otherwise.
-    noise
-        ``"independent"`` pixels; ``"correlated"`` residuals, an Ornstein-Uhlenbeck process whose amplitude and length are fitted; or
-        ``"auto"``: correlated where that gains more than 5 nats, as on real spectra it does.
-    companion
-        ``"auto"`` looks for a second star in the spectrum where a flag says that one does not explain it, and adds its labels where that
-        gains more than 20 nats of evidence; ``"yes"`` adds them in any case. See `maury.inference.companion`.
-    false_alarm
-        Share of good spectra that may be flagged ``misfit``, and ``novel``.
-    masks
-        Ranges of wavelength that are left out, vacuum Angstrom in the spectrum's own frame, ``(from, to)`` each.
-    budget
-        Likelihoods that the spectrum may take. After them the best answer so far is given, with ``not_converged`` among ``flag_bad``. The
-        default ends within half a minute of a core; nested sampling, where the weights fail, needs 100,000.
-    nuisances
-        What else the model is uncertain of, integrated out: ``"default"``, all that the model has (`maury.likelihood.nuisances`);
-        ``"none"``; or names and nuisances of one's own.
+    """What may be chosen of an inference: each field is the keyword of `maury.infer` that has its name, and is described there.
 
     Raises
     ------
@@ -80,7 +53,7 @@ class Options:
     priors: Mapping[str, PriorLike] = field(default_factory=dict)
     noise: Noise = "auto"
     companion: Companion = "no"
-    false_alarm: float = 0.01
+    false_alarm: float = FALSE_ALARM
     masks: Sequence[tuple[float, float]] = ()
     budget: int = BUDGET
     nuisances: Choice = DEFAULT
@@ -102,11 +75,15 @@ class Options:
             raise InferenceError(f"false_alarm must lie between 0 and 1, not {self.false_alarm!r}")
         object.__setattr__(self, "nuisances", checked(self.nuisances))
         object.__setattr__(self, "budget", whole_number(self.budget, "budget", 1, 2**62))
+        if isinstance(self.masks, str) or not isinstance(self.masks, Iterable):
+            raise InferenceError(f"masks: needs ranges of wavelength, [(from, to), ...], not {self.masks!r}")
         for mask in self.masks:
             try:
                 low, high = map(float, mask)
             except (TypeError, ValueError):
-                raise InferenceError(f"masks: {mask!r} is no pair of wavelengths") from None
+                raise InferenceError(
+                    f"masks: {mask!r} is no pair of wavelengths; needs [(from, to), ...]"
+                ) from None
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise InferenceError(
                     f"masks: {low:g} to {high:g} is no range of wavelengths, from low to high"
@@ -114,7 +91,21 @@ class Options:
 
     @classmethod
     def of(cls, options: Options | None, keywords: Keywords) -> Options:
-        """Return options, some of them replaced by keywords."""
+        """Return options, some of them replaced by keywords.
+
+        Raises
+        ------
+        InferenceError, LabelError
+            If there is no such option, or one is impossible.
+        """
+        known = [one.name for one in fields(cls)]
+        for name in keywords:
+            if name not in known:
+                raise InferenceError(f"no option {name!r}; {meant(name, known)}")
+        if not isinstance(options, cls | None):
+            raise InferenceError(
+                f"options must be Options, or given as keywords, not {type(options).__name__}"
+            )
         return replace(options or cls(), **keywords)
 
     def masked(self, spectrum: Spectrum) -> Spectrum:

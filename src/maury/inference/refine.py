@@ -15,15 +15,16 @@ from maury.inference.options import Options
 from maury.inference.ridge import about_modes, along_jitter
 from maury.labels import LabelSet
 from maury.likelihood.outliers import outliers
-from maury.likelihood.residuals import Noise, Residuals, autocorrelated, fit_residuals
+from maury.likelihood.residuals import Noise, Residuals, autocorrelated, residual_fit
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
+from maury.quantities import Role
 from maury.sampling import verification
 from maury.sampling.density import log_likelihood
 from maury.sampling.importance import Weighted
 from maury.sampling.modes import Modes, climb, joined, spread_out
 from maury.sampling.nested import nested_sampling
-from maury.sampling.proposal import Proposal, draw
+from maury.sampling.proposal import Proposal, draw, inserted
 from maury.sampling.verification import ROUNDS, weigh
 
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
@@ -122,42 +123,47 @@ class Start:
 def start_from(
     likelihood: Tied, labels: LabelSet, flow: Proposal, draws: int, generator: torch.Generator
 ) -> Steps[Start]:
-    """Choose starts among ``draws`` of the flow, and set the reference continuum by the best of them; a jitter is the last label."""
+    """Choose starts among ``draws`` of the flow, and set the reference continuum by the best of them."""
     flow_draws = yield from draw(flow, max(draws, _FEWEST), generator)
     target = Target(likelihood, labels)
     u = flow_draws[:_RANKED]
-    with_jitter = labels.names[-1] == "jitter"
-    if with_jitter:
-        first = torch.tensor([[_FIRST_JITTER]], dtype=torch.float64)
-        u = torch.cat([u, labels["jitter"].prior.to_normal(first).expand(len(u), 1)], dim=1)
+    jitter = labels.place(Role.nuisance)
+    if jitter is not None:
+        prior = labels.labels[jitter].prior
+        first = prior.to_normal(torch.tensor([[_FIRST_JITTER]], dtype=torch.float64))
+        u = inserted(u, first.expand(len(u), 1), jitter)
     value = (yield from log_likelihood(target, u)) + target.log_prior(u)
     theta = labels.from_normal(u[value.argmax()])
     for _ in range(2):
-        if with_jitter:
-            prior = labels["jitter"].prior
-            theta[-1] = target.likelihood.excess_scatter(theta[None])[0].clamp(prior.low * 2, prior.high / 2)
+        if jitter is not None:
+            theta[jitter] = target.likelihood.excess_scatter(theta[None])[0].clamp(
+                prior.low * 2, prior.high / 2
+            )
         target = target.with_reference_continuum(theta)
-    if with_jitter:
-        u[:, -1] = labels.to_normal(theta)[-1]
+    if jitter is not None:
+        u[:, jitter] = labels.to_normal(theta)[jitter]
     return Start(target, spread_out(u, value, _STARTS), flow_draws, flow, _RANKED)
 
 
 def _correlate(
-    target: Target[Tied], modes: Modes, noise: Noise
+    target: Target[Tied], modes: Modes, noise: Noise, jitter: int
 ) -> Steps[tuple[Target[Tied], Modes, Residuals | None, int]]:
-    """Look for correlated residuals; where they are to be used, find the modes anew, twice: each moves the other."""
+    """Look for correlated residuals; where they are to be used, find the modes anew, twice: each moves the other.
+
+    ``jitter`` is its place among the labels.
+    """
     residuals, spent = None, 0
     if noise == "auto" and not autocorrelated(target, modes.u[0]):
         return target, modes, None, 1
     for _ in range(2):
-        target, residuals, u = fit_residuals(target, modes.u[0], noise)
+        target, residuals, u = yield from residual_fit(target, modes.u[0], noise)
         spent += residuals.evaluations
         if not residuals.used:
             break
         # The second look refines what the first has added; it does not take it back.
         noise = "correlated"
         starts = modes.u.clone()
-        starts[:, -1] = u[-1]
+        starts[:, jitter] = u[jitter]
         modes = yield from climb(target, starts)
         spent += modes.evaluations
     return target, modes, residuals, spent
@@ -166,7 +172,7 @@ def _correlate(
 def _without_outliers(target: Target[Tied], u: Tensor) -> tuple[Target[Tied], int]:
     """Leave out what nothing in a star explains at the mode ``u (n_labels,)``; return how many pixels that were."""
     likelihood = target.likelihood
-    if not likelihood.pixels.nuisances or target.labels.names[-1] != "jitter":
+    if not likelihood.pixels.nuisances or target.labels.place(Role.nuisance) is None:
         return target, 0
     theta = likelihood.complete(target.labels.from_normal(u))
     found = outliers(likelihood.pixels, theta)
@@ -211,7 +217,7 @@ def refine(
     start
         Where to begin.
     options
-        Their ``draws``, ``noise`` and ``budget``; residuals can be correlated only where ``jitter`` is inferred.
+        Their ``draws``, ``noise`` and ``budget``; residuals can be correlated only where a jitter is inferred.
     generator
         Source of randomness.
     progress
@@ -223,7 +229,7 @@ def refine(
         If no draw has any posterior density.
     """
     target, labels = start.target, start.target.labels
-    with_jitter = labels.names[-1] == "jitter"
+    jitter = labels.place(Role.nuisance)
     progress("refine")
     first = yield from climb(target, start.u)
     target = target.with_reference_continuum(labels.from_normal(first.u[0])).linearised(first.u[0])
@@ -236,8 +242,8 @@ def refine(
         modes = yield from climb(target, modes.u)
         spent += modes.evaluations
     residuals = None
-    if options.noise != "independent" and with_jitter:
-        target, modes, residuals, more = yield from _correlate(target, modes, options.noise)
+    if options.noise != "independent" and jitter is not None:
+        target, modes, residuals, more = yield from _correlate(target, modes, options.noise, jitter)
         spent += more
         # Starts without a flow come from a search already.
         if residuals is not None and residuals.used and start.flow is not None:
@@ -245,8 +251,8 @@ def refine(
             spent += more
     for climbs_left in reversed(range(_CLIMBS)):
         ridge = None
-        if with_jitter:
-            ridge = yield from along_jitter(target, modes)
+        if jitter is not None:
+            ridge = yield from along_jitter(target, modes, jitter)
             spent += ridge.evaluations
         ceiling = float(modes.log_prob.max()) + _HIGHER if climbs_left else math.inf
         # Where nested sampling cannot follow, rounds go on as far as the budget reaches.

@@ -11,8 +11,17 @@ from maury.batching import Steps
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.sampling.density import newton
-from maury.sampling.modes import Modes, climb_with_last_held, laplace_factor
-from maury.sampling.proposal import Extended, Mixture, Proposal, StudentT, around, mode_shares, with_given
+from maury.sampling.modes import Modes, climb_beside, laplace_factor
+from maury.sampling.proposal import (
+    Beside,
+    Extended,
+    Mixture,
+    Proposal,
+    StudentT,
+    around,
+    mode_shares,
+    with_given,
+)
 
 # A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
 # prior, so that no weight there grows large; and as many are this much wider in jitter, for what lies between.
@@ -30,6 +39,8 @@ class Ridge:
 
     Attributes
     ----------
+    jitter
+        Its place among the labels.
     along
         The most likely labels at jitters other than the best mode's; their factors have the breadth in jitter that each stands for.
     broad
@@ -38,47 +49,52 @@ class Ridge:
         Likelihood evaluations spent.
     """
 
+    jitter: int
     along: Modes
     broad: Tensor
     evaluations: int
 
 
-def along_jitter(target: Target[Tied], modes: Modes) -> Steps[Ridge]:
-    """Follow the posterior from its best mode to other jitters.
+def along_jitter(target: Target[Tied], modes: Modes, place: int) -> Steps[Ridge]:
+    """Follow the posterior from its best mode to other jitters; ``place`` is the jitter's among the labels.
 
     A jitter below the noise is hardly told from none, nor from the emulator's error, which the other labels choose: the posterior is a
     curved ridge that no ellipsoid about its mode covers.
     """
     u, factor = modes.u[0], modes.factor[0]
     covariance = factor @ factor.T
-    jitter = u[-1] + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
-    jitter = jitter[(jitter > _LOWEST) | (jitter > u[-1])]
-    moved = (jitter - u[-1])[:, None] * covariance[-1] / covariance[-1, -1]
+    best = u[place]
+    jitter = best + _STEP * torch.cat([-torch.arange(1.0, _DOWN + 1), torch.arange(1.0, _UP + 1)]).to(u)
+    jitter = jitter[(jitter > _LOWEST) | (jitter > best)]
+    moved = (jitter - best)[:, None] * covariance[place] / covariance[place, place]
     starts = u + moved.clamp(-1, 1)
-    starts[:, -1] = jitter
-    along = yield from climb_with_last_held(target, starts)
+    starts[:, place] = jitter
+    along = yield from climb_beside(target, starts, place)
     breadth = along.factor.clone()
-    breadth[:, -1, -1] = _STEP
+    breadth[:, place, place] = _STEP
     along = replace(along, factor=breadth)
     known = replace(target.likelihood.pixels, error_known=True)
     _, precision = yield from newton(target.with_pixels(known), modes.u)
-    return Ridge(along, laplace_factor(precision), along.evaluations + len(modes.u))
+    return Ridge(place, along, laplace_factor(precision), along.evaluations + len(modes.u))
 
 
 def about_modes(modes: Modes, ridge: Ridge | None, flow: Proposal | None) -> Mixture:
-    """Student-t distributions about the modes and a share of the flow; with a ridge (the last label is jitter), also along it."""
+    """Student-t distributions about the modes and a share of the flow; with a ridge also along it."""
     mass = mode_shares(modes)
     parts, shares = around(modes.u, modes.factor), mass
-    jitter = None
+    beside = None
     if ridge is not None:
+        place = ridge.jitter
         wide = ridge.broad.clone()
-        wide[:, -1] *= _WIDE
+        wide[:, place] *= _WIDE
         free = ridge.broad.clone()
-        free[:, -1] = torch.eye(free.shape[-1]).to(free)[-1]
+        free[:, place] = free[:, :, place] = 0.0
+        free[:, place, place] = 1.0
         anywhere = modes.u.clone()
-        anywhere[:, -1] = 0.0
+        anywhere[:, place] = 0.0
         parts += [*around(ridge.along.u, ridge.along.factor), *around(modes.u, wide), *around(anywhere, free)]
         narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
         shares = torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
-        jitter = StudentT(modes.u[0, -1:], _JITTER_WIDTH * modes.factor[0][-1:, :].norm().view(1, 1))
-    return with_given(parts, shares, None if flow is None else Extended(flow, jitter))
+        width = _JITTER_WIDTH * modes.factor[0][place].norm()
+        beside = Beside(place, StudentT(modes.u[0, place, None], width.view(1, 1)))
+    return with_given(parts, shares, None if flow is None else Extended(flow, beside))

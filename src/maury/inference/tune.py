@@ -32,6 +32,8 @@ _NEIGHBOURS = 2
 # The error at pixels that hardly any spectrum saw is that of the others: this quantile of theirs.
 _UNSEEN = 0.8
 _LARGEST = 0.5
+# Relative to the continuum; keeps one spectrum of little noise from deciding.
+_FLOOR = 0.01
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ def _gather(posterior: Posterior, model: Model) -> tuple[NDArray[np.int64], Arra
     pixels = np.round((np.log10(wavelength) - grid.start) / grid.step).astype(np.int64)
     noise = 1 / (posterior.spectrum.ivar[fit.pixels] * fit.continuum**2)
     squared = (fit.residual / fit.continuum) ** 2 - noise
-    # Noise of other spectra does not drown what a good one shows; the floor keeps one spectrum from deciding.
-    weights = 1 / (noise + 0.01**2) ** 2
+    # Noise of other spectra does not drown what a good one shows.
+    weights = 1 / (noise + _FLOOR**2) ** 2
     inside = (pixels >= 0) & (pixels < grid.n_pixels)
     return pixels[inside], squared[inside], weights[inside]
 

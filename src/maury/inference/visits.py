@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -18,25 +18,22 @@ import torch
 from torch import Tensor
 
 from maury.batching import alone
-from maury.constants import BUDGET, C_KMS
-from maury.display import card
+from maury.constants import BUDGET, C_KMS, FALSE_ALARM
 from maury.errors import InferenceError, MauryWarning
 from maury.forward.doppler import add_velocities
-from maury.inference.arguments import MOST_DRAWS, as_seed, several_spectra, whole_number
-from maury.inference.infer import infer
+from maury.inference.arguments import several_spectra
+from maury.inference.batch import infer_single
 from maury.inference.light import own_light
-from maury.inference.options import FEWEST_DRAWS
+from maury.inference.options import Options
 from maury.labels import Label, LabelSet, label
-from maury.likelihood.fit import Fit
 from maury.likelihood.nuisances import DEFAULT as NUISANCES
 from maury.likelihood.nuisances import Choice
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Product, Tied
 from maury.models import DEFAULT, Model, load_model
-from maury.posterior.flags import FLAGS
+from maury.posterior.joint import JointPosterior
 from maury.posterior.result import Posterior
-from maury.posterior.summary import WeightedDraws, made_elsewhere
 from maury.priors import PriorLike, Uniform
 from maury.quantities import Role, quantity
 from maury.sampling.modes import find_modes
@@ -44,131 +41,10 @@ from maury.sampling.proposal import DOF_MANY, FEW_DIMENSIONS, Mixture, StudentT
 from maury.sampling.verification import Weighed, weigh
 from maury.spectra.spectrum import Spectrum
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+# Importance draws a round of each visit by itself.
+_DRAWS_ALONE = 1000
 _DOF = 8
 _WIDE, _WIDE_SHARE = 2.0, 0.1
-
-
-@dataclass(frozen=True, repr=False)
-class JointPosterior(WeightedDraws):
-    """Posterior of one star from several visits.
-
-    Attributes
-    ----------
-    labels
-        Shared labels, then ``v_rad_1 ..`` and ``jitter_1 ..``.
-    draws, log_weights, khat, ess, log_evidence
-        As of `Posterior`, each visit with a velocity of its own.
-    log_evidence_constant
-        Of one velocity at the barycentre for all; None where a correction is not known.
-    khat_constant
-        Shape of the weights behind that.
-    visits
-        The posterior of each visit alone.
-    fits
-        Model and residual of each visit at the best joint draw.
-    corrections
-        Barycentric correction of each visit, km/s, or None.
-    seconds, evaluations
-        Time, and likelihood evaluations of single visits.
-    left_out
-        Spectra that hold no light of their own: file, index, and why.
-    """
-
-    khat: float
-    ess: float
-    log_evidence: float
-    log_evidence_constant: float | None
-    khat_constant: float | None
-    visits: Sequence[Posterior]
-    fits: Sequence[Fit]
-    corrections: Sequence[float | None]
-    seconds: float
-    evaluations: int
-    left_out: Sequence[Mapping[str, Any]] = ()
-
-    def __repr__(self) -> str:
-        return f"<JointPosterior of {self._title}: {', '.join(f'{name} {text}' for name, text in self.in_words())}; {self._trust()}>"
-
-    def _repr_html_(self) -> str:
-        header = ("label", "mean ± standard deviation")
-        return card(f"Joint posterior of {self._title}", [("", self._trust())], header, self.in_words())
-
-    @property
-    def _title(self) -> str:
-        return f"{len(self.visits)} visits of {self.visits[0].spectrum.id or 'one star'}"
-
-    def _trust(self) -> str:
-        flags = ", ".join((*self.flag_bad, *self.flag_warn)) or "no flags"
-        return f"k-hat {self.khat:.2f}, ESS {self.ess:.0f} of {len(self.draws)}; {flags}"
-
-    def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
-        """Corner plot of the star's labels, a velocity a visit, with the truth where it is known."""
-        return made_elsewhere("report.plots", "corner_of_draws")(self, truth)
-
-    @property
-    def velocity_variation(self) -> float | None:
-        """Log of the evidence for a velocity a visit over one for all; above 5 the star is called variable."""
-        if self.log_evidence_constant is None:
-            return None
-        return self.log_evidence - self.log_evidence_constant
-
-    @property
-    def flag_warn(self) -> tuple[str, ...]:
-        """``variable_velocity``, ``khat``, and the flags of single visits with their number."""
-        variation = self.velocity_variation
-        variable, khat = FLAGS["variable_velocity"], FLAGS["khat"]
-        found = [variable.name] * (variation is not None and variation > variable["nats"])
-        found += [khat.name] * (self.khat > khat["khat"])
-        found += [f"{flag}[{i + 1}]" for i, visit in enumerate(self.visits) for flag in visit.flag_warn]
-        return tuple(found)
-
-    @property
-    def flag_bad(self) -> tuple[str, ...]:
-        """Flags of single visits with their number."""
-        return tuple(f"{flag}[{i + 1}]" for i, visit in enumerate(self.visits) for flag in visit.flag_bad)
-
-    def v_bary(self) -> list[float | None]:
-        """Median barycentric velocity of each visit, km/s; None where no correction is known."""
-        medians = [self.summary()[f"v_rad_{i + 1}"]["p50"] for i in range(len(self.visits))]
-        return [
-            None if c is None else add_velocities(v, c)
-            for v, c in zip(medians, self.corrections, strict=True)
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of ``maury infer --joint --json``."""
-        summary = self.summary()
-        v_bary = self.v_bary()
-        visits = [
-            {
-                "file": visit.spectrum.path,
-                "index": visit.spectrum.index,
-                "v_rad": summary.pop(f"v_rad_{i + 1}"),
-                "v_bary": v_bary[i],
-                "jitter": summary.pop(f"jitter_{i + 1}"),
-                "rchi2": self.fits[i].rchi2,
-                "rchi2_jitter": self.fits[i].rchi2_jitter,
-            }
-            for i, visit in enumerate(self.visits)
-        ]
-        return {
-            "model": self.visits[0].model,
-            "labels": summary,
-            "visits": visits,
-            "left_out": [dict(one) for one in self.left_out],
-            "velocity_variation": self.velocity_variation,
-            "log_evidence": self.log_evidence,
-            "log_evidence_constant": self.log_evidence_constant,
-            "ess": self.ess,
-            "draws": len(self.draws),
-            "khat": self.khat,
-            "seconds": self.seconds,
-            "flag_warn": list(self.flag_warn),
-            "flag_bad": list(self.flag_bad),
-        }
 
 
 def infer_visits(
@@ -179,6 +55,8 @@ def infer_visits(
     seed: int = 0,
     priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
+    false_alarm: float = FALSE_ALARM,
+    masks: Sequence[tuple[float, float]] = (),
     budget: int = BUDGET,
     nuisances: Choice = NUISANCES,
     progress: Callable[[str], None] = lambda _: None,
@@ -190,10 +68,27 @@ def infer_visits(
     spectra
         Two or more. What was observed once is counted once: spectra with the same pixels, combinations of visits where visits are given,
         and exposures that are given twice are left out, with a `MauryWarning`.
-    model, draws, seed, priors, noise, nuisances, progress
-        As for `infer`.
+    model
+        Name, folder, or a loaded model, the same for all.
+    draws
+        Importance draws a round of the joint posterior; each visit by itself takes 1000.
+    seed
+        The same seed gives the same draws on the same device.
+    priors
+        Priors that replace the model's, by label, of every visit; as for `maury.infer`.
+    noise
+        How the pixels of each visit scatter: ``"auto"``, ``"independent"`` or ``"correlated"``; as for `maury.infer`.
+    false_alarm
+        Share of good spectra that may be flagged ``misfit``, and ``novel``.
+    masks
+        Ranges of wavelength to leave out of every spectrum, vacuum Angstrom in its own frame, ``(from, to)`` each.
     budget
-        As for `infer`, of each spectrum by itself.
+        Likelihoods that each spectrum may take by itself.
+    nuisances
+        What else the model is uncertain of, integrated out of each spectrum: ``"default"``, ``"none"``, or names and nuisances of one's
+        own; as for `maury.infer`.
+    progress
+        Told what stage begins; what it raises ends the inference.
 
     Raises
     ------
@@ -205,48 +100,68 @@ def infer_visits(
     >>> star = infer_visits([read_spectrum(f) for f in files])  # doctest: +SKIP
     >>> star.velocity_variation > 5  # doctest: +SKIP
     """
+    options = Options(
+        draws,
+        seed,
+        priors or {},
+        noise,
+        false_alarm=false_alarm,
+        masks=masks,
+        budget=budget,
+        nuisances=nuisances,
+    )
+    return infer_visits_with(spectra, model, options, progress)
+
+
+def infer_visits_with(
+    spectra: Sequence[Spectrum],
+    model: Model | str | Path,
+    options: Options,
+    progress: Callable[[str], None] = lambda _: None,
+) -> JointPosterior:
+    """Infer one star from several spectra, with options that are made already; see `infer_visits`. No second star is looked for."""
     began = time.perf_counter()
-    spectra = several_spectra(spectra)
+    kept, told = _with_own_light(several_spectra(spectra))
+    model = model if isinstance(model, Model) else load_model(model)
+    if held := [name for name in model.problem.held if quantity(name).role != Role.stellar]:
+        raise InferenceError(f"{model.name} holds {' and '.join(held)}: visits have nothing of their own")
+    by_itself, visits = replace(options, draws=_DRAWS_ALONE, companion="no"), []
+    for i, spectrum in enumerate(kept, start=1):
+        progress(f"visit {i} of {len(kept)}")
+        visits.append(infer_single(spectrum, model, by_itself))
+    star = _jointly(visits, options, progress)
+    return replace(star, seconds=time.perf_counter() - began, left_out=tuple(told))
+
+
+def _with_own_light(spectra: Sequence[Spectrum]) -> tuple[list[Spectrum], list[dict[str, Any]]]:
+    """Return the spectra that hold light of their own, two or more, and of the others file, index and why; warns of each."""
     kept, left_out = own_light(spectra)
     told = []
     for one in left_out:
         spectrum = spectra[one.number]
         place = f" [{spectrum.index}]" if spectrum.index else ""
         told.append({"file": spectrum.path, "index": spectrum.index, "reason": one.reason})
-        warn(f"{spectrum.path or spectrum.id}{place}: left out, it {one.reason}", MauryWarning, stacklevel=2)
+        warn(f"{spectrum.path or spectrum.id}{place}: left out, it {one.reason}", MauryWarning, stacklevel=4)
     if len(kept) < 2:
         left = f" beside {len(left_out)} that hold no light of their own" if left_out else ""
         raise InferenceError(f"joint inference needs at least two spectra, not {len(kept)}{left}")
-    spectra = [spectra[i] for i in kept]
-    seed, draws = as_seed(seed), whole_number(draws, "draws", FEWEST_DRAWS, MOST_DRAWS)
-    model = model if isinstance(model, Model) else load_model(model)
-    if held := [name for name in model.problem.held if quantity(name).role != Role.stellar]:
-        raise InferenceError(f"{model.name} holds {' and '.join(held)}: visits have nothing of their own")
-    visits = []
-    for i, spectrum in enumerate(spectra):
-        progress(f"visit {i + 1} of {len(spectra)}")
-        visits.append(
-            infer(
-                spectrum,
-                model,
-                draws=1000,
-                seed=seed,
-                priors=priors,
-                noise=noise,
-                budget=budget,
-                nuisances=nuisances,
-            )
-        )
-    generator = torch.Generator().manual_seed(seed)
+    return [spectra[i] for i in kept], told
+
+
+def _jointly(
+    visits: Sequence[Posterior], options: Options, progress: Callable[[str], None]
+) -> JointPosterior:
+    """Sample the product of the visits' likelihoods, with a velocity each and with one for all."""
+    generator = torch.Generator().manual_seed(options.seed)
     progress("jointly")
     target, start = _varying(visits)
-    found, best, spent = _sample(target, start, draws, generator)
-    corrections = [spectrum.v_correction for spectrum in spectra]
+    found, best, spent = _sample(target, start, options.draws, generator)
+    corrections = [visit.spectrum.v_correction for visit in visits]
     constant = None
     if all(c is not None for c in corrections):
         progress("with one velocity")
         still, start = _constant(visits, [float(c) for c in corrections if c is not None])
-        constant, _, more = _sample(still, start, draws, generator)
+        constant, _, more = _sample(still, start, options.draws, generator)
         spent += more
     return JointPosterior(
         labels=target.labels,
@@ -260,8 +175,7 @@ def infer_visits(
         visits=visits,
         fits=target.likelihood.fits(target.labels.from_normal(best)),
         corrections=corrections,
-        seconds=time.perf_counter() - began,
-        left_out=tuple(told),
+        seconds=0.0,
         evaluations=spent * len(visits) + sum(visit.evaluations for visit in visits),
     )
 
@@ -299,12 +213,12 @@ def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity
     parts = []
     for i, visit in enumerate(visits):
         places, scale, offset = [], [], []
-        for name in visit.labels.names:
-            joint, a, b = name, 1.0, 0.0
-            if name == "v_rad":
+        for one in visit.labels:
+            joint, a, b = one.name, 1.0, 0.0
+            if one.role is Role.velocity:
                 joint, a, b = velocity(i)
-            elif name == "jitter":
-                joint = f"jitter_{i + 1}"
+            elif one.role is Role.nuisance:
+                joint = one.quantity.of(visit=i + 1).name
             places.append(names.index(joint))
             scale.append(a)
             offset.append(b)

@@ -42,7 +42,8 @@ def outliers(likelihood: Likelihood, labels: Tensor) -> NDArray[np.bool_]:
     """
     # The jitter that goes with most pixels: a few wild ones have raised what was fitted.
     usual = labels.clone()
-    usual[-1] = torch.minimum(labels[-1], likelihood.excess_scatter(labels[None])[0].to(labels))
+    jitter = likelihood.jitter
+    usual[jitter] = torch.minimum(labels[jitter], likelihood.excess_scatter(labels[None])[0].to(labels))
     fit = likelihood.fit(usual)
     z = fit.residual / fit.sigma
     height = (fit.flux + fit.residual) / np.maximum(fit.continuum, 1e-30) - 1

@@ -274,6 +274,11 @@ class Likelihood:
         """Number of pixels used."""
         return self.flux.shape[-1]
 
+    @property
+    def jitter(self) -> int:
+        """Place of the jitter among the labels: after the model's."""
+        return self.model.n_labels
+
     def _normalised(self) -> tuple[Tensor, Tensor]:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
@@ -323,7 +328,7 @@ class Likelihood:
         for number in numbers.tolist():
             if number not in self._nodes:
                 labels = self.linear.labels.clone()
-                labels[-1] = math.exp(number * _NODE)
+                labels[self.jitter] = math.exp(number * _NODE)
                 covariance = self._covariance(labels[None], self.linear.spectrum[None], self._normalised()[1])
                 solved = covariance.solve(self.linear.columns[None])[0]
                 self._nodes[number] = solved @ self.linear.columns.T
@@ -349,7 +354,7 @@ class Likelihood:
             return self
         labels = self._moved(labels)
         assert self.line_width is not None, "whoever has no line-spread function has no pixels"
-        at = Point(self.model, labels[None, :-1], self.to_pixels, self.chip, self.line_width)
+        at = Point(self.model, labels[None, : self.jitter], self.to_pixels, self.chip, self.line_width)
         plain = replace(self, linear=None)
         m = at.spectrum[None]
         covariance = plain._covariance(labels[None], m, plain._normalised()[1])
@@ -390,7 +395,9 @@ class Likelihood:
         turn, labels = self.linear.turn, self._moved(labels)[None]
         y, variance = self._normalised()
         m = self.spectra(labels)
-        found = self._solve(m, self._covariance(labels, m, variance), y - self._expected(m), labels[:, -1])
+        found = self._solve(
+            m, self._covariance(labels, m, variance), y - self._expected(m), labels[:, self.jitter]
+        )
         mean, known = torch.zeros(len(turn)).to(m), torch.zeros(len(turn)).to(m)
         if found.factor is not None and found.amplitudes is not None:
             mean = turn @ found.amplitudes[0]
@@ -426,7 +433,7 @@ class Likelihood:
 
     def spectra(self, labels: Tensor) -> Tensor:
         """Model spectra without continuum on the used pixels, shape ``(n, n_pixels)``."""
-        return self.to_pixels(self.model(self._moved(labels)[:, :-1]))
+        return self.to_pixels(self.model(self._moved(labels)[:, : self.jitter]))
 
     def to_pixels(self, grid_flux: Tensor) -> Tensor:
         """Take fluxes ``(..., n_grid)`` on the model's grid to the used pixels, float64, ``(..., n_pixels)``."""
@@ -443,7 +450,7 @@ class Likelihood:
     def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rms error of the emulator ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
         known = self.error_known or self.linear is not None
-        x = labels[:, :-1].detach().requires_grad_(not known)
+        x = labels[:, : self.jitter].detach().requires_grad_(not known)
         slopes = torch.zeros_like(x)
         with torch.enable_grad():
             error = self.model.error(x).double()
@@ -455,7 +462,7 @@ class Likelihood:
         """Variance of single pixels, the correlated part left out."""
         if self.linear is not None:
             known, squared = self._known_variance
-            return variance + known + labels[:, -1:].square() * squared
+            return variance + known + labels[:, self.jitter, None].square() * squared
         return self._own_total(labels, m, variance)
 
     @cached_property
@@ -463,14 +470,14 @@ class Likelihood:
         """Of emulator and library at the labels about which nuisances are linear, and what the squared jitter is multiplied by."""
         assert self.linear is not None
         labels = self.linear.labels.clone()[None]
-        labels[:, -1] = 0.0
+        labels[:, self.jitter] = 0.0
         m = self.linear.spectrum[None]
         return self._own_total(labels, m, torch.zeros_like(m)), m.square()
 
     def _own_total(self, labels: Tensor, m: Tensor, variance: Tensor) -> Tensor:
         """Variance of single pixels as of the labels' own spectrum."""
-        error = self.model.error(labels[:, :-1]).double()[:, None] * self.error_shape
-        total = variance + (labels[:, -1:] * m).square() + error.square()
+        error = self.model.error(labels[:, : self.jitter]).double()[:, None] * self.error_shape
+        total = variance + (labels[:, self.jitter, None] * m).square() + error.square()
         if self.learned is None:
             return total
         v_rad = labels[:, self.model.label_names.index("v_rad"), None].detach().cpu().numpy()
@@ -482,10 +489,10 @@ class Likelihood:
         m = self.spectra(labels) if m is None else m
         covariance = self._covariance(labels, m, variance)
         r = y - self._expected(m)
-        found = self._solve(m, covariance, r, labels[:, -1])
+        found = self._solve(m, covariance, r, labels[:, self.jitter])
         out = -0.5 * ((r * found.solved).sum(1) + covariance.log_det) + found.log_integral()
         out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
-        return out.masked_fill(~self.model.inside(labels[:, :-1]), -math.inf)
+        return out.masked_fill(~self.model.inside(labels[:, : self.jitter]), -math.inf)
 
     def _continuum(self, m: Tensor, found: _Solution) -> Tensor:
         """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
@@ -514,10 +521,10 @@ class Likelihood:
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
-        m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, :-1]))
-        jitter = labels[:, -1:]
+        m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, : self.jitter]))
+        jitter = labels[:, self.jitter, None]
         covariance = self._covariance(labels, m, variance)
-        found = self._solve(m, covariance, y - self._expected(m), labels[:, -1])
+        found = self._solve(m, covariance, y - self._expected(m), labels[:, self.jitter])
         continuum = self._continuum(m, found)
         solved = covariance.solve((y - m * continuum - self._nuisance(m, found))[:, None])[:, 0]
         diagonal = covariance.inverse_diagonal()
@@ -542,13 +549,13 @@ class Likelihood:
             [by_labels + (slopes @ solved[..., None])[..., 0], torch.zeros_like(jitter)], dim=1
         )
         full = torch.zeros(len(labels), labels.shape[1], labels.shape[1]).to(m)
-        full[:, :-1, :-1] = fisher
+        full[:, : self.jitter, : self.jitter] = fisher
         # Jitter, and the emulator's error through its labels, change the variance by the pixel: each label by ``column * row``.
         error, steps = self._error(labels)
         level = m if self.linear is None else self.linear.spectrum.expand_as(m)
         columns = torch.zeros(len(labels), 2, labels.shape[1]).to(m)
-        columns[:, 0, -1] = 1.0
-        columns[:, 1, :-1] = steps
+        columns[:, 0, self.jitter] = 1.0
+        columns[:, 1, : self.jitter] = steps
         by_pixel = torch.stack(
             [2 * jitter * level.square(), 2 * error[:, None] * self.error_shape.square()], dim=1
         )
@@ -584,7 +591,7 @@ class Likelihood:
         y, variance = self._normalised()
         m = self.spectra(labels)
         covariance = self._covariance(labels, m, variance)
-        found = self._solve(m, covariance, y - self._expected(m), labels[:, -1])
+        found = self._solve(m, covariance, y - self._expected(m), labels[:, self.jitter])
         flux = m * self._continuum(m, found) + self._nuisance(m, found)
         used = variance.isfinite()
         scatter = torch.where(used, (y - flux) / flux, math.nan).abs().nanmedian(1).values * 1.4826
@@ -598,7 +605,7 @@ class Likelihood:
         y, variance = self._normalised()
         m = self.spectra(labels[None])
         covariance = self._covariance(labels[None], m, variance)
-        found = self._solve(m, covariance, y - self._expected(m), labels[None, -1])
+        found = self._solve(m, covariance, y - self._expected(m), labels[None, self.jitter])
         continuum = self._continuum(m, found)[0] * self.reference
         flux = m[0] * continuum + self._nuisance(m, found)[0] * self.reference
         residual = self.flux - flux

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -13,10 +15,12 @@ from scipy import stats
 from scipy.optimize import minimize
 from torch import Tensor
 
+from maury.batching import Question, Steps, ask
 from maury.likelihood.noise import Correlation
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
+from maury.quantities import Role
 
 Noise = Literal["auto", "independent", "correlated"]
 # Nats that a correlated part must gain before "auto" adds it: two more numbers gain 1 by chance, 5 in one case of 150.
@@ -67,7 +71,7 @@ def fit_residuals(target: Target[Tied], u: Tensor, noise: Noise) -> tuple[Target
     target
         The exact posterior; one that has a correlated part already gets a better one.
     u
-        Where the residuals are taken, with ``jitter`` last.
+        Where the residuals are taken; one of the labels is a jitter.
     noise
         ``"correlated"`` adds the process; ``"auto"`` only where it gains more than 5 nats.
 
@@ -79,7 +83,9 @@ def fit_residuals(target: Target[Tied], u: Tensor, noise: Noise) -> tuple[Target
     theta = target.labels.from_normal(u)
     full = target.likelihood.complete(theta)
     plain = replace(target.likelihood.pixels, correlation=None)
-    prior = target.labels["jitter"].prior
+    place = target.labels.place(Role.nuisance)
+    assert place is not None, "residuals are fitted together with a jitter"
+    prior = target.labels.labels[place].prior
     with torch.no_grad():
         spectra = plain.spectra(full[None])
     depth = (1 - spectra[0]).cpu().numpy()
@@ -90,7 +96,7 @@ def fit_residuals(target: Target[Tied], u: Tensor, noise: Noise) -> tuple[Target
         nonlocal evaluations
         evaluations += 1
         labels = full.clone()
-        labels[-1] = math.exp(point[0])
+        labels[plain.jitter] = math.exp(point[0])
         likelihood = plain
         if len(point) > 1:
             amplitude, in_lines, scale = np.exp(point[1:]).tolist()
@@ -98,7 +104,7 @@ def fit_residuals(target: Target[Tied], u: Tensor, noise: Noise) -> tuple[Target
         return likelihood, float(likelihood.log_prob(labels[None], spectra))
 
     low, high = math.log(prior.low * 1.01), math.log(prior.high * 0.99)
-    start = min(max(math.log(float(theta[-1])), low), high)
+    start = min(max(math.log(float(theta[place])), low), high)
     bounds = [(low, high), *(tuple(map(math.log, ends)) for ends in (_AMPLITUDE, _IN_LINES, _SCALE))]
 
     def best(point: list[float]) -> tuple[NDArray[np.float64], float]:
@@ -119,8 +125,32 @@ def fit_residuals(target: Target[Tied], u: Tensor, noise: Noise) -> tuple[Target
     if not used:
         return target, found, u
     moved = u.clone()
-    moved[-1] = prior.to_normal(torch.tensor([math.exp(point[0])], dtype=torch.float64))[0]
+    moved[place] = prior.to_normal(torch.tensor([math.exp(point[0])], dtype=torch.float64))[0]
     return target.with_pixels(likelihood), found, moved
+
+
+@dataclass(frozen=True)
+class _ResidualFit(Question[tuple[Target[Tied], Residuals, Tensor]]):
+    target: Target[Tied]
+    u: Tensor
+    noise: Noise
+
+    @classmethod
+    def answer(cls, asked: Sequence[Self]) -> Sequence[tuple[Target[Tied], Residuals, Tensor]]:
+        # Each fit is hundreds of banded solves on one spectrum's own pixels, LAPACK's, which let go of the interpreter: there is nothing
+        # to stack, but they run beside each other, on as many threads as torch may use.
+        threads = min(len(asked), torch.get_num_threads())
+        if threads == 1:
+            return [fit_residuals(one.target, one.u, one.noise) for one in asked]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda one: fit_residuals(one.target, one.u, one.noise), asked))
+
+
+def residual_fit(
+    target: Target[Tied], u: Tensor, noise: Noise
+) -> Steps[tuple[Target[Tied], Residuals, Tensor]]:
+    """Ask for `fit_residuals`; those of several spectra are found beside each other."""
+    return (yield from ask(_ResidualFit(target, u, noise)))
 
 
 def ljung_box(

@@ -90,7 +90,8 @@ class Target(Density, Generic[L_co]):
         for group in _by_model(pairs):
             for rows, members in _pieces(group.owner, group.parts[0].pixels.chunk):
                 labels = group.labels[rows]
-                flux = group.parts[0].pixels.model(labels[:, :-1])
+                pixels = group.parts[0].pixels
+                flux = pixels.model(labels[:, : pixels.jitter])
                 for member, piece in members:
                     pixels = group.parts[member].pixels
                     value = pixels.log_prob(labels[piece], pixels.to_pixels(flux[piece]))
@@ -110,7 +111,8 @@ class Target(Density, Generic[L_co]):
         for group in _by_model(pairs):
             for rows, members in _pieces(group.owner, group.parts[0].pixels.chunk):
                 labels = group.labels[rows]
-                flux, slopes = group.parts[0].pixels.model.jacobian(labels[:, :-1])
+                pixels = group.parts[0].pixels
+                flux, slopes = pixels.model.jacobian(labels[:, : pixels.jitter])
                 for member, piece in members:
                     part, (i, _) = group.parts[member], group.places[member]
                     whole = part.pixels.curvature(labels[piece], (flux[piece], slopes[piece]))

@@ -18,9 +18,9 @@ from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context, Guess, LaplaceFrame
+from maury.quantities import Role
+from maury.sampling.modes import FARTHEST_STEP, U_START
 
-# Where the first guess may lie in u, and how far a linear step is believed, as in the refinement of single spectra.
-_U_START, _STEP = 3.0, 1.0
 # Sigma: a step of this root mean square halves the trust in where it leads.
 _LINEAR = 15.0
 # Sigma: after a step longer than this another one pays.
@@ -66,7 +66,7 @@ class ScoreFeaturizer(nn.Module):
         first = self.aligned(flux, ivar)
         location, log_scale = self.guess(first.features).double().chunk(2, dim=1)
         # The model works where the spectra are, the small matrices on the processor.
-        start = first.from_flow(location.detach()).clamp(-_U_START, _U_START).cpu()
+        start = first.from_flow(location.detach()).clamp(-U_START, U_START).cpu()
         rows = torch.arange(len(flux)).split(_CHUNK)
         parts = [self._newton(start[r], flux[r], ivar[r]) for r in rows]
         centre, factor, jitter = (torch.cat(part).to(flux.device) for part in zip(*parts, strict=True))
@@ -98,23 +98,26 @@ class ScoreFeaturizer(nn.Module):
         columns = problem.columns(self.labels)
         theta = problem.complete(problem.labels.from_normal(u.new_zeros(len(u), len(problem.labels))))
         theta[:, columns] = self.labels.from_normal(u)
-        if problem.inferred.names[-1] == "jitter":
-            prior = problem.labels["jitter"].prior
+        jitter = likelihood.jitter
+        if problem.inferred.place(Role.nuisance) is not None:
+            prior = problem.labels.labels[jitter].prior
             for _ in range(2):
-                theta[:, -1] = likelihood.excess_scatter(theta).clamp(prior.low, prior.high)
+                theta[:, jitter] = likelihood.excess_scatter(theta).clamp(prior.low, prior.high)
         likelihood = likelihood.with_reference_continuum(theta)
         centre, factor = u.clone(), u.new_zeros(len(u), len(columns), len(columns))
         rows = torch.arange(len(u))
         for _ in range(self.steps):
             held = Tied.holding(likelihood[rows], theta[rows], columns)
             gradient, precision = Target(held, self.labels).newton(centre[rows])
-            change = torch.linalg.solve(precision, gradient[..., None])[..., 0].clamp(-_STEP, _STEP)
+            change = torch.linalg.solve(precision, gradient[..., None])[..., 0].clamp(
+                -FARTHEST_STEP, FARTHEST_STEP
+            )
             cholesky = torch.linalg.cholesky(precision)
             # A step of many sigma left the range in which the model is linear: what it arrived at is that much less certain.
             moved = (change[:, None] @ cholesky)[:, 0].square().mean(1)
-            centre[rows] = (centre[rows] + change).clamp(-2 * _U_START, 2 * _U_START)
+            centre[rows] = (centre[rows] + change).clamp(-2 * U_START, 2 * U_START)
             factor[rows] = cholesky / (1 + moved / _LINEAR**2)[:, None, None]
             rows = rows[moved > _AGAIN**2]
             if not len(rows):
                 break
-        return centre, factor, theta[:, -1]
+        return centre, factor, theta[:, jitter]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import maury
 from maury.forward.doppler import add_velocities
+from maury.labels import LabelSet
 from maury.posterior.summary import frame_of
 from maury.quantities import quantity
 from maury.text import readable
@@ -194,15 +195,16 @@ def origin(posterior: Posterior) -> dict[str, Any]:
     }
 
 
-def chain(columns: Mapping[str, Any]) -> xr.Dataset:
-    """Return columns ``(n,)`` as one chain, with units and descriptions where they are labels."""
+def chain(columns: Mapping[str, Any], labels: LabelSet | None = None) -> xr.Dataset:
+    """Return columns ``(n,)`` as one chain, with units and descriptions where they are labels: ``labels``' own, else by name."""
+    told = {} if labels is None else {label.name: label.quantity for label in labels}
     n = len(next(iter(columns.values()))) if columns else 0
     dataset = xr.Dataset(
         {name: (("chain", "draw"), np.asarray(values)[None]) for name, values in columns.items()},
         coords={"chain": [0], "draw": np.arange(n)},
     )
     for name in columns:
-        about = quantity(name)
+        about = told.get(name) or quantity(name)
         known = {"units": about.unit, "long_name": about.long}
         dataset[name].attrs.update({key: value for key, value in known.items() if value})
     return dataset

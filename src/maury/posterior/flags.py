@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from maury.constants import FALSE_ALARM
 from maury.errors import MauryError
 from maury.likelihood.pixels import MIN_PIXELS
 from maury.likelihood.residuals import ENOUGH_GAIN
@@ -122,7 +123,7 @@ _TABLE = (
         "Residuals in units of their errors are too large, or hang together, in a chip or around the lines of a species: by "
         "chance in fewer than --false-alarm of good spectra ({rate:.0%} unless it is given). `misfit.checks`, and the checks of "
         "the report, say where.",
-        {"rate": 0.01},
+        {"rate": FALSE_ALARM},
     ),
     Flag(
         "novel",
@@ -130,7 +131,7 @@ _TABLE = (
         "The network was not trained on spectra like this one: fewer than --false-alarm of simulations of this S/N ({rate:.0%} "
         "unless it is given) lie as far out in feature space. The verified posterior does not rest on the network, but an "
         "unusual spectrum deserves a look.",
-        {"rate": 0.01},
+        {"rate": FALSE_ALARM},
     ),
     Flag(
         "rejected_pixels",

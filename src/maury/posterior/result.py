@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from maury.display import card
 from maury.errors import InferenceError
-from maury.files import writing
 from maury.forward.doppler import add_velocities
 from maury.likelihood.fit import Fit
 from maury.likelihood.target import Target
@@ -187,18 +186,14 @@ class Posterior(WeightedDraws):
         return made_elsewhere("posterior.store", "datatree")(self)
 
     def save(self, path: str | Path) -> None:
-        """Write draws, spectrum and fit as netCDF (read by `maury.posterior.store.load`); the file appears whole or not at all.
+        """Write draws, spectrum and fit as netCDF (read by `maury.load`); the file appears whole or not at all.
 
         Raises
         ------
         InferenceError
             If it cannot be written.
         """
-        try:
-            with writing(path) as temporary:
-                self.to_datatree().to_netcdf(temporary, engine="h5netcdf")
-        except OSError as error:
-            raise InferenceError(f"{path}: cannot be written ({error.strerror or error})") from None
+        made_elsewhere("posterior.store", "write")(self.to_datatree(), path)
 
     def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
         """Corner plot of the verified posterior over the flow's."""

@@ -9,6 +9,13 @@
     /fit                               pixels, model flux, continuum, residual, sigma, whitened, predicted
     attribute "record"                 JSON: labels with priors, what ``to_json`` tells, diagnostics, provenance
 
+Of one star from several visits (`JointPosterior`) ``posterior``, ``sample_stats`` and ``weighted`` hold the draws from all visits, and
+
+::
+
+    /visits/1 ..                       each visit's own posterior, with all of the groups above
+    /fits/1 ..                         model and residual of each visit at the best joint draw
+
 Files of format 1 held the weighted draws in ``posterior`` and their weights in ``sample_stats``; they are read as well.
 """
 
@@ -16,8 +23,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,13 +36,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from maury.errors import InferenceError, MauryError
-from maury.files import first_line, sha256
+from maury.files import first_line, sha256, writing
+from maury.forward.doppler import add_velocities
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
 from maury.likelihood.pixels import DEGREE
 from maury.posterior.diagnostics import Diagnostics
 from maury.posterior.draws import chain, draws_of, groups, origin
 from maury.posterior.flags import split_flags
+from maury.posterior.joint import JointPosterior
 from maury.posterior.predictive import by_chip, by_line
 from maury.posterior.result import Posterior
 from maury.spectra.spectrum import PixelGrid, Spectrum
@@ -51,6 +60,10 @@ _FIT = ("flux", "continuum", "residual", "sigma", "whitened", "predicted")
 _FORMERLY = {"predicted": "foretold"}
 _STATS = ("log_weight", "log_likelihood", "log_prior", "log_proposal")
 _NOTE = "posterior: equally weighted draws; weighted: all draws with exp(log_weight); record: labels, priors and all the rest, as JSON"
+_JOINT_NOTE = (
+    "posterior: equally weighted draws from all visits; weighted: all draws with exp(log_weight); "
+    "visits: each visit's own posterior; joint: labels, priors and all the rest, as JSON"
+)
 _PACKAGES = ("maury", "torch", "zuko", "numpy", "scipy", "astropy")
 _CARD = ("library", "reference", "resolution", "flux", "source", "source_sha256")
 
@@ -132,7 +145,7 @@ def _plain(value: Any) -> Any:
 
 def datatree(posterior: Posterior) -> xr.DataTree:
     """Return a posterior as groups of arrays, with all that `load` needs."""
-    spectrum, fit = posterior.spectrum, posterior.fit
+    spectrum = posterior.spectrum
     kept = draws_of(posterior, weighted=True)
     weighted = chain({**kept.values, **kept.stats})
     weighted.attrs.update(origin(posterior), draws=kept.note)
@@ -146,17 +159,10 @@ def datatree(posterior: Posterior) -> xr.DataTree:
         columns["bitmask"] = ("pixel", np.asarray(spectrum.bitmask))
     observed = xr.Dataset(columns)
     observed["wavelength"].attrs.update(units="Angstrom", description="vacuum")
-    fitted = xr.Dataset(
-        {"pixels": ("used", fit.pixels), **{name: ("used", getattr(fit, name)) for name in _FIT}}
-    )
-    fitted.attrs["rchi2"] = fit.rchi2
-    for dataset in (observed, fitted):
-        for name in dataset.variables:
-            dataset[name].encoding.update(zlib=True, complevel=4, shuffle=True)
     named = groups(posterior, draws_of(posterior)) | {
         "weighted": weighted,
-        "spectrum": observed,
-        "fit": fitted,
+        "spectrum": _compressed(observed),
+        "fit": _fitted(posterior.fit),
     }
     tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in named.items()})
     record = {
@@ -186,6 +192,87 @@ def datatree(posterior: Posterior) -> xr.DataTree:
     return tree
 
 
+def joint_datatree(star: JointPosterior) -> xr.DataTree:
+    """Return one star from several visits as groups of arrays, with all that `load_joint` needs."""
+    n = len(star.draws)
+    about = origin(star.visits[0]) | {
+        "inference_time": star.seconds,
+        "file": ", ".join(readable(visit.spectrum.path) for visit in star.visits),
+    }
+    rows = star.rows(n)
+    equal, weighted = (
+        chain(_with_v_bary(star, rows), star.labels),
+        chain({**_with_v_bary(star, np.arange(n)), "log_weight": star.log_weights}, star.labels),
+    )
+    equal.attrs.update(
+        about, draws=f"equally weighted: {n} resampled with replacement from {n} weighted draws, seed 0; "
+        f"effective sample size {star.ess:.0f}, k-hat {star.khat:.2f}"
+    )  # fmt: skip
+    weighted.attrs.update(
+        about, draws="weighted: use exp(log_weight); what takes draws as equally weighted will be wrong"
+    )
+    stats = chain({"log_weight": np.full(n, -np.log(n))})
+    stats.attrs.update(
+        about, khat=star.khat, ess=star.ess, log_evidence=star.log_evidence,
+        flag_warn=",".join(star.flag_warn), flag_bad=",".join(star.flag_bad),
+    )  # fmt: skip
+    tree = xr.DataTree.from_dict({"/posterior": equal, "/sample_stats": stats, "/weighted": weighted})
+    tree["visits"] = xr.DataTree(
+        children={f"{i}": datatree(visit) for i, visit in enumerate(star.visits, start=1)}
+    )
+    tree["fits"] = xr.DataTree.from_dict({f"/{i}": _fitted(fit) for i, fit in enumerate(star.fits, start=1)})
+    record = {
+        "format": FORMAT,
+        "labels": star.labels.to_list(),
+        "log_evidence_constant": star.log_evidence_constant,
+        "khat_constant": star.khat_constant,
+        "corrections": star.corrections,
+        "seconds": star.seconds,
+        "evaluations": star.evaluations,
+        "left_out": star.left_out,
+        "summary": star.to_json(),
+    }
+    tree.attrs.update(note=_JOINT_NOTE, model=star.visits[0].model, joint=json.dumps(_plain(record)))
+    return tree
+
+
+def _with_v_bary(star: JointPosterior, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Draws of the labels by name, and each visit's velocity at the barycentre where its correction is known."""
+    values = {name: star.draws[rows, i] for i, name in enumerate(star.labels.names)}
+    moved = {
+        f"v_bary_{i}": np.asarray(add_velocities(values[f"v_rad_{i}"], correction))
+        for i, correction in enumerate(star.corrections, start=1)
+        if correction is not None
+    }
+    return values | moved
+
+
+def _fitted(fit: Fit) -> xr.Dataset:
+    columns = {"pixels": ("used", fit.pixels), **{name: ("used", getattr(fit, name)) for name in _FIT}}
+    return _compressed(xr.Dataset(columns, attrs={"rchi2": fit.rchi2}))
+
+
+def _compressed(dataset: xr.Dataset) -> xr.Dataset:
+    for name in dataset.variables:
+        dataset[name].encoding.update(zlib=True, complevel=4, shuffle=True)
+    return dataset
+
+
+def write(tree: xr.DataTree, path: str | Path) -> None:
+    """Write groups as netCDF; the file appears whole or not at all.
+
+    Raises
+    ------
+    InferenceError
+        If it cannot be written.
+    """
+    try:
+        with writing(path) as temporary:
+            tree.to_netcdf(temporary, engine="h5netcdf")
+    except OSError as error:
+        raise InferenceError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
 def load(path: str | Path) -> Posterior:
     """Read a posterior that `Posterior.save` wrote.
 
@@ -206,36 +293,121 @@ def load(path: str | Path) -> Posterior:
     >>> posterior = load("results/apVisit-r13-9518-57729-104.nc")  # doctest: +SKIP
     """
     path = Path(path)
-    if not path.is_file():
-        raise InferenceError(f"{path}: no such file")
-    try:
-        with xr.open_datatree(path, engine="h5netcdf") as opened:
-            tree = opened.load()
-    except Exception as error:
-        # HDF5 raises many kinds on damaged files.
-        raise InferenceError(
-            f"{path}: cannot be read as netCDF ({first_line(error)}); infer the spectrum again"
-        ) from None
+    tree = _opened(path)
+    if "joint" in tree.attrs:
+        raise InferenceError(f"{path}: holds one star from several visits; read it with maury.load_joint")
     if not {"posterior", "sample_stats", "flow"} <= set(tree.children):
         raise InferenceError(f"{path}: holds no posterior of maury's")
     if "record" not in tree.attrs or not {"spectrum", "fit"} <= set(tree.children):
         raise InferenceError(
             f"{path}: was written by a version that kept draws only; infer the spectrum again for a report"
         )
-    try:
+    with _damage_told(path, "spectrum"):
         return _read(tree, str(tree.attrs["record"]))
-    except (KeyError, TypeError, ValueError, IndexError, MauryError) as error:
+
+
+def load_joint(path: str | Path) -> JointPosterior:
+    """Read one star from several visits, as `JointPosterior.save` wrote it.
+
+    The exact likelihoods are not stored.
+
+    Parameters
+    ----------
+    path
+        A netCDF file.
+
+    Raises
+    ------
+    InferenceError
+        If there is no such file, it is damaged, or of one spectrum.
+
+    Examples
+    --------
+    >>> star = load_joint("results/joint.nc")  # doctest: +SKIP
+    >>> star.velocity_variation > 5  # doctest: +SKIP
+    """
+    path = Path(path)
+    tree = _opened(path)
+    if "joint" not in tree.attrs:
+        kind = (
+            "a posterior of one spectrum; read it with maury.load"
+            if "record" in tree.attrs
+            else "no posterior of maury's"
+        )
+        raise InferenceError(f"{path}: holds {kind}")
+    with _damage_told(path, "visits"):
+        return _read_joint(tree, str(tree.attrs["joint"]))
+
+
+def _opened(path: Path) -> xr.DataTree:
+    if not path.is_file():
+        raise InferenceError(f"{path}: no such file")
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as opened:
+            return opened.load()
+    except Exception as error:
+        # HDF5 raises many kinds on damaged files.
         raise InferenceError(
-            f"{path}: is damaged or of another version ({type(error).__name__}: {first_line(error)}); "
-            "infer the spectrum again"
+            f"{path}: cannot be read as netCDF ({first_line(error)}); infer the spectrum again"
         ) from None
 
 
-def _read(tree: xr.DataTree, text: str) -> Posterior:
+@contextmanager
+def _damage_told(path: Path, what: str) -> Iterator[None]:
+    """Tell a file of which something is missing or is what it cannot be; ``what`` is to be inferred again."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, MauryError) as error:
+        raise InferenceError(
+            f"{path}: is damaged or of another version ({type(error).__name__}: {first_line(error)}); "
+            f"infer the {what} again"
+        ) from None
 
-    record = json.loads(text)
+
+def _record(text: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(text)
     if record["format"] > FORMAT:
         raise ValueError(f"format {record['format']} is newer than this maury")
+    return record
+
+
+def _read_joint(tree: xr.DataTree, text: str) -> JointPosterior:
+    record = _record(text)
+    labels = LabelSet.from_list(record["labels"])
+    draws, stats = tree["weighted"].to_dataset(), tree["sample_stats"].to_dataset()
+    numbers = range(1, len(record["corrections"]) + 1)
+    visits = tree.children["visits"].children
+    posteriors = [_read(visits[f"{i}"], str(visits[f"{i}"].attrs["record"])) for i in numbers]
+    return JointPosterior(
+        labels=labels,
+        draws=np.column_stack([draws[name].values[0] for name in labels.names]),
+        log_weights=draws["log_weight"].values[0],
+        khat=float(stats.attrs["khat"]),
+        ess=float(stats.attrs["ess"]),
+        log_evidence=float(stats.attrs["log_evidence"]),
+        log_evidence_constant=record["log_evidence_constant"],
+        khat_constant=record["khat_constant"],
+        visits=posteriors,
+        fits=[
+            _fit(tree[f"fits/{i}"].to_dataset(), posterior.spectrum.grid.n_pixels)
+            for i, posterior in zip(numbers, posteriors, strict=True)
+        ],
+        corrections=record["corrections"],
+        seconds=float(record["seconds"]),
+        evaluations=int(record["evaluations"]),
+        left_out=tuple(record["left_out"]),
+    )
+
+
+def _fit(fitted: xr.Dataset, n_pixels: int) -> Fit:
+    pixels = fitted["pixels"].values.astype(np.int64)
+    if pixels.size and not 0 <= pixels.min() <= pixels.max() < n_pixels:
+        raise ValueError("the fit's pixels leave the spectrum")
+    return Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: _column(fitted, k) for k in _FIT})
+
+
+def _read(tree: xr.DataTree, text: str) -> Posterior:
+    record = _record(text)
     old = record["format"] == 1
     observed, fitted, stats = (tree[name].to_dataset() for name in ("spectrum", "fit", "sample_stats"))
     labels = LabelSet.from_list(record["labels"])
@@ -253,10 +425,7 @@ def _read(tree: xr.DataTree, text: str) -> Posterior:
         index=int(record["index"]),
         meta=record["meta"],
     )
-    pixels = fitted["pixels"].values.astype(np.int64)
-    if pixels.size and not 0 <= pixels.min() <= pixels.max() < grid.n_pixels:
-        raise ValueError("the fit's pixels leave the spectrum")
-    fit = Fit(pixels=pixels, rchi2=float(fitted.attrs["rchi2"]), **{k: _column(fitted, k) for k in _FIT})
+    fit = _fit(fitted, grid.n_pixels)
     draws, flow = tree["posterior" if old else "weighted"].to_dataset(), tree["flow"].to_dataset()
     stellar = [name for name in labels.names if name in flow]
     weight, likelihood, prior, proposal = ((stats if old else draws)[name].values[0] for name in _STATS)

@@ -54,7 +54,7 @@ def recognise(folder: Path) -> Kind:
         raise ConfigError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'}")
     if (folder / "survey.json").exists():
         return "survey"
-    if any(folder.glob("*.nc")):
+    if _of_stars(folder):
         return "stars"
     if (folder / "joint.json").exists():
         return "joint"
@@ -110,6 +110,12 @@ def report(
     return _stars(folder, page, output is not None, progress, fault)
 
 
+def _of_stars(folder: Path) -> list[Path]:
+    """Return the files that hold the posterior of one spectrum each."""
+    joint = {"joint.nc"} if (folder / "joint.json").exists() else set()
+    return sorted(path for path in folder.glob("*.nc") if path.name not in joint)
+
+
 def write(path: Path, text: str) -> None:
     """Write a page; it appears whole or not at all."""
     with disk_errors(path):
@@ -123,7 +129,7 @@ def _stars(
 ) -> list[Path]:
     from maury.posterior.store import load
 
-    files = sorted(folder.glob("*.nc"))
+    files = _of_stars(folder)
     entries, pages, failures = [], [], []
     # One star and a name for its page: that page is the report.
     alone = named and len(files) == 1

@@ -20,7 +20,7 @@ from maury.labels import LabelSet
 from maury.text import for_picture
 
 if TYPE_CHECKING:
-    from maury.inference.visits import JointPosterior
+    from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
     from maury.posterior.summary import WeightedDraws
 

@@ -15,7 +15,7 @@ from maury.quantities import quantity
 from maury.text import readable
 
 if TYPE_CHECKING:
-    from maury.inference.visits import JointPosterior
+    from maury.posterior.joint import JointPosterior
 
 
 def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Table:

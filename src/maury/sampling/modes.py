@@ -13,7 +13,9 @@ from maury.sampling.density import Density, log_likelihood, newton
 # Where u stops: the prior's mass beyond is 2e-9, and a Gauss-Newton step has no business there.
 _U_MAX = 6.0
 # Starts closer to a bound than a thousandth of the prior feel no slope there.
-_U_START = 3.0
+U_START = 3.0
+# The prior's own width is the farthest that a linear step can be believed.
+FARTHEST_STEP = 1.0
 # Nats below the best mode at which another no longer counts, and sigma within which two are one.
 _NEGLIGIBLE, _SAME_MODE = 20.0, 2.0
 
@@ -57,18 +59,18 @@ def climb(target: Density, starts: Tensor, *, steps: int = 20, tolerance: float 
 
     A climb ends when its next full step expects to gain less than ``tolerance`` nats.
     """
-    ends, precision = yield from _ascend(target, starts.clamp(-_U_START, _U_START), steps, tolerance)
+    ends, precision = yield from _ascend(target, starts.clamp(-U_START, U_START), steps, tolerance)
     return _distinct(ends, precision)
 
 
-def climb_with_last_held(
-    target: Density, starts: Tensor, *, steps: int = 4, tolerance: float = 0.1
+def climb_beside(
+    target: Density, starts: Tensor, held: int, *, steps: int = 4, tolerance: float = 0.1
 ) -> Steps[Modes]:
-    """Climb from each start ``(k, d)`` with the last label held where it is; return all ends.
+    """Climb from each start ``(k, d)`` with the coordinate at the place ``held`` left where it is; return all ends.
 
-    Their factors are of the other labels' covariance there, and 1 for the last.
+    Their factors are of the other coordinates' covariance there, and 1 for the one that is held.
     """
-    ends, _ = yield from _ascend(target, starts, steps, tolerance, held=True)
+    ends, _ = yield from _ascend(target, starts, steps, tolerance, held)
     return ends
 
 
@@ -78,16 +80,16 @@ def laplace_factor(precision: Tensor) -> Tensor:
 
 
 def _ascend(
-    target: Density, starts: Tensor, steps: int, tolerance: float, held: bool = False
+    target: Density, starts: Tensor, steps: int, tolerance: float, held: int | None = None
 ) -> Steps[tuple[Modes, Tensor]]:
-    """Take Levenberg-Marquardt steps, the last label ``held`` or not; return all ends, and the precisions there ``(k, d, d)``."""
+    """Take Levenberg-Marquardt steps, one coordinate ``held`` or none; return all ends, and the precisions there ``(k, d, d)``."""
 
     def slopes(u: Tensor) -> Steps[tuple[Tensor, Tensor]]:
         gradient, precision = yield from newton(target, u)
-        if held:
-            gradient[:, -1] = 0.0
-            precision[:, -1] = precision[:, :, -1] = 0.0
-            precision[:, -1, -1] = 1.0
+        if held is not None:
+            gradient[:, held] = 0.0
+            precision[:, held] = precision[:, :, held] = 0.0
+            precision[:, held, held] = 1.0
         return gradient, precision
 
     u = starts.clone()
@@ -104,8 +106,7 @@ def _ascend(
         step = torch.linalg.solve(
             precision[active] + damping[active, None, None] * diagonal, gradient[active]
         )
-        # The prior's own width is the farthest that a linear step can be believed.
-        trial = (u[active] + step.clamp(-1, 1)).clamp(-_U_MAX, _U_MAX)
+        trial = (u[active] + step.clamp(-FARTHEST_STEP, FARTHEST_STEP)).clamp(-_U_MAX, _U_MAX)
         trial_value = (yield from log_likelihood(target, trial)) + target.log_prior(trial)
         better = trial_value > value[active]
         won = active[better]

@@ -121,38 +121,62 @@ class StudentT(Proposal):
 
 
 @dataclass(frozen=True)
-class Extended:
-    """A proposal of all coordinates but the last, times a density of the last: mostly a Student-t, else N(0, 1).
+class Beside:
+    """The density of one coordinate that a proposal does not have: mostly a Student-t, else N(0, 1).
 
-    Without ``last`` it is the proposal alone. Its draws and densities are asked for, so that those of several can be computed together.
+    Attributes
+    ----------
+    place
+        Of the coordinate among all.
+    density
+        The Student-t, of one dimension.
+    prior_share
+        Share of N(0, 1).
+    """
+
+    place: int
+    density: StudentT
+    prior_share: float = 0.1
+
+
+def inserted(u: Tensor, column: Tensor, place: int) -> Tensor:
+    """Put a column ``(n, 1)`` among those of ``u (n, dim - 1)``, at its place."""
+    return torch.cat([u[:, :place], column, u[:, place:]], dim=1)
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A proposal of all coordinates, or of all but one, times a density of that one.
+
+    Its draws and densities are asked for, so that those of several can be computed together.
     """
 
     proposal: Proposal
-    last: StudentT | None = None
-    prior_share: float = 0.1
+    beside: Beside | None = None
 
     def complete(self, u: Tensor, generator: torch.Generator) -> Tensor:
-        """Put a last coordinate beside each of the proposal's draws ``(n, dim - 1)``."""
-        if self.last is None:
+        """Put the missing coordinate beside each of the proposal's draws ``(n, dim - 1)``."""
+        if self.beside is None:
             return u
         n = len(u)
-        x = self.last.sample(n, generator)
-        prior = torch.rand(n, 1, generator=generator) < self.prior_share
-        return torch.cat(
-            [u, torch.where(prior, torch.randn(n, 1, generator=generator, dtype=torch.float64), x)], dim=1
-        )
+        x = self.beside.density.sample(n, generator)
+        prior = torch.rand(n, 1, generator=generator) < self.beside.prior_share
+        normal = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+        return inserted(u, torch.where(prior, normal, x), self.beside.place)
 
     def seen(self, u: Tensor) -> Tensor:
         """Return the coordinates of ``u (n, dim)`` that the proposal has."""
-        return u if self.last is None else u[:, :-1]
+        if self.beside is None:
+            return u
+        return torch.cat([u[:, : self.beside.place], u[:, self.beside.place + 1 :]], dim=1)
 
     def log_prob(self, u: Tensor, log_proposal: Tensor) -> Tensor:
         """Log density, shape ``(n,)``, given the proposal's."""
-        if self.last is None:
+        if self.beside is None:
             return log_proposal
-        x = u[:, -1:]
-        by_t = self.last.log_prob(x) + math.log1p(-self.prior_share)
-        by_prior = log_standard_normal(x[:, 0]) + math.log(self.prior_share)
+        x, prior_share = u[:, self.beside.place, None], self.beside.prior_share
+        by_t = self.beside.density.log_prob(x) + math.log1p(-prior_share)
+        by_prior = log_standard_normal(x[:, 0]) + math.log(prior_share)
         return log_proposal + torch.logaddexp(by_t, by_prior)
 
 

@@ -23,7 +23,7 @@ from maury.serve.guard import REPORT_POLICY, Guard
 from maury.serve.jobs import Jobs, Run
 from maury.serve.readers import Readers
 from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, wanted_json
-from maury.serve.settings import Refused, Settings
+from maury.serve.settings import Refused, ServerSettings
 from maury.serve.uploads import Upload, Uploads
 from maury.serve.wanted import Choice, read_wanted
 
@@ -40,7 +40,7 @@ _SWEEP_SECONDS = 2.0
 
 
 def create_app(
-    settings: Settings, models: Mapping[str, Choice], readers: Readers, uploads: Uploads, jobs: Jobs
+    settings: ServerSettings, models: Mapping[str, Choice], readers: Readers, uploads: Uploads, jobs: Jobs
 ) -> Starlette:
     """Return the application; ``readers`` and ``jobs`` are started and stopped with it.
 
@@ -111,7 +111,12 @@ class _Routes:
     """What is answered to which address."""
 
     def __init__(
-        self, settings: Settings, models: Mapping[str, Choice], readers: Readers, uploads: Uploads, jobs: Jobs
+        self,
+        settings: ServerSettings,
+        models: Mapping[str, Choice],
+        readers: Readers,
+        uploads: Uploads,
+        jobs: Jobs,
     ) -> None:
         self._settings, self._models, self._readers = settings, models, readers
         self._uploads, self._jobs = uploads, jobs
@@ -302,7 +307,7 @@ def _result(
     return FileResponse(path, media_type=kind, filename=shown, headers=dict(headers or {}))
 
 
-def _file_json(kept: Upload, jobs: Jobs, settings: Settings) -> dict[str, Any]:
+def _file_json(kept: Upload, jobs: Jobs, settings: ServerSettings) -> dict[str, Any]:
     return {
         "id": kept.id,
         "name": kept.name,

@@ -9,7 +9,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from maury.serve.settings import Settings
+from maury.serve.settings import ServerSettings
 
 
 class Patient(H11Protocol):
@@ -21,10 +21,10 @@ class Patient(H11Protocol):
     Parameters
     ----------
     settings
-        `Settings.head_patience`, `Settings.patience` and `Settings.most_connections`.
+        `ServerSettings.head_patience`, `ServerSettings.patience` and `ServerSettings.most_connections`.
     """
 
-    def __init__(self, *arguments: Any, settings: Settings, **more: Any) -> None:
+    def __init__(self, *arguments: Any, settings: ServerSettings, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._settings = settings
         self._timer: asyncio.TimerHandle | None = None

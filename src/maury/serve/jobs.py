@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from maury.errors import MauryError
 from maury.priors import Prior
 from maury.serve.guard import owned
-from maury.serve.settings import Refused, Settings
+from maury.serve.settings import Refused, ServerSettings
 from maury.serve.uploads import Upload
 from maury.serve.wanted import Wanted
 
@@ -106,7 +106,7 @@ class Jobs:
         Length of the queue, and how long a run outlives its page.
     """
 
-    def __init__(self, work: Work, settings: Settings) -> None:
+    def __init__(self, work: Work, settings: ServerSettings) -> None:
         self._work, self._settings = work, settings
         self._runs: dict[str, Run] = {}
         self._cancelled: set[str] = set()
@@ -151,7 +151,7 @@ class Jobs:
             raise Refused(f"{len(waiting)} runs are waiting already; try again in a minute", 429)
 
     def add(self, owner: str, upload: Upload, wanted: Wanted, priors: Mapping[str, Prior]) -> Run:
-        """Put a run into the queue; beyond `Settings.most_runs` of a session the oldest results are dropped.
+        """Put a run into the queue; beyond `ServerSettings.most_runs` of a session the oldest results are dropped.
 
         Raises
         ------

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from maury.errors import ReaderError, SpectrumError
 from maury.serve.reading import LIMITS, File, Listed, to_plot, wrong_regions
-from maury.serve.settings import Refused, Settings
+from maury.serve.settings import Refused, ServerSettings
 from maury.spectra.formats import isolated
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class Readers:
         How many files may be read side by side.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self._number = settings.readers
         self._turns = asyncio.Semaphore(settings.readers)
         self._sessions: dict[str, asyncio.Lock] = {}

@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from maury.errors import MauryError
 from maury.files import alone
 from maury.serve.connections import Patient
-from maury.serve.settings import Settings
+from maury.serve.settings import ServerSettings
 from maury.serve.worker import Worker
 
 _PREFIX = "maury-serve-"
@@ -32,7 +32,7 @@ _LOCK = ".lock"
 _YOUNG, _LAST_WORDS = 60.0, 0.3
 
 
-def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -> None:
+def serve(settings: ServerSettings, started: Callable[[str], None] = lambda _: None) -> None:
     """Serve until interrupted.
 
     Parameters
@@ -85,7 +85,7 @@ def serve(settings: Settings, started: Callable[[str], None] = lambda _: None) -
     gc.freeze()
 
 
-def configured(app: Starlette, settings: Settings) -> uvicorn.Config:
+def configured(app: Starlette, settings: ServerSettings) -> uvicorn.Config:
     """Return uvicorn's settings for an application."""
     return uvicorn.Config(
         app,

@@ -10,8 +10,8 @@ from maury.errors import ConfigError, MauryError
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a server.
+class ServerSettings:
+    """How a server listens, and what it bounds.
 
     Attributes
     ----------

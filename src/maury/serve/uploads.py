@@ -15,7 +15,8 @@ from pathlib import Path
 from maury.serve.guard import owned
 from maury.serve.readers import Readers
 from maury.serve.reading import STORED, File, Listed
-from maury.serve.settings import Refused, Settings
+from maury.serve.settings import Refused, ServerSettings
+from maury.text import readable
 
 _NAME_LENGTH = 120
 _MB = 2**20
@@ -86,8 +87,7 @@ class _Arrival:
 def shown_name(name: str) -> str:
     """Return what the page shows of a file's name: its last part, without control characters, not too long."""
     last = re.split(r"[/\\]", name)[-1]
-    printable = "".join(c for c in last if c.isprintable()).strip()
-    return printable[-_NAME_LENGTH:] or "unnamed"
+    return readable(last).strip()[-_NAME_LENGTH:] or "unnamed"
 
 
 class Uploads:
@@ -103,7 +103,7 @@ class Uploads:
         Who looks into them.
     """
 
-    def __init__(self, root: Path, settings: Settings, readers: Readers) -> None:
+    def __init__(self, root: Path, settings: ServerSettings, readers: Readers) -> None:
         self._root, self._settings, self._readers = root, settings, readers
         self._kept: dict[str, Upload] = {}
         # From their request until they are kept; those that are being received are also in the second.
@@ -115,8 +115,8 @@ class Uploads:
     ) -> Upload:
         """Write a file as it arrives, and have it looked into; nothing of it stays if it is refused.
 
-        It has `Settings.patience` seconds, and one more for every `Settings.pace` bytes that have come. Where too many arrive, the
-        slowest gives way.
+        It has `ServerSettings.patience` seconds, and one more for every `ServerSettings.pace` bytes that have come. Where too many
+        arrive, the slowest gives way.
 
         Raises
         ------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from maury.errors import InferenceError, ModelError
 from maury.serve.child import Child, Ended
-from maury.serve.settings import Settings
+from maury.serve.settings import ServerSettings
 
 if TYPE_CHECKING:
     from maury.serve.jobs import Progress, Run
@@ -34,7 +34,7 @@ class Worker:
         The model, and how long a run may take.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._ending = False
         self._lock = threading.Lock()

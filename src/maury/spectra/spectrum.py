@@ -114,6 +114,10 @@ class Spectrum:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.grid, PixelGrid):
+            raise SpectrumError(
+                f"grid must be a PixelGrid, such as PixelGrid(wavelength, ((0, len(wavelength)),)), not {type(self.grid).__name__}"
+            )
         flux = np.asarray(self.flux, dtype=np.float64)
         ivar = np.asarray(self.ivar, dtype=np.float64)
         for name, array in (("flux", flux), ("ivar", ivar)):

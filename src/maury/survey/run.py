@@ -17,7 +17,7 @@ from maury.errors import ConfigError, MauryError
 from maury.files import alone, disk_errors, first_line
 from maury.survey.attempt import GPU, attempt
 from maury.survey.salvage import Salvage
-from maury.survey.store import Commit, Settings, Store, Task, differences
+from maury.survey.store import Commit, Store, SurveySettings, Task, differences
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -110,7 +110,7 @@ class Progress:
 
 
 def prepare(
-    folder: Path, settings: Settings, files: Callable[[], Iterator[Path]] | None, resume: bool
+    folder: Path, settings: SurveySettings, files: Callable[[], Iterator[Path]] | None, resume: bool
 ) -> int:
     """Begin a survey, or go on with one; return the number of tasks.
 

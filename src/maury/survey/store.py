@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maury.constants import BUDGET
+from maury.constants import BUDGET, FALSE_ALARM
 from maury.errors import ConfigError
 from maury.files import disk_errors, sha256, sweep, writing
 from maury.survey.inputs import Seen
@@ -42,7 +42,7 @@ PARTS = ("catalogue", "errors", "draws")
 FOLDERS = (*PARTS, "commits", "staged")
 
 
-class Settings(BaseModel):
+class SurveySettings(BaseModel):
     """What a survey's numbers depend on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +53,7 @@ class Settings(BaseModel):
     draws: int = Field(256, ge=16)
     noise: Literal["auto", "independent", "correlated"] = "auto"
     stage: Literal["verified", "flow"] = "verified"
-    false_alarm: float = Field(0.01, gt=0, lt=1)
+    false_alarm: float = Field(FALSE_ALARM, gt=0, lt=1)
     budget: int = Field(BUDGET, gt=0, description="likelihoods that a spectrum may take")
     nuisances: str = Field("default", description="what else the model is uncertain of, by name")
     seed: int = Field(0, ge=0, le=2**62)
@@ -118,7 +118,7 @@ class Store:
     # -- settings and plan
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> SurveySettings:
         """Of the survey in this folder.
 
         Raises
@@ -128,7 +128,7 @@ class Store:
         """
         path = self.folder / "survey.json"
         try:
-            return Settings(**json.loads(path.read_text(encoding="utf-8")))
+            return SurveySettings(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ConfigError(f"{self.folder}: holds no survey (there is no survey.json)") from None
         except (ValueError, TypeError, ValidationError) as error:
@@ -143,7 +143,7 @@ class Store:
                 return False
         return True
 
-    def begin(self, settings: Settings, files: Iterable[Path]) -> int:
+    def begin(self, settings: SurveySettings, files: Iterable[Path]) -> int:
         """Write plan and settings; return the number of tasks.
 
         Raises
@@ -347,7 +347,7 @@ def model_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def differences(stored: Settings, wanted: Settings) -> str:
+def differences(stored: SurveySettings, wanted: SurveySettings) -> str:
     """Name the settings in which two runs differ."""
     a, b = stored.model_dump(), wanted.model_dump()
     return ", ".join(f"{k} is {a[k]} there and {b[k]} here" for k in a if a[k] != b[k])

@@ -22,7 +22,16 @@ from maury.posterior.columns import Output, failed_row
 from maury.spectra.formats import isolated
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
-from maury.survey.store import Commit, InputFile, Settings, Store, Task, identity, model_version, unchanged
+from maury.survey.store import (
+    Commit,
+    InputFile,
+    Store,
+    SurveySettings,
+    Task,
+    identity,
+    model_version,
+    unchanged,
+)
 
 # Seconds that a file may keep a worker waiting: disks that many machines share are silent for minutes at times.
 _PATIENCE = 600.0
@@ -109,7 +118,7 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
     return found
 
 
-def _model(settings: Settings, device: str) -> Model:
+def _model(settings: SurveySettings, device: str) -> Model:
     model = load_model(settings.model, device)
     version = model_version(folder(settings.model))
     if version != settings.model_version:
@@ -119,7 +128,7 @@ def _model(settings: Settings, device: str) -> Model:
     return model
 
 
-def _seed(settings: Settings, checksum: str, index: int) -> int:
+def _seed(settings: SurveySettings, checksum: str, index: int) -> int:
     """Seed of a spectrum: of what it is, not of when or where it is inferred."""
     text = f"{settings.seed} {checksum} {index}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
@@ -131,7 +140,7 @@ Item = tuple[int, dict[str, Any] | Failure, Any]
 Found = tuple[dict[str, Any] | Exception, Any]
 
 
-def _infer_all(files: Sequence[InputFile], model: Model, settings: Settings) -> Iterator[Item]:
+def _infer_all(files: Sequence[InputFile], model: Model, settings: SurveySettings) -> Iterator[Item]:
     """Infer the spectra of some files, several at a time, whatever files they are of."""
     by = _verified if settings.stage == "verified" else _by_flow
     size = _BATCH[settings.stage] * (1 if model.forward.basis.device.type == "cpu" else _ON_GPU)
@@ -161,7 +170,7 @@ def _infer_all(files: Sequence[InputFile], model: Model, settings: Settings) -> 
 
 
 def _verified(
-    spectra: Sequence[Spectrum], model: Model, settings: Settings, seeds: list[int]
+    spectra: Sequence[Spectrum], model: Model, settings: SurveySettings, seeds: list[int]
 ) -> Iterator[Found]:
     found = infer_batch(
         spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm,
@@ -176,7 +185,7 @@ def _verified(
 
 
 def _by_flow(
-    spectra: Sequence[Spectrum], model: Model, settings: Settings, seeds: list[int]
+    spectra: Sequence[Spectrum], model: Model, settings: SurveySettings, seeds: list[int]
 ) -> Iterator[Found]:
     for one in amortised(spectra, model, settings.draws, seeds):
         if isinstance(one, Exception):

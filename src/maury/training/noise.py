@@ -130,4 +130,4 @@ def _relative_error(
     return error
 
 
-Noise = Annotated[PaperNoise | SnrList | RealErrors, Field(discriminator="kind")]
+SimulatedNoise = Annotated[PaperNoise | SnrList | RealErrors, Field(discriminator="kind")]

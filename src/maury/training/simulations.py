@@ -28,11 +28,12 @@ from maury.likelihood.problem import Problem
 from maury.models import DEFAULT, folder
 from maury.names import meant
 from maury.priors import LogUniform, Prior, Uniform
+from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee, of_card
 from maury.spectra.linespread import Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 from maury.training import store
-from maury.training.noise import Noise
+from maury.training.noise import SimulatedNoise
 from maury.weights import read_card
 
 # Runs of masked pixels are 1 to this many pixels long, of a spectrum of 7500; longer ones of finer pixels.
@@ -48,7 +49,7 @@ class Observing(BaseModel):
     snr: tuple[float, float] = Field(
         (10.0, 300.0), description="range of the signal-to-noise ratio a pixel, log-uniform"
     )
-    noise: Noise | None = Field(None, description="another source of the errors than ``snr``")
+    noise: SimulatedNoise | None = Field(None, description="another source of the errors than ``snr``")
     masked: tuple[float, float] = Field(
         (0.0, 0.2), description="range of the share of pixels lost in short runs"
     )
@@ -83,7 +84,7 @@ class Observing(BaseModel):
 class Simulation:
     """A batch of simulated observations.
 
-    ``labels`` is ``(n, n_labels)`` float64 with the nuisance ``jitter`` as last column; ``flux`` and ``ivar`` are
+    ``labels`` is ``(n, n_labels)`` float64 in the order of the problem's, ``jitter`` included; ``flux`` and ``ivar`` are
     ``(n, n_pixels)`` float32; ``continuum`` is what multiplied the model and ``snr`` ``(n,)`` the ratio drawn.
     """
 
@@ -120,6 +121,9 @@ class Simulator:
         self.problem, self.grid, self.observing = problem, grid, observing
         model, labels = problem.forward, problem.labels
         self.model, self.labels = model, labels
+        self._of_model = problem.columns(labels.without(Role.nuisance))
+        self._of_emulator = problem.columns(model.emulator.labels)
+        self._jitter = problem.columns(labels.of(Role.nuisance))
         profiles: list[LineSpread | None] = [lsf]
         if lsf is None and observing.resolution:
             profiles = [Gaussian(r, integrate=False) for r in observing.resolution]
@@ -143,19 +147,19 @@ class Simulator:
 
     @torch.no_grad()
     def observe(self, labels: Tensor, generator: torch.Generator) -> Simulation:
-        """Simulate spectra of given labels ``(n, n_labels)``, ``jitter`` last."""
+        """Simulate spectra of given labels ``(n, n_labels)``, ``jitter`` included."""
         return self.add_noise(labels, self.clean(labels, generator), generator)
 
     @torch.no_grad()
     def clean(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Model spectra ``(n, n_pixels)`` float32 of labels ``(n, n_labels)``, ``jitter`` last, without noise, mask and continuum."""
+        """Model spectra ``(n, n_pixels)`` float32 of labels ``(n, n_labels)``, without noise (jitter is one), mask and continuum."""
         many = len(self.samplers) > 1
         choice = int(torch.randint(len(self.samplers), (1,), generator=generator)) if many else 0
         ties = self.model.emulator.ties
         departures = (
             ties.departures(len(labels), generator) if ties.ties and self.observing.departures else None
         )
-        return self.samplers[choice](self.model(labels[:, :-1], departures))
+        return self.samplers[choice](self.model(labels[:, self._of_model], departures))
 
     @torch.no_grad()
     def add_noise(self, labels: Tensor, clean: Tensor, generator: torch.Generator) -> Simulation:
@@ -167,13 +171,18 @@ class Simulator:
         of_flux = self.observing.noise is not None and self.observing.noise.of == "flux"
         sigma = sigma * (signal if of_flux else continuum)
         variance = (
-            torch.where(sigma.isfinite(), sigma, 0.0).square() + (labels[:, -1:].float() * signal).square()
+            torch.where(sigma.isfinite(), sigma, 0.0).square()
+            + (labels[:, self._jitter].float() * signal).square()
         )
         if self.observing.emulator_error:
-            error = self.model.emulator.error(labels[:, :-3])[:, None] * self.error_shape * continuum
+            error = (
+                self.model.emulator.error(labels[:, self._of_emulator])[:, None]
+                * self.error_shape
+                * continuum
+            )
             variance = variance + error.square()
         if self.problem.learned is not None:
-            pixels = self._rest_pixels(labels[:, -3])
+            pixels = self._rest_pixels(labels[:, self.labels.index("v_rad")])
             variance = variance + (self.problem.learned.float()[pixels] * continuum).square()
         flux = signal + torch.randn(signal.shape, generator=generator) * variance.sqrt()
         keep = self.usable & sigma.isfinite() & ~self._masks(n, generator)

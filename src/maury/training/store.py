@@ -119,7 +119,7 @@ class Simulations:
     path
         The file.
     labels
-        Labels with their priors, the nuisance ``jitter`` last.
+        Labels with their priors, the nuisance ``jitter`` included.
     fixed
         Labels that were held at a value instead.
     wavelength

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maury.errors import MauryError, SpectrumError
-from maury.names import printable
 from maury.spectra import Spectrum, read_apvisit, read_spectrum, write_apvisit
 from maury.spectra.formats import fits as files
 from maury.spectra.formats.bits import BAD, bits
 from maury.spectra.formats.registry import FORMATS
+from maury.text import readable
 
 Visit = Callable[..., Path]
 
@@ -86,7 +86,7 @@ def fails(path: Path, message: str) -> None:
         warnings.simplefilter("error")
         with pytest.raises(SpectrumError, match=message) as caught:
             read_spectrum(path)
-    assert printable(path.name) in str(caught.value)
+    assert readable(path.name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

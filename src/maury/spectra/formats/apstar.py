@@ -11,7 +11,6 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.names import printable
 from maury.spectra.formats.bits import BAD
 from maury.spectra.formats.cards import (
     FLUX_UNIT,
@@ -26,6 +25,7 @@ from maury.spectra.formats.cards import (
 from maury.spectra.instrument import apogee
 from maury.spectra.linespread import LineSpread, Tabulated
 from maury.spectra.spectrum import PixelGrid, Spectrum
+from maury.text import readable
 
 __all__ = ["is_apstar", "is_aspcapstar", "read_apstar", "read_aspcapstar"]
 
@@ -276,6 +276,6 @@ def _row(hdus: fits.HDUList, hdu: int) -> Any:
 
 def _name(row: Any, key: str) -> str:
     try:
-        return printable(str(row[key]).strip())
+        return readable(str(row[key]).strip())
     except (KeyError, ValueError, IndexError, UnicodeError):
         return ""

@@ -12,8 +12,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.names import printable
 from maury.spectra.formats.fits import reason
+from maury.text import readable
 
 # Errors this many times the chip's median mark pixels that the pipeline gave up on.
 _ERROR_LIMIT = 1e3
@@ -90,4 +90,4 @@ def text(header: Mapping[str, Any], key: str) -> str:
         value = header.get(key)
     except fits.VerifyError:
         return ""
-    return printable(str(value).strip()) if isinstance(value, str | int | float) else ""
+    return readable(str(value).strip()) if isinstance(value, str | int | float) else ""

@@ -15,9 +15,9 @@ from typing import Any
 from astropy.io import fits
 
 from maury.errors import MauryError, MauryWarning, SpectrumError
-from maury.names import printable
 from maury.spectra.formats.headers import BLOCK as _BLOCK
 from maury.spectra.formats.headers import check_headers
+from maury.text import readable
 
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 # A compressed file is unpacked in memory: no spectrum needs more, and a hostile file must not take all.
@@ -69,7 +69,7 @@ def open_fits(path: str | os.PathLike[str]) -> Iterator[fits.HDUList]:
                 _check_known(hdus, path)
                 yield hdus
     except MauryError as error:
-        if printable(str(path)) in str(error):
+        if readable(str(path)) in str(error):
             raise
         raise SpectrumError(f"{path}: {error}") from None
     except MemoryError:

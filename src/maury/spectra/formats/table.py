@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.files import write_ecsv, writing
-from maury.names import printable
 from maury.spectra.air import to_vacuum
 from maury.spectra.formats.columns import (
     MAX_PIXELS,
@@ -36,6 +35,7 @@ from maury.spectra.formats.units import known_unit, noise_scale, to_angstrom
 from maury.spectra.instrument import Instrument
 from maury.spectra.linespread import ChipGaussians, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
+from maury.text import readable
 
 __all__ = ["from_specutils", "read_table", "to_vacuum", "write_table"]
 
@@ -247,7 +247,7 @@ def from_columns(
         ("noise", ("ivar", "error", "uncertainty")),
     ):
         if found[kind] is None:
-            has = printable(", ".join(table.names[:_TOLD])) or "none"
+            has = readable(", ".join(table.names[:_TOLD])) or "none"
             raise SpectrumError(f"{where}: needs a column {' or '.join(names)}; it has {has}")
     axis = columns[found["wavelength"] or ""]
     unit = axis.unit
@@ -359,7 +359,7 @@ def _in_vacuum(wavelength: NDArray[np.float64], medium: str | None, where: str) 
     raise SpectrumError(
         f"{where}: does not say whether its wavelengths are of air or vacuum (80 km/s apart): set its metadata 'medium' to one"
         if not word
-        else f"{where}: medium {printable(word)[:_TOLD]!r} is neither 'air' nor 'vacuum'"
+        else f"{where}: medium {readable(word)[:_TOLD]!r} is neither 'air' nor 'vacuum'"
     )
 
 
@@ -398,7 +398,7 @@ def _spectrum(
     stated = next((str(meta[key]) for key in _FRAME if key in meta), "observatory").strip().lower()
     frame = next((name for name, words in _FRAMES.items() if stated in words), None)
     if frame is None:
-        raise SpectrumError(f"{where}: frame {printable(stated)!r} is none of {', '.join(_FRAMES)}")
+        raise SpectrumError(f"{where}: frame {readable(stated)!r} is none of {', '.join(_FRAMES)}")
     resolution = _number(meta, _RESOLUTION, "", where)
     v_correction = _number(meta, ("v_correction", "v_correc"), "km/s", where)
     try:
@@ -430,7 +430,7 @@ def _number(meta: Mapping[str, Any], keys: tuple[str, ...], unit: str, where: st
         value = float(value)
     except (TypeError, ValueError):
         raise SpectrumError(
-            f"{where}: metadata {key!r} is no number: {printable(str(meta[key]))[:_TOLD]!r}"
+            f"{where}: metadata {key!r} is no number: {readable(str(meta[key]))[:_TOLD]!r}"
         ) from None
     return None if math.isnan(value) else value
 

@@ -11,7 +11,7 @@ from astropy import units
 from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
-from maury.names import printable
+from maury.text import readable
 from maury.untrusted import is_harmless_unit
 
 _LONGEST = 80
@@ -160,7 +160,7 @@ def noise_scale(own: Any, flux: Any, kind: str, where: str) -> float:
 
 
 def _shown(unit: Any) -> str:
-    return printable(str(unit))[:_LONGEST]
+    return readable(str(unit))[:_LONGEST]
 
 
 def _stated(unit: Any) -> bool:
