@@ -21,7 +21,7 @@ from maury.libraries.systematic import Systematic
 from maury.likelihood.problem import Problem
 from maury.likelihood.target import Target
 from maury.models import shipped
-from maury.priors import LogUniform, Uniform
+from maury.priors import LogUniform, Prior, Uniform
 from maury.sampling.modes import climb
 from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
@@ -30,7 +30,11 @@ from maury.spectra.spectrum import Spectrum
 COMMON = ("teff", "logg", "m_h")
 # Stars are seen at this S/N a pixel, without noise, rotating so fast (km/s).
 _SNR, _V_SINI = 200.0, 6.0
-_PRIORS = {"v_rad": Uniform(-30.0, 30.0), "v_sini": Uniform(0.0, 50.0), "jitter": LogUniform(5e-4, 0.2)}
+_PRIORS: dict[str, Prior] = {
+    "v_rad": Uniform(low=-30.0, high=30.0),
+    "v_sini": Uniform(low=0.0, high=50.0),
+    "jitter": LogUniform(low=5e-4, high=0.2),
+}
 # Share of a range at each of its ends in which no star is made.
 _MARGIN = 0.03
 

@@ -209,13 +209,13 @@ def check_libraries(
 
     Example: maury check libraries --number 40 --output libraries
     """
-    from maury.checks.libraries import compare, libraries, own, systematic, table
+    from maury.checks.libraries import Compared, compare, libraries, own, systematic, table
     from maury.libraries.systematic import FEWEST
 
     make_folder(output)
     known = libraries(phoenix)
     pairs = [(a, b) for a in known if not a.startswith("phoenix") for b in known if a != b]
-    found = []
+    found: list[Compared] = []
     for a, b in bar(pairs, "comparing", len(pairs)):
         found += compare(known[a], known[b], number, seed)
     with writing(output / "libraries.json") as temporary:

@@ -122,8 +122,8 @@ def infer(
             budget=budget,
             nuisances=nuisances,
         )
-        loaded = load_model(model, device.value, trust_code=trust_code)
-        _infer_joint(files, loaded, options, output, as_json, isolated)
+        one = load_model(model, device.value, trust_code=trust_code)
+        _infer_joint(files, one, options, output, as_json, isolated)
         return
     loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
     if output:

@@ -49,7 +49,7 @@ def infer(
     spectrum
         A spectrum or the path of a file, of which the first spectrum is taken.
     model
-        Name, folder, or a loaded model. ``"auto"`` runs all shipped models that cover the spectrum and lets the evidence choose.
+        Name, folder, or a loaded model. ``"auto"`` runs the default model and that of cool stars and lets the evidence choose.
     draws
         Importance draws a round; more rounds are added while the weights are uneven.
     seed
@@ -136,7 +136,7 @@ def infer_files(
     files
         Files of any format, each with one spectrum or many.
     model
-        Name, folder, a loaded model, or ``"auto"``: all shipped models that cover a spectrum, of which the evidence chooses.
+        Name, folder, a loaded model, or ``"auto"``: the default model and that of cool stars, of which the evidence chooses.
     options
         What may be chosen; or as keywords, which are those of `infer`.
     isolated

@@ -81,7 +81,10 @@ def read_quadratic(folder: Path, name: str) -> Emulator:
     if coefficients.shape != (len(air), 10) or pivots.shape != (3,) or scales.shape != (3,):
         raise ModelError(f"{folder}: the files of {name} do not fit together")
     labels = LabelSet(
-        tuple(label(key, Uniform(*ends)) for key, ends in zip(_LABELS, RANGES[name], strict=True))
+        tuple(
+            label(key, Uniform(low=ends[0], high=ends[1]))
+            for key, ends in zip(_LABELS, RANGES[name], strict=True)
+        )
     )
     half = (labels.high - labels.low) / 2
     middle = labels.low + half
@@ -93,6 +96,5 @@ def read_quadratic(folder: Path, name: str) -> Emulator:
     n = int((np.log10(wavelength[-1]) - start) / _STEP)
     grid = LogGrid(start, _STEP, fast_length(n + 64))
     rows = torch.from_numpy(CubicSpline(wavelength, coefficients)(grid.wavelength[:n].numpy()).T.copy())
-    return Emulator(
-        labels, grid, [(0, n)], rows[0], rows[1:], torch.ones(9), network, {"name": f"phoenix-{name}"}
-    ).eval()  # type: ignore[arg-type]
+    card = {"name": f"phoenix-{name}"}
+    return Emulator(labels, grid, [(0, n)], rows[0], rows[1:], torch.ones(9), network, card).eval()
