@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.interpolate import CubicSpline
 
 from maury.errors import ConfigError, LabelError
+from maury.forward.binary import Pair
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
 from maury.libraries.build import build_from_file
@@ -16,6 +19,7 @@ from maury.libraries.synthesis.compress import CompressedGrid, compress
 from maury.libraries.synthesis.design import LABELS, Design
 from maury.libraries.synthesis.grid import Chunk
 from maury.libraries.synthetic import components_of, spectra_of
+from maury.libraries.ties import Tie, Ties
 from maury.likelihood.nuisances import Departures, EmulatorModes, Point, chosen
 from maury.likelihood.problem import Problem
 from maury.priors import LogUniform, Uniform
@@ -242,3 +246,47 @@ def test_what_errors_have_in_common_is_a_nuisance(point, tied):
     assert (tied.error_left <= tied.error_shape + 1e-7).all()
     names = [nuisance.name for nuisance in chosen("default", point.model, ("teff", "v_rad"))]
     assert {"departures", "emulator", "macroturbulence"} <= set(names)
+
+
+@pytest.fixture(scope="module")
+def related(tied):
+    ties = Ties(
+        tied.library, tied.labels, tied.ties.ties, {"m_h": Tie(at=-1.0, follows={"logg": 0.2}, scatter=0.1)}
+    )
+    extra = {"v_rad": Uniform(-50.0, 50.0), "v_sini": Uniform(0.0, 50.0), "jitter": LogUniform(1e-3, 0.1)}
+    labels = tied.labels + LabelSet(tuple(label(name, prior) for name, prior in extra.items()))
+    return Problem(ForwardModel(tied.tied(ties)), labels)
+
+
+def test_a_relation_is_a_part_of_the_prior(related):
+    drawn = related.sample(200, torch.Generator().manual_seed(0))
+    z = (drawn[:, 2] - (-1.0 + 0.2 * drawn[:, 1])) / 0.1
+    assert 0.8 < z.std() < 1.2
+    pixels = apogee().pixels
+    ones = np.ones(pixels.n_pixels)
+    spectrum = Spectrum(pixels, ones, 1e4 * ones, lsf=apogee().lsf)
+    star = torch.tensor([[5000.0, 2.5, -0.3, 0.2, 0.0, 8.0, 0.01]], dtype=torch.float64)
+    likelihood = related.likelihood(spectrum)
+    own = replace(related, labels=related.labels.with_priors({"m_h": Uniform(-2.0, 0.5)})).likelihood(
+        spectrum
+    )
+    assert likelihood.pixels.related == ("m_h",)
+    assert own.pixels.related == ()
+    distance = (-0.3 - (-1.0 + 0.5)) / 0.1
+    expected = -0.5 * distance**2 - 0.5 * np.log(2 * np.pi)
+    assert float(likelihood.log_prob(star) - own.log_prob(star)) == pytest.approx(expected, rel=1e-4)
+    mine, other = likelihood.curvature(star), own.curvature(star)
+    slopes = torch.tensor([0.0, -2.0, 10.0, 0, 0, 0, 0], dtype=torch.float64)
+    torch.testing.assert_close((mine.gradient - other.gradient)[0], -distance * slopes, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        (mine.fisher - other.fisher)[0], slopes[:, None] * slopes, rtol=1e-3, atol=1e-2
+    )
+
+
+def test_two_stars_each_follow(related):
+    pair = Pair(related.forward)
+    labels = torch.zeros(2, pair.n_labels, dtype=torch.float64)
+    names = pair.label_names
+    labels[:, names.index("logg")], labels[:, names.index("logg_2")] = 2.5, 4.5
+    z = pair.standardised(labels, ("m_h",))
+    assert z[0].tolist() == pytest.approx([5.0, 1.0])

@@ -79,3 +79,36 @@ def test_a_region_lies_between_two_lines():
 def test_an_impossible_region_is_told(lines):
     with pytest.raises(LabelError, match="a region is two lines"):
         Region(*lines)
+
+
+RELATED = Ties(
+    LabelSet((label("logg", Uniform(0.0, 5.0)), label("v_micro", LogUniform(0.3, 4.0)))),
+    LabelSet((label("logg", Uniform(0.0, 5.0)), label("v_micro", LogUniform(0.3, 4.0)))),
+    relations={"v_micro": Tie(at=1.0, follows={"logg": -0.2}, scatter=0.3)},
+)
+
+
+def test_a_relation_is_drawn_about_and_measured_from():
+    labels = torch.stack([torch.linspace(0.5, 4.5, 4000), torch.ones(4000)], 1).double()
+    drawn = RELATED.related(labels, ("v_micro",), torch.Generator().manual_seed(1))
+    z = RELATED.standardised(drawn, ("v_micro",))[:, 0]
+    assert float(z.mean()) == pytest.approx(0, abs=0.05)
+    assert float(z.std()) == pytest.approx(1, abs=0.05)
+    assert (drawn[:, 0] == labels[:, 0]).all()
+    assert drawn[:, 1].min() >= 0.3
+    assert drawn[:, 1].max() <= 4.0
+    assert RELATED.standardised(labels, ()).shape == (4000, 0)
+    assert Ties.from_dict(RELATED.library, RELATED.to_dict()) == RELATED
+
+
+@pytest.mark.parametrize(
+    ("name", "relation", "message"),
+    [
+        ("v_mic", Tie(), "relations.v_mic: v_mic is not inferred"),
+        ("v_micro", Tie(follows={"log_g": 1.0}), "log_g is not inferred"),
+        ("v_micro", Tie(scatter=0.0), "a relation without scatter is a tie"),
+    ],
+)
+def test_an_impossible_relation_is_told(name, relation, message):
+    with pytest.raises(LabelError, match=message):
+        Ties(RELATED.library, RELATED.labels, relations={name: relation})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,10 @@ class Pair(nn.Module):
         """Tell whether labels ``(n, n_labels)`` are of two stars that there are, bool, ``(n,)``."""
         first, second = self.single.inside(self._both(labels)[0]).chunk(2)
         return first & second
+
+    def standardised(self, labels: Tensor, related: Sequence[str]) -> Tensor:
+        """As `ForwardModel.standardised`, of both stars side by side, ``(n, 2 n_related)``."""
+        return torch.cat(self.single.standardised(self._both(labels)[0], related).chunk(2), 1)
 
     def sampler(self, *args: Any, **options: Any) -> Any:
         """As `ForwardModel.sampler`."""

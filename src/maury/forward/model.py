@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -172,6 +173,10 @@ class ForwardModel(nn.Module):
     def inside(self, labels: Tensor) -> Tensor:
         """Tell whether labels ``(n, n_labels)`` are of stars that there are, bool, ``(n,)``."""
         return self.emulator.inside(labels[:, :-2])
+
+    def standardised(self, labels: Tensor, related: Sequence[str]) -> Tensor:
+        """Distances ``(n, n_related)`` of labels ``(n, n_labels)`` from the relations that they follow; see `Ties.relations`."""
+        return self.emulator.ties.standardised(labels[:, :-2], related)
 
     def _velocities(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         if labels.ndim != 2 or labels.shape[1] != self.n_labels:

@@ -110,7 +110,7 @@ def _two_stars(
         learned=problem.learned,
     )  # fmt: skip
     nuisances = chosen(options.nuisances, likelihood.model, labels.names, problem.modes)
-    likelihood = replace(likelihood, nuisances=nuisances)
+    likelihood = replace(likelihood, nuisances=nuisances, related=problem.related)
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])
     case = Case(spectrum, model, options, labels, to_model_grid(spectrum, model), single.p_novelty)
     generator = torch.Generator().manual_seed(options.seed)

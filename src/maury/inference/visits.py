@@ -223,8 +223,12 @@ def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity
             scale.append(a)
             offset.append(b)
         assert visit.target is not None
+        own = visit.target.likelihood
+        if i:
+            # What labels follow among real stars is a prior, and counts once.
+            own = replace(own, pixels=replace(own.pixels, related=()))
         parts.append(
-            visit.target.likelihood.tied(
+            own.tied(
                 torch.tensor(places),
                 torch.tensor(scale, dtype=torch.float64),
                 torch.tensor(offset, dtype=torch.float64),

@@ -55,6 +55,9 @@ class SyntheticConfig(BaseModel):
         default={}, description="labels that are inferred, and their ranges; all of the library's if empty"
     )
     ties: dict[str, Tie] = Field(default={}, description="what each other label of the library follows")
+    relations: dict[str, Tie] = Field(
+        default={}, description="what labels that are inferred follow among real stars: a part of their prior"
+    )
     region: Region | None = None
     components: int = Field(200, gt=0)
     kernel_spectra: int = Field(1200, gt=0, description="spectra that choose the kernel")
@@ -247,7 +250,7 @@ def build_from_synthetic(config: SyntheticConfig) -> Emulator:
         process,
         card,
         shape,
-        Ties(library, _labels(config.labels), config.ties) if config.labels else None,
+        Ties(library, _labels(config.labels), config.ties, config.relations) if config.labels else None,
         config.region,
         modes,
     ).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,8 @@ class Ties:
         Those that are inferred: some of the library's, or names of what several follow.
     ties
         Of each of the library's labels that is not inferred, what it follows.
+    relations
+        What some of those that are inferred follow among real stars, with their scatter: a part of their prior.
 
     Raises
     ------
@@ -61,8 +63,17 @@ class Ties:
     library: LabelSet
     labels: LabelSet
     ties: Mapping[str, Tie] = field(default_factory=dict)
+    relations: Mapping[str, Tie] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, relation in self.relations.items():
+            for other in (name, *relation.follows):
+                if other not in self.labels.names or (other == name and name in relation.follows):
+                    raise LabelError(
+                        f"relations.{name}: {other} is not inferred; {meant(other, self.labels.names)}"
+                    )
+            if not relation.scatter > 0:
+                raise LabelError(f"relations.{name}: a relation without scatter is a tie")
         for name in self.library.names:
             if (name in self.labels.names) == (name in self.ties):
                 raise LabelError(f"{name}: a label of the library is either inferred or tied to others")
@@ -118,16 +129,58 @@ class Ties:
             [label.name in self.ties and isinstance(label.prior, LogUniform) for label in self.library]
         )
 
+    def standardised(self, labels: Tensor, names: Collection[str]) -> Tensor:
+        """Distances of labels ``(n, n_labels)`` from what they follow, in standard deviations, ``(n, n_names)``."""
+        return (
+            torch.cat([self._distance(labels, name)[:, None] for name in names], 1)
+            if names
+            else labels[:, :0]
+        )
+
+    def _distance(self, labels: Tensor, name: str) -> Tensor:
+        relation, value = self.relations[name], labels[:, self.labels.index(name)]
+        return (
+            (value.log() if self._is_logarithmic(name) else value) - self._mean(labels, name)
+        ) / relation.scatter
+
+    def _mean(self, labels: Tensor, name: str) -> Tensor:
+        relation = self.relations[name]
+        mean = torch.full_like(labels[:, 0], relation.at)
+        for other, slope in relation.follows.items():
+            mean = mean + slope * labels[:, self.labels.index(other)]
+        return mean
+
+    def _is_logarithmic(self, name: str) -> bool:
+        return isinstance(self.labels[name].prior, LogUniform)
+
+    def related(self, labels: Tensor, names: Collection[str], generator: torch.Generator) -> Tensor:
+        """Return labels ``(n, n_labels)`` in which the named ones are drawn about what they follow."""
+        out = labels.clone()
+        for name in names:
+            prior = self.labels[name].prior
+            z = torch.randn(len(out), generator=generator, dtype=out.dtype).clamp(-_FARTHEST, _FARTHEST)
+            value = self._mean(out, name) + self.relations[name].scatter * z
+            out[:, self.labels.index(name)] = (value.exp() if self._is_logarithmic(name) else value).clamp(
+                prior.low, prior.high
+            )
+        return out
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON card."""
-        ties = {name: tie.model_dump(mode="json") for name, tie in self.ties.items()}
-        return {"labels": self.labels.to_list(), "ties": ties}
+        parts = {"ties": self.ties, "relations": self.relations}
+        plain = {
+            key: {name: tie.model_dump(mode="json") for name, tie in of.items()} for key, of in parts.items()
+        }
+        return {"labels": self.labels.to_list(), **plain}
 
     @classmethod
     def from_dict(cls, library: LabelSet, entry: Mapping[str, Any]) -> Ties:
         """Read what `to_dict` returned; errors as of the class."""
-        ties = {str(name): Tie.model_validate(tie) for name, tie in entry["ties"].items()}
-        return cls(library, LabelSet.from_list(entry["labels"]), ties)
+        ties, relations = (
+            {str(name): Tie.model_validate(tie) for name, tie in entry.get(key, {}).items()}
+            for key in ("ties", "relations")
+        )
+        return cls(library, LabelSet.from_list(entry["labels"]), ties, relations)
 
 
 @dataclass(frozen=True)

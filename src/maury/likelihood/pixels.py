@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -118,7 +119,8 @@ class Likelihood:
     coefficients are integrated out: the model is never rescaled to the data. Pixels are independent unless a `Correlation` of the
     residuals is added (`maury.likelihood.residuals`).
 
-    It is zero for labels of stars that there are not (`Emulator.inside`).
+    It is zero for labels of stars that there are not (`Emulator.inside`), and has the factor ``prod_j N(z_j; 0, 1)`` of the ``related``
+    labels' distances from what they follow among real stars (`maury.libraries.ties.Ties.relations`).
 
     What else the model is uncertain of, its ``nuisances``, is integrated out with the continuum once they are ``linear`` about some
     labels (`linearised`): then ``flux_i ~ N((m_i + o_i + sum_k a_k g_ki) C_i, ...)``, ``a ~ N(0, 1)``, with fixed o and g, and m in the
@@ -146,6 +148,7 @@ class Likelihood:
     line_width: Array | None = field(default=None, repr=False, compare=False)
     nuisances: tuple[Nuisance, ...] = ()
     linear: Linear | None = field(default=None, repr=False, compare=False)
+    related: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -492,6 +495,9 @@ class Likelihood:
         found = self._solve(m, covariance, r, labels[:, self.jitter])
         out = -0.5 * ((r * found.solved).sum(1) + covariance.log_det) + found.log_integral()
         out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+        if self.related:
+            z = self.model.standardised(labels[:, : self.jitter], self.related)
+            out = out - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
         return out.masked_fill(~self.model.inside(labels[:, : self.jitter]), -math.inf)
 
     def _continuum(self, m: Tensor, found: _Solution) -> Tensor:
@@ -563,7 +569,20 @@ class Likelihood:
         full += 0.5 * columns.mT @ (weighted @ weighted.mT) @ columns
         gain = 0.5 * (by_pixel @ (solved.square() - diagonal)[..., None])
         gradient += (columns.mT @ gain)[..., 0]
+        for distance, slopes_of in self._relations(labels):
+            gradient[:, : self.jitter] -= distance[:, None] * slopes_of
+            full[:, : self.jitter, : self.jitter] += slopes_of[:, :, None] * slopes_of[:, None]
         return Curvature(gradient.cpu(), full.cpu())
+
+    def _relations(self, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Distance from each relation ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
+        if not self.related:
+            return
+        x = labels[:, : self.jitter].detach().requires_grad_()
+        with torch.enable_grad():
+            for distance in self.model.standardised(x, self.related).unbind(1):
+                (slopes,) = torch.autograd.grad(distance.sum(), x, retain_graph=True)
+                yield distance.detach(), slopes
 
     @torch.no_grad()
     def with_reference_continuum(self, labels: Tensor) -> Likelihood:

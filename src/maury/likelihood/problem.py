@@ -88,6 +88,16 @@ class Problem:
         return self.labels.select(name for name in self.labels.names if name not in self.held)
 
     @cached_property
+    def related(self) -> tuple[str, ...]:
+        """Labels whose prior is about what they follow among real stars: those that nobody holds or has given another prior."""
+        emulator = self.forward.emulator
+        return tuple(
+            name
+            for name in emulator.ties.relations
+            if name not in self.held and self.labels[name].prior == emulator.labels[name].prior
+        )
+
+    @cached_property
     def stellar(self) -> LabelSet:
         """The labels that an estimator infers: those not held, without the nuisance."""
         return self.inferred.without(Role.nuisance)
@@ -112,9 +122,11 @@ class Problem:
             If hardly any of the prior is of such stars.
         """
         out = self.complete(self.labels.sample(n, generator))
+        stellar = slice(len(self.forward.emulator.labels))
         for _ in range(_TRIES):
             outside = ~self.forward.inside(out[:, : self.forward.n_labels])
             if not outside.any():
+                out[:, stellar] = self.forward.emulator.ties.related(out[:, stellar], self.related, generator)
                 return out
             out[outside] = self.complete(self.labels.sample(int(outside.sum()), generator))
         raise LabelError("the prior holds hardly any star: teff and logg lie where no atmosphere is")
@@ -138,7 +150,7 @@ class Problem:
         found = chosen(nuisances, self.forward, self.inferred.names, self.modes)
         if self.emulator_error and any(isinstance(nuisance, EmulatorModes) for nuisance in found):
             pixels = pixels.with_error_left()
-        return self.tied(replace(pixels, nuisances=found))
+        return self.tied(replace(pixels, nuisances=found, related=self.related))
 
     def tied(self, pixels: Likelihood) -> Tied:
         """Hold what is known."""
