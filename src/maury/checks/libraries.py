@@ -18,6 +18,7 @@ from maury.labels import LabelSet, label
 from maury.libraries.emulator import Emulator
 from maury.libraries.quadratic import RANGES, read_quadratic
 from maury.libraries.systematic import Systematic
+from maury.likelihood.nuisances import DEFAULT as NUISANCES
 from maury.likelihood.problem import Problem
 from maury.likelihood.target import Target
 from maury.models import shipped
@@ -121,11 +122,14 @@ def compare(by: Emulator, of: Emulator, number: int, seed: int = 0) -> Iterator[
         seen = torch.where(inside, flux, 1.0).numpy()
         spectrum = Spectrum(grid, seen, np.where(good, _SNR**2, 0.0), lsf=lsf)
         start = torch.cat([_labels(by, star[None])[0], torch.tensor([0.01], dtype=torch.float64)])
-        target = Target(problem.likelihood(spectrum), labels)
+        target = Target(problem.likelihood(spectrum, nuisances=NUISANCES), labels)
         start[-1] = target.likelihood.excess_scatter(start[None])[0].clamp(1e-3, 0.1)
         before = target.likelihood.fit(start)
         target = target.with_reference_continuum(start)
         modes = alone(climb(target, labels.to_normal(start)[None]))
+        for _ in range(2):
+            target = target.linearised(modes.u[0])
+            modes = alone(climb(target, modes.u))
         theta = labels.from_normal(modes.u[0])
         after = target.likelihood.fit(theta)
         truth = dict(zip(COMMON, star.tolist(), strict=True))
