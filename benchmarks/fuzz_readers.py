@@ -13,18 +13,14 @@ run end with 1. ``--plant hang`` (or ``memory``, ``crash``, ``exception``) puts 
 
 import argparse
 import bz2
-import faulthandler
 import gzip
 import json
 import os
 import re
-import resource
-import select
 import shutil
 import signal
 import sys
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,12 +29,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "spectra" / "formats"))
 
+from bounded import SECONDS, attempt
 from fixtures13 import at_rest, write_all
 
-from maury.errors import MauryError
 from maury.spectra import read_spectra, write_table
 
-SECONDS, MEMORY, PATIENCE = 5.0, 2**30, 120.0
 BLOCK, CARD = 2880, 80
 NUMBERS = ("0", "-1", "1", "2", "3", "-2880", "999", "1000", "65536", "2000000000", "-2147483648", "9223372036854775807",
            "1e9", "1.5", "-  5760", "T", "'4'", "nan", "", "99999999999999999999")  # fmt: skip
@@ -271,75 +266,18 @@ def planted(fault):
     return read
 
 
-def check(spectra):
-    """Look at spectra as whoever infers them would: fluxes are finite where they are used, names and words can be printed."""
-    for spectrum in spectra:
-        assert spectrum.flux.shape == spectrum.ivar.shape
-        assert np.isfinite(spectrum.flux).all()
-        assert np.isfinite(spectrum.ivar).all()
-        words = [spectrum.id, *(value for value in spectrum.meta.values() if isinstance(value, str))]
-        assert all(word.isprintable() for word in words), "a word that is not printable"
-
-
-def child(path, name, content, seed, number, read, answer):
-    """Make file ``number``, read it, and tell what came of it; never returns."""
-    rng = np.random.default_rng([seed, number])
-    path.write_bytes(damage(content, rng) if number % 2 else forge(name, content, rng))
-    faulthandler.disable()
-    # No handler: a catch-all cannot swallow it.
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    began = time.process_time()
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            check(read(path))
-        found = "read"
-    except MauryError as error:
-        found = "MauryError" if str(error).isprintable() else f"a message that is not printable: {error!a}"
-    except BaseException as error:
-        found = f"{type(error).__name__}: {error}"[:200]
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024
-    os.write(
-        answer, json.dumps({"found": found, "seconds": time.process_time() - began, "peak_MB": peak}).encode()
-    )
-    os._exit(0)
-
-
 def one(folder, name, content, seed, number, read):
     """Return what becomes of file ``number``."""
     path = folder / f"{number}-{name}"
-    answer, question = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(answer)
-        try:
-            child(path, name, content, seed, number, read, question)
-        finally:
-            # A fault of this harness's own.
-            os._exit(99)
-    os.close(question)
-    known = b""
-    end = time.monotonic() + PATIENCE
-    while select.select([answer], [], [], max(end - time.monotonic(), 0))[0]:
-        part = os.read(answer, 65536)
-        if not part:
-            break
-        known += part
-    else:
-        os.kill(process, signal.SIGKILL)
-    os.close(answer)
-    _, status, used = os.wait4(process, 0)
-    if known:
-        return path, json.loads(known)
-    code = os.waitstatus_to_exitcode(status)
-    hang = code in (-signal.SIGPROF, -signal.SIGKILL)
-    found = f"hang: more than {SECONDS:g} s" if hang else f"the process ended with {code}"
-    return path, {"found": found, "seconds": used.ru_utime + used.ru_stime, "peak_MB": used.ru_maxrss / 1024}
+
+    def make():
+        rng = np.random.default_rng([seed, number])
+        path.write_bytes(damage(content, rng) if number % 2 else forge(name, content, rng))
+
+    result = attempt(path, read, make, SECONDS)
+    # A line a file is kept of tens of thousands.
+    result.pop("said", None)
+    return path, result
 
 
 def originals(folder):

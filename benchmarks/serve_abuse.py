@@ -369,17 +369,27 @@ def main() -> None:
             # The other processes that read are started then.
             time.sleep(chosen.seconds)
             found = phases(port, server.pid, visit, chosen.seconds)
-            children = psutil.Process(server.pid).children(recursive=True)
+            children = {
+                child: " ".join(child.cmdline()[-3:])
+                for child in psutil.Process(server.pid).children(recursive=True)
+            }
             began = time.perf_counter()
             server.send_signal(signal.SIGINT)
             status = server.wait(60)
             took = time.perf_counter() - began
+            # A signal that is on its way needs a moment of a core.
+            _, alive = psutil.wait_procs(list(children), timeout=1.0)
             left = [path.name for path in Path(folder).iterdir() if path.name.startswith("maury-serve-")]
             found["interrupted at work"] = {
                 "seconds": round(took, 2),
                 "status": status,
                 "folders_left": left,
-                "processes_left": sum(child.is_running() for child in children),
+                "processes": len(children),
+                "processes_left": [
+                    children[child]
+                    for child in alive
+                    if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+                ],
             }
         finally:
             server.kill()

@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from browser import browser  # noqa: F401
-from maury import cli
-from maury.forward.model import ForwardModel
-from maury.labels import LabelSet, label
-from maury.libraries.emulator import Emulator
-from maury.models import shipped
-from maury.priors import LogUniform, Uniform
-from maury.spectra.formats.writers import nominal_visit_grid
-from maury.spectra.spectrum import Spectrum
+from maury import constants
+
+# Before any module takes it: tests of the machinery run on the model of seven labels, a third of the work of the default one, whose own
+# tests (test_default.py) run in a process of their own.
+constants.DEFAULT_MODEL = "kurucz-apogee"
+
+from browser import browser  # noqa: E402, F401
+from maury import cli  # noqa: E402
+from maury.forward.model import ForwardModel  # noqa: E402
+from maury.labels import LabelSet, label  # noqa: E402
+from maury.libraries.emulator import Emulator  # noqa: E402
+from maury.models import shipped  # noqa: E402
+from maury.priors import LogUniform, Uniform  # noqa: E402
+from maury.spectra.formats.writers import nominal_visit_grid  # noqa: E402
+from maury.spectra.spectrum import Spectrum  # noqa: E402
 
 TRUTH = {"teff": 4800.0, "logg": 2.6, "m_h": -0.1, "alpha_m": 0.05, "v_rad": 37.0, "v_sini": 8.0}
 SNR = 100.0

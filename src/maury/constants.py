@@ -6,5 +6,6 @@ C_KMS = 299792.458
 BUDGET = 20_000
 # Share of good spectra that may be flagged as a misfit, and as novel, unless it is given.
 FALSE_ALARM = 0.01
-# The shipped model that is taken where none is named.
-DEFAULT_MODEL = "kurucz-apogee"
+# The shipped model that is taken where none is named, and the one that goes on where it ends, below 3500 K: `auto` chooses between them.
+DEFAULT_MODEL = "marcs-apogee"
+COOL_MODEL = "btsettl-apogee"

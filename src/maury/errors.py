@@ -39,6 +39,10 @@ class SpectrumError(MauryError):
     flag = "unreadable"
 
 
+class ReaderError(MauryError):
+    """The process that reads files could not be started, which is no file's fault (`maury.spectra.formats.isolated`)."""
+
+
 class LabelError(MauryError):
     """A label, its prior or its value is not what the model knows."""
 

@@ -64,6 +64,26 @@ def test_no_output_overwrites_another(run, quick, no_pictures, demo_file, tmp_pa
     assert load(tmp_path / "out" / "star_3.nc").spectrum.path == str(files[1])
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_files_of_strangers_are_read_by_another_process(run, quick, demo_file, tmp_path, monkeypatch, joint):
+    from maury.spectra.formats import registry
+
+    def never(*_, **__):
+        raise AssertionError("read in this process")
+
+    monkeypatch.setattr(registry, "read_spectra", never)
+    told = []
+    monkeypatch.setattr("maury.inference.visits.infer_visits", lambda spectra, *_, **__: told.append(spectra))
+    (tmp_path / "bad.fits").write_text("garbage", encoding="utf-8")
+    code, out, error = run("infer", demo_file, tmp_path / "bad.fits", "--isolated", *["--joint"] * joint)
+    assert "bad.fits: not a FITS file" in error
+    if joint:
+        assert [spectrum.id for spectrum in told[0]] == ["maury-demo"]
+    else:
+        assert code == 0
+        assert "teff" in out
+
+
 def test_the_summary_is_not_written_over_an_input(run, demo_file, tmp_path):
     shutil.copy(demo_file, tmp_path / "summary.ecsv")
     code, _, error = run("infer", tmp_path / "summary.ecsv", "--output", tmp_path)

@@ -13,7 +13,7 @@ from maury.errors import Failure, LabelError
 from maury.inference.batch import labels_for
 from maury.inference.flow import Flow
 from maury.inference.infer import infer_files
-from maury.models import load_model, shipped, to_model_grid
+from maury.models import load_model, to_model_grid
 from maury.priors import TruncatedNormal, Uniform
 from maury.sampling.proposal import StudentT
 from maury.spectra.formats.star_writers import write_apstar
@@ -100,7 +100,6 @@ def test_spectrum_at_rest(model, star):
 
 
 def test_models_by_evidence(star):
-    assert list(shipped(estimators=True)) == ["btsettl-apogee", "kurucz-apogee"]
     posterior = maury.infer(star, "auto")
     assert posterior.model == "kurucz-apogee"
     tried = {entry.model: entry for entry in posterior.diagnostics.models}

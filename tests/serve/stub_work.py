@@ -1,12 +1,13 @@
 """In place of the process that infers: what it does is told by the seed of a run."""
 
 import os
+import subprocess
 import sys
 import time
 
 from maury.serve.child import answer
 
-RESULT, DIES, DEAF, ERROR, FAILS, LISTENS = range(6)
+RESULT, DIES, DEAF, ERROR, FAILS, LISTENS, STARTS = range(7)
 unwanted = set()
 
 
@@ -30,7 +31,9 @@ def handle(message, tell):
     tell({"stage": "flow"})
     if seed == DIES:
         os._exit(3)
-    while seed == DEAF:
+    if seed == STARTS:
+        tell({"started": subprocess.Popen(["sleep", "60"]).pid})
+    while seed in (DEAF, STARTS):
         time.sleep(0.05)
     while seed == LISTENS:
         if message["run"] in unwanted:

@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import stub_work as stub
 
@@ -75,6 +77,22 @@ def test_a_process_that_dies_takes_its_run_alone(worker, caplog):
     with contextlib.suppress(InferenceError):
         worker(run(stub.RESULT, 3), lambda _: None)
     assert worker(run(stub.RESULT, 4), lambda _: None)["pid"]
+
+
+def test_what_it_has_started_ends_with_it(worker):
+    """Its reader stayed behind, at work on a file that nobody waited for."""
+    worker()
+    child = Child("stub_work", "m")
+    child.send({"do": "run", "run": "1", "wanted": {"seed": stub.STARTS}})
+    while "started" not in (message := child.receive(30.0)):
+        pass
+    helper = psutil.Process(message["started"])
+    child.kill()
+    end = time.monotonic() + 10
+    # One that nobody has asked how it ended is dead all the same.
+    while helper.is_running() and helper.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("seed", "error"), [(stub.ERROR, InferenceError), (stub.FAILS, RuntimeError)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from maury.errors import MauryError
 from maury.survey.catalogue import ERRORS
 from maury.survey.salvage import Salvage
-from maury.survey.store import Commit, InputFile, Store, SurveySettings
+from maury.survey.store import Commit, InputFile, Store, SurveySettings, identity
 from maury.survey.verify import repair, verify
 
 SCHEMA = pa.schema(
@@ -40,8 +41,6 @@ class Other(Store):
 
 def stage(store, task, value=0, errors=False):
     """Do what a worker does."""
-    from maury.survey.store import identity
-
     files = [(file, *identity(Path(file))) for file in task.files]
     rows = [{"file": f, "row": 0, "sha256": sha, "value": value} for f, sha, _, _ in files]
     parts = {"catalogue": store.write_part("catalogue", task, pa.Table.from_pylist(rows, SCHEMA))}
@@ -54,6 +53,16 @@ def stage(store, task, value=0, errors=False):
 def values(store):
     parts = sorted((store.folder / "catalogue").glob("*.parquet"))
     return [value for part in parts for value in pq.read_table(part)["value"].to_pylist()]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are Unix's")
+def test_what_never_ends_has_no_checksum(tmp_path):
+    """A list from elsewhere may name a pipe or a device: whoever reads it to its end waits for ever."""
+    os.mkfifo(tmp_path / "pipe.fits")
+    for path in (tmp_path / "pipe.fits", Path("/dev/zero"), tmp_path, Path("a\0b.fits")):
+        assert identity(path) == ("", -1, -1)
+        found = InputFile(str(path), *identity(path)[1:], "", 0, 1)
+        assert Store(tmp_path).changed(Commit(0, (found,), 0, 1, 0, 0.1, {})) == []
 
 
 def test_a_worker_alone_changes_nothing(store):

@@ -207,6 +207,40 @@ def test_inputs_that_change_or_vanish_while_they_are_read(done, visits, client, 
     assert table[1]["teff_p50"] == pytest.approx(undisturbed[1]["teff_p50"], rel=1e-6)
 
 
+def test_a_file_that_hangs_its_reader_is_a_row(visits, client, tmp_path, monkeypatch):
+    """The kernel ends the process that reads; the survey goes on, with the file among the errors."""
+    import shutil
+
+    from maury.spectra.formats import isolated
+
+    copied = tmp_path / "visits"
+    copied.mkdir()
+    for name in ("good.fits", "hang.fits"):
+        shutil.copy(visits / "apVisit-1.fits", copied / name)
+    hang = (
+        "from maury.spectra.formats import isolated as here; from maury.spectra.formats.isolated import registry\n"
+        "good = registry.read_spectra\n"
+        "def read(path, **more):\n"
+        "    while 'hang.fits' in path: pass\n"
+        "    return good(path, **more)\n"
+        "registry.read_spectra = read\n"
+        "here._serve()\n"
+    )
+    short = isolated.Limits(seconds=0.5)
+    monkeypatch.setattr(isolated, "_START", "import sys; sys.path[:] = {path!r}\n" + hang)
+    monkeypatch.setattr(isolated.Limits, "of_file", lambda *_: short)
+    output = tmp_path / "survey"
+    survey(output, copied, client)
+    assert [Path(row["file"]).name for row in rows(output)] == ["good.fits"]
+    (error,) = ds.dataset(output / "errors").to_table().to_pylist()
+    assert Path(error["file"]).name == "hang.fits"
+    assert error["flag_bad"] == "unreadable"
+    assert "more than 0.5 s of the processor" in error["reason"]
+    assert verify(output).whole
+    # Nobody else shall have such a reader.
+    isolated.close_all()
+
+
 def test_a_clock_that_was_set_back_changes_nothing(done, visits, client, tmp_path):
     import os
     import shutil
@@ -219,6 +253,20 @@ def test_a_clock_that_was_set_back_changes_nothing(done, visits, client, tmp_pat
     again = survey(output, copied, client, resume=True)
     assert again.fresh == 0
     assert verify(output).whole
+
+
+def test_a_run_that_was_killed_as_it_began_is_begun_again(visits, tmp_path):
+    """By the same words: there is nothing to resume. What is somebody's own is not taken for it."""
+    for name in ("catalogue", "commits", "errors"):
+        (tmp_path / "s" / name).mkdir(parents=True)
+    (tmp_path / "s" / ".host-1-2-plan.jsonl").write_text('{"task": 0, "fi', encoding="utf-8")
+    assert prepare(tmp_path / "s", settings(), lambda: expand([visits]), False) == 3
+    for name in ("thesis.tex", "catalogue/mine.fits", ".git/config"):
+        file = tmp_path / name.split("/")[0].strip(".") / "own" / name
+        file.parent.mkdir(parents=True)
+        file.write_text("x", encoding="utf-8")
+        with pytest.raises(ConfigError, match="is not empty, and holds no survey"):
+            prepare(file.parents[name.count("/")], settings(), lambda: expand([visits]), False)
 
 
 def test_two_runs_in_one_folder(visits, client, tmp_path):

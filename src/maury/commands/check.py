@@ -24,7 +24,7 @@ from maury.commands.console import (
 )
 from maury.constants import DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import MauryError
-from maury.files import finite
+from maury.files import finite, writing
 
 app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
 
@@ -196,43 +196,35 @@ def check_misfit(
 
 @app.command("libraries")
 def check_libraries(
-    output: Annotated[Path, typer.Option(help="Folder for systematic.json; copy it into the model's.")],
-    model: ModelOption = DEFAULT_MODEL,
-    number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 100,
-    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    output: Annotated[
+        Path, typer.Option(help="Folder for libraries.json, a table, and each model's systematic.json.")
+    ],
+    number: Annotated[int, typer.Option(help="Stars of each pair of libraries.", min=1)] = 40,
+    phoenix: Annotated[
+        Path | None, typer.Option(help="Folder of quadratic models of PHOENIX, as of apogee_tools.")
+    ] = None,
     seed: SeedOption = 100,
 ) -> None:
-    """Measure how far labels move with the choice of the library, on spectra that differ as another one's do.
+    """Compare the shipped libraries: what each says of stars that another has made.
 
-    Example: maury check libraries --model kurucz-apogee --jobs 2 --output libraries
+    Example: maury check libraries --number 40 --output libraries
     """
-    import numpy as np
+    from maury.checks.libraries import Compared, compare, libraries, own, systematic, table
+    from maury.libraries.systematic import FEWEST
 
-    import maury
-    from maury.checks.gap import COOL, FAULTS, spoil
-    from maury.libraries.systematic import Systematic
-    from maury.models import load_model
-
-    loaded, fault = load_model(model), FAULTS["library"]
     make_folder(output)
-    found = list(
-        bar(
-            spoil(
-                loaded, [(fault, fault.default)], number, options=["auto"], seed=seed, jobs=jobs,
-                store=output / "results.jsonl",
-            ),
-            "inferring",
-            number,
-        )
-    )  # fmt: skip
-    prior = loaded.labels["teff"].prior
-    names = list(found[0].offset)
-    card = {"model": model, "maury": maury.__version__, "spectra": number, "seed": seed, "of": fault.meaning}
-    systematic = Systematic.of(
-        names,
-        np.array([[r.offset[k] for k in names] for r in found]),
-        (prior.low, min(COOL, prior.high)),
-        card,
-    )
-    systematic.save(output)
-    out.print_json(data=asdict(systematic))
+    known = libraries(phoenix)
+    pairs = [(a, b) for a in known if not a.startswith("phoenix") for b in known if a != b]
+    found: list[Compared] = []
+    for a, b in bar(pairs, "comparing", len(pairs)):
+        found += compare(known[a], known[b], number, seed)
+    with writing(output / "libraries.json") as temporary:
+        temporary.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+    with writing(output / "libraries.md") as temporary:
+        temporary.write_text(table(found) + "\n", encoding="utf-8")
+    for name in known:
+        if sum(own(one, name) for one in found) >= FEWEST:
+            folder = output / name
+            make_folder(folder)
+            systematic(found, name).save(folder)
+    out.print(table(found), markup=False)

@@ -90,6 +90,13 @@ def infer(
     joint: Annotated[
         bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
     ] = False,
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated",
+            help="Files of strangers: another process reads them, with limits of time and memory.",
+        ),
+    ] = False,
     trust_code: TrustOption = False,
 ) -> None:
     """Infer the labels of stars from their spectra; a file may hold many.
@@ -115,7 +122,8 @@ def infer(
             budget=budget,
             nuisances=nuisances,
         )
-        _infer_joint(files, load_model(model, device.value, trust_code=trust_code), options, output, as_json)
+        one = load_model(model, device.value, trust_code=trust_code)
+        _infer_joint(files, one, options, output, as_json, isolated)
         return
     loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
     if output:
@@ -128,7 +136,7 @@ def infer(
         found = infer_files(
             files, loaded, draws=draws, seed=seed, noise=noise.value,
             companion=companion.value, false_alarm=false_alarm, budget=budget,
-            nuisances=nuisances, progress=tell,
+            nuisances=nuisances, isolated=isolated, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):
@@ -227,17 +235,18 @@ def demo(
 
 
 def _infer_joint(
-    files: list[Path], model: Model, options: Options, output: Path | None, as_json: bool
+    files: list[Path], model: Model, options: Options, output: Path | None, as_json: bool, isolated: bool
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
     from maury.inference.visits import infer_visits_with
     from maury.report.tables import joint_table
+    from maury.spectra.formats.isolated import read_all as read_all_isolated
     from maury.spectra.formats.registry import read_all
 
     if output:
         make_folder(output)
     spectra = []
-    for item in read_all(files, model.instrument):
+    for item in (read_all_isolated if isolated else read_all)(files, model.instrument):
         if isinstance(item, Failure):
             print_error(item.message)
         else:

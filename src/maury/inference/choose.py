@@ -1,4 +1,4 @@
-"""Which library explains a spectrum? All shipped models that cover it are tried on the same pixels, and the evidence chooses."""
+"""Which library explains a spectrum? The default model and the one of cool stars are tried on the same pixels, and the evidence chooses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import partial
 
 import numpy as np
 
+from maury.constants import COOL_MODEL, DEFAULT_MODEL
 from maury.errors import InferenceError, LabelError
 from maury.inference.batch import infer_single, labels_for
 from maury.inference.flagging import disagreement
 from maury.inference.options import Options
 from maury.inference.refine import NESTED
 from maury.likelihood.pixels import usable_pixels
-from maury.models import DEFAULT, load_model, shipped
+from maury.models import DEFAULT, load_model
 from maury.posterior.diagnostics import Tried
 from maury.posterior.result import Posterior
 from maury.sampling.verification import KHAT_LIMIT
@@ -26,10 +27,10 @@ _CLOSE = 20.0
 
 
 def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]) -> Posterior:
-    """Infer with every shipped model that covers the spectrum, on the same pixels; return the one of the highest evidence."""
+    """Infer with the default model and that of cool stars, on the same pixels; return the one of the highest evidence."""
     began = time.perf_counter()
     models, inside, refused = [], {}, []
-    for name in shipped(estimators=True):
+    for name in (COOL_MODEL, DEFAULT_MODEL):
         m = load_model(name)
         try:
             labels = labels_for(spectrum, m, options.priors)

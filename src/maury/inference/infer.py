@@ -20,6 +20,7 @@ from maury.likelihood.residuals import Noise
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.result import Posterior
 from maury.priors import PriorLike
+from maury.spectra.formats.isolated import read_all as read_all_isolated
 from maury.spectra.formats.registry import read_all, read_spectrum
 from maury.spectra.spectrum import Spectrum
 
@@ -48,7 +49,7 @@ def infer(
     spectrum
         A spectrum or the path of a file, of which the first spectrum is taken.
     model
-        Name, folder, or a loaded model. ``"auto"`` runs all shipped models that cover the spectrum and lets the evidence choose.
+        Name, folder, or a loaded model. ``"auto"`` runs the default model and that of cool stars and lets the evidence choose.
     draws
         Importance draws a round; more rounds are added while the weights are uneven.
     seed
@@ -124,6 +125,7 @@ def infer_files(
     model: Model | str | Path = DEFAULT,
     options: Options | None = None,
     *,
+    isolated: bool = False,
     progress: Callable[[str], None] = lambda _: None,
     **keywords: Unpack[Keywords],
 ) -> Iterator[Posterior | Failure]:
@@ -134,9 +136,12 @@ def infer_files(
     files
         Files of any format, each with one spectrum or many.
     model
-        Name, folder, a loaded model, or ``"auto"``: all shipped models that cover a spectrum, of which the evidence chooses.
+        Name, folder, a loaded model, or ``"auto"``: the default model and that of cool stars, of which the evidence chooses.
     options
         What may be chosen; or as keywords, which are those of `infer`.
+    isolated
+        Whether another process reads the files, with limits of time and memory, as those of strangers should be read
+        (`maury.spectra.formats.isolated`).
     progress
         Told of each spectrum what stage begins; what it raises ends that inference.
 
@@ -144,13 +149,19 @@ def infer_files(
     ------
     Posterior or Failure
         In the order of the files and of the spectra in them.
+
+    Raises
+    ------
+    ReaderError
+        If that process cannot be started.
     """
     chosen = Options.of(options, keywords)
     if not isinstance(model, Model) and model != AUTO:
         model = load_model(model)
     # A path is a sequence of letters too.
     files = [files] if isinstance(files, str | Path) else files
-    for spectrum in read_all(files, model.instrument if isinstance(model, Model) else None):
+    read = read_all_isolated if isolated else read_all
+    for spectrum in read(files, model.instrument if isinstance(model, Model) else None):
         if isinstance(spectrum, Failure):
             yield spectrum
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,19 @@ from maury.libraries.elements import ElementProcess
 
 # Sizes that a card may tell.
 _MOST_UNITS, _MOST_LAYERS, _MOST_NODES = 8_192, 64, 20_000
+
+
+class Coefficients(Protocol):
+    """Any module from labels scaled to [-1, 1], ``(n, n_labels)``, to coefficients in units of their spread, ``(n, n_components)``."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the coefficients."""
+
+    def settings(self) -> dict[str, int | str]:
+        """Return what it needs to be built again by `from_settings`."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return its tensors, as of `torch.nn.Module`."""
 
 
 class LabelNetwork(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maury.errors import ModelError
 from maury.labels import LabelSet
-from maury.libraries.coefficients import GaussianProcess, LabelNetwork, from_settings
+from maury.libraries.coefficients import Coefficients, GaussianProcess, from_settings
 from maury.libraries.elements import ElementProcess
 from maury.libraries.ties import Region, Ties
 from maury.priors import LogUniform
@@ -111,7 +111,7 @@ class Emulator(nn.Module):
         mean: Tensor,
         components: Tensor,
         scale: Tensor,
-        network: LabelNetwork | GaussianProcess | ElementProcess,
+        network: Coefficients,
         card: Mapping[str, Any] | None = None,
         error_shape: Tensor | None = None,
         ties: Ties | None = None,
@@ -225,7 +225,7 @@ class Emulator(nn.Module):
 
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the flux, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""
-        if not isinstance(self.network, LabelNetwork):
+        if isinstance(self.network, GaussianProcess | ElementProcess):
             return self.network.error(self.scaled(self.complete(labels)))
         return torch.full((len(labels),), float(self.card.get("error_rms", 0.0)), device=self.mean.device)
 
@@ -251,7 +251,7 @@ class Emulator(nn.Module):
         # Half precision costs 2e-5 of the continuum, far below the error of the network, and halves the file.
         tensors["components"] = self.components[:, inside].half()
         tensors["scale"] = self.scale
-        if not isinstance(self.network, LabelNetwork):
+        if isinstance(self.network, GaussianProcess | ElementProcess):
             tensors["error_shape"] = self.error_shape[inside].half()
         if len(self.modes):
             tensors["modes"] = self.modes[:, inside].half()

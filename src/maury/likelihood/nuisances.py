@@ -295,7 +295,7 @@ class Departures(_Common):
     width: float = 1.0
     name: str = "departures"
     unit: str = "scatter"
-    source: str = "scatter of [X/M] in the survey's stars at one [M/H] and [alpha/M] (Joensson et al. 2020, AJ 160, 120); the model's card has each"
+    source: str = "scatter of [X/M] among stars of one [M/H] and [alpha/M] (Joensson et al. 2020, AJ 160, 120); the model's card has each"
 
     def derivative(self, at: Point) -> Tensor:
         """Return the derivative by each, shape ``(n_tied, n_pixels)``."""

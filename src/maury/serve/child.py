@@ -114,7 +114,11 @@ class Child:
         return f"it ended with status {code}"
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, and what it has started itself."""
+        if hasattr(os, "killpg") and self._process.poll() is None:
+            # It leads a group of its own, in which its readers are too.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from maury.errors import SpectrumError
+from maury.errors import ReaderError, SpectrumError
 from maury.serve.reading import LIMITS, File, Listed, to_plot, wrong_regions
 from maury.serve.settings import Refused, ServerSettings
 from maury.spectra.formats import isolated
@@ -88,6 +88,8 @@ class Readers:
                 raise
             except SpectrumError as error:
                 raise Refused(str(error), 422) from None
+            except ReaderError as error:
+                raise Refused(str(error), 503) from None
 
     @contextlib.asynccontextmanager
     async def _waiting(self, owner: str) -> AsyncIterator[None]:

@@ -145,7 +145,7 @@ def prepare(
             return sum(1 for _ in store.tasks())
         with disk_errors(folder), alone(folder, folder / ".lock"):
             return store.extend(files())
-    if folder.exists() and any(folder.iterdir()) and not (folder / "plan.jsonl").exists() and not resume:
+    if folder.exists() and not store.beginning and not resume:
         raise ConfigError(f"{folder}: is not empty, and holds no survey; choose another --output")
     if files is None:
         raise ConfigError(f"{folder}: holds no survey to go on with; name its inputs")

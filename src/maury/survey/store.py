@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ from maury.files import disk_errors, sha256, sweep, writing
 from maury.survey.inputs import Seen
 
 PARTS = ("catalogue", "errors", "draws")
+FOLDERS = (*PARTS, "commits", "staged")
 
 
 class SurveySettings(BaseModel):
@@ -132,6 +134,15 @@ class Store:
         except (ValueError, TypeError, ValidationError) as error:
             raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
+    @property
+    def beginning(self) -> bool:
+        """Whether the folder holds no more than a survey that was killed before it had settings."""
+        for path in self.folder.iterdir():
+            ours = path.is_file() and (path.name.startswith(".") or path.name == "plan.jsonl")
+            if not ours and not (path.name in FOLDERS and path.is_dir() and not any(path.iterdir())):
+                return False
+        return True
+
     def begin(self, settings: SurveySettings, files: Iterable[Path]) -> int:
         """Write plan and settings; return the number of tasks.
 
@@ -140,7 +151,7 @@ class Store:
         ConfigError
             If there are no files.
         """
-        for part in (*PARTS, "commits", "staged"):
+        for part in FOLDERS:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         number = self._plan(files, settings.files_per_task, old=())
         # Last: with it, the folder is a survey.
@@ -278,17 +289,13 @@ class Store:
             path = Path(file.path)
             try:
                 status = path.stat()
-            except OSError:
+            except (OSError, ValueError):
                 # One that is gone since then keeps its rows; one that was never there may have come.
                 continue
             if (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
                 continue
-            try:
-                checksum = sha256(path)
-            except OSError:
-                # There, but still not to be read.
-                checksum = ""
-            if checksum != file.sha256:
+            # One that is there, but still not to be read, has none.
+            if identity(path)[0] != file.sha256:
                 found.append(file.path)
         return found
 
@@ -313,18 +320,23 @@ def unchanged(file: InputFile) -> bool:
     """Tell whether a file has still the size and time of change that were noted, or is still not to be read."""
     try:
         status = Path(file.path).stat()
-    except OSError:
+    except (OSError, ValueError):
+        return file.size < 0
+    if not stat.S_ISREG(status.st_mode):
         return file.size < 0
     return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
 
 
 def identity(path: Path) -> tuple[str, int, int]:
-    """Checksum, size and time of change (ns) of a file; nothing of one that cannot be read."""
+    """Checksum, size and time of change (ns) of a file; nothing of one that cannot be read, or is a pipe or device, which may never end."""
     try:
         status = path.stat()
-        return sha256(path), status.st_size, status.st_mtime_ns
-    except OSError:
-        return "", -1, -1
+        if stat.S_ISREG(status.st_mode):
+            return sha256(path), status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        # A name with a NUL is no name either.
+        pass
+    return "", -1, -1
 
 
 def model_version(folder: Path) -> str:

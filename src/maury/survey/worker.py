@@ -19,7 +19,7 @@ from maury.inference.batch import infer_batch
 from maury.inference.flow import amortised
 from maury.models import Model, folder, load_model
 from maury.posterior.columns import Output, failed_row
-from maury.spectra.formats.registry import read_all
+from maury.spectra.formats import isolated
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
 from maury.survey.store import (
@@ -33,6 +33,8 @@ from maury.survey.store import (
     unchanged,
 )
 
+# Seconds that a file may keep a worker waiting: disks that many machines share are silent for minutes at times.
+_PATIENCE = 600.0
 # Spectra that go through each stage together, and how many times as many on a GPU.
 _BATCH = {"flow": 64, "verified": 16}
 _ON_GPU = 32
@@ -60,6 +62,8 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
     began = time.perf_counter()
     store = Store(Path(output))
     settings = store.settings
+    # It starts while the model is loaded, and stays for the tasks that follow.
+    isolated.prepare(1, isolated.Limits(patience=_PATIENCE))
     model = _model(settings, device)
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
@@ -154,7 +158,7 @@ def _infer_all(files: Sequence[InputFile], model: Model, settings: SurveySetting
         batch.clear()
 
     for source, file in enumerate(files):
-        for item in read_all([file.path], model.instrument):
+        for item in isolated.read_all([file.path], model.instrument, patience=_PATIENCE):
             if isinstance(item, Failure):
                 yield source, item, ""
                 continue

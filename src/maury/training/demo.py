@@ -17,6 +17,9 @@ TRUTH = {
     "logg": 2.55,
     "m_h": -0.21,
     "alpha_m": 0.09,
+    "c_m": -0.08,
+    "n_m": 0.17,
+    "v_micro": 1.55,
     "v_rad": 41.7,
     "v_sini": 9.5,
     "jitter": 0.005,
@@ -69,4 +72,4 @@ def write_demo(path: Path, model: Model, seed: int = 1) -> dict[str, float]:
     path.parent.mkdir(parents=True, exist_ok=True)
     spectrum = simulate_visit(model, TRUTH, snr=SNR, seed=seed, v_correction=V_CORRECTION)
     write_apvisit(path, spectrum, release="dr16", header={"SNR": SNR})
-    return TRUTH
+    return {name: TRUTH[name] for name in model.labels.names}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fixtures13 import at_rest, kernels, visit
 
-from maury.errors import Failure, SpectrumError
+from maury.errors import Failure, ReaderError, SpectrumError
 from maury.spectra import read_spectra, write_apstar, write_apvisit, write_table
 from maury.spectra.formats import isolated
 from maury.spectra.formats.isolated import Limits
@@ -129,9 +129,9 @@ def read(*a, **k):
     yield numpy.ones(2**28)
 registry.read_spectra = read"""
 CRASH = """
-import os, signal
+import signal
 def read(*a, **k):
-    os.kill(os.getpid(), signal.SIGSEGV)
+    signal.raise_signal(signal.SIGSEGV)
 registry.read_spectra = read"""
 SLEEPS = """
 import time
@@ -146,6 +146,11 @@ registry.read_spectra = read"""
 WRITES = """
 def read(*a, **k):
     open("written", "w")
+registry.read_spectra = read"""
+DELETES = """
+import os
+def read(*a, **k):
+    os.remove("visit.fits")
 registry.read_spectra = read"""
 STARTS = """
 import subprocess
@@ -164,6 +169,7 @@ registry.read_spectra = read"""
         (SLEEPS, Limits(patience=0.5), SpectrumError, "not read within 0.5 s"),
         (CALLS, Limits(), RuntimeError, "may not do this: socket"),
         (WRITES, Limits(), RuntimeError, "may not do this: open"),
+        (DELETES, Limits(), RuntimeError, "may not do this: os.remove"),
         (STARTS, Limits(), RuntimeError, "may not do this: subprocess"),
     ],
 )
@@ -176,6 +182,114 @@ def test_what_a_file_may_not_do(files, monkeypatch, body, limits, error, message
             list(isolated.read_spectra("visit.fits", limits=limits))
     isolated.close_all()
     assert not (files / "written").exists()
+
+
+# The second file that a process reads brings it to its end; one that is killed by somebody is so whatever it reads.
+TIRED = """
+import signal
+good, number = registry.read_spectra, 0
+def read(*a, **k):
+    global number
+    number += 1
+    if number == 2: signal.raise_signal(signal.SIGSEGV)
+    yield from good(*a, **k)
+registry.read_spectra = read"""
+SHOT = """
+import os, signal
+good, first = registry.read_spectra, os.path.exists("shoot")
+def read(*a, **k):
+    for number, spectrum in enumerate(good(*a, **k)):
+        if first and number == 2: signal.raise_signal(signal.SIGKILL)
+        yield spectrum
+registry.read_spectra = read"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits are those of Unix")
+def test_a_file_is_not_blamed_for_those_before_it(files, monkeypatch):
+    isolated.close_all()
+    misled(monkeypatch, TIRED)
+    for name, number in (("visit.fits", 1), ("star.fits", 3)):
+        assert len(list(isolated.read_spectra(files / name, limits=OWN))) == number
+    isolated.close_all()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits are those of Unix")
+def test_a_reader_that_somebody_ends_is_replaced_in_the_midst_of_a_file(files, monkeypatch):
+    isolated.close_all()
+    monkeypatch.chdir(files)
+    misled(monkeypatch, SHOT)
+    (files / "shoot").touch()
+    real = isolated._take
+
+    def take(limits, fresh=False):
+        if fresh:
+            (files / "shoot").unlink()
+        return real(limits, fresh)
+
+    monkeypatch.setattr(isolated, "_take", take)
+    found = list(isolated.read_spectra("star.fits", limits=OWN))
+    assert [spectrum.index for spectrum in found] == [0, 1, 2]
+    assert not (files / "shoot").exists()
+    (files / "shoot").touch()
+    monkeypatch.setattr(isolated, "_take", real)
+    isolated.close_all()
+    with pytest.raises(SpectrumError, match=r"star\.fits: its reader was ended \(SIGKILL\); is there enough"):
+        list(isolated.read_spectra("star.fits", limits=OWN))
+    isolated.close_all()
+
+
+@pytest.mark.parametrize("start", ["import sys; sys.exit(3)", None])
+def test_that_no_process_starts_is_no_files_fault(files, monkeypatch, start):
+    isolated.close_all()
+
+    def refuses(*_, **__):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    if start is None:
+        monkeypatch.setattr(isolated.subprocess, "Popen", refuses)
+    else:
+        monkeypatch.setattr(isolated, "_START", start)
+    with pytest.raises(ReaderError, match="process that reads files"):
+        list(isolated.read_all([files / "visit.fits"]))
+
+
+def test_the_rest_of_a_file_is_passed_over(files):
+    """What was read ahead of those that were asked for is not taken for the next file's."""
+    for _ in range(2):
+        spectra = isolated.read_spectra(files / "star.fits", limits=OWN)
+        next(spectra)
+        spectra.close()
+        assert [s.path for s in isolated.read_spectra(files / "visit.fits", limits=OWN)] == [
+            str(files / "visit.fits")
+        ]
+    assert len(idle()) == 1
+
+
+SLOW = """
+good = registry.read_spectra
+def read(path, **k):
+    for number, spectrum in enumerate(good(path, **k)):
+        while number and "star" in path: pass
+        yield spectrum
+registry.read_spectra = read"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits are those of Unix")
+def test_what_nobody_waits_for_is_not_held_against_the_next_file(files, monkeypatch):
+    isolated.close_all()
+    misled(monkeypatch, SLOW)
+    spectra = isolated.read_spectra(files / "star.fits", limits=SHORT)
+    next(spectra)
+    spectra.close()
+    assert len(list(isolated.read_spectra(files / "visit.fits", limits=SHORT))) == 1
+    isolated.close_all()
+
+
+def test_large_files_may_take_more(tmp_path):
+    with (tmp_path / "large.fits").open("wb") as file:
+        file.truncate(200 * 2**20)
+    assert Limits.of_file(tmp_path / "large.fits", 7.0) == Limits(20.0, 4 * 2**30, 7.0)
+    assert Limits.of_file(tmp_path / "absent.fits") == Limits()
 
 
 def test_an_interrupted_process_is_replaced(files):

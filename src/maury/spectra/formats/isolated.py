@@ -3,6 +3,9 @@
 The readers refuse what they know to be hostile. What they do not know ends here: another process opens the file, with limits of processor
 time and memory that the kernel keeps, without leave to write, to start programs or to reach the network, and hands arrays back; nothing
 that it says is executed. It stays for further files, since it takes a second to start.
+
+Its end is held against a file only if it is the file's doing: a process that somebody else ended, or that ended after it had read other
+files, is replaced, and the file is read again.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from maury.errors import Failure, SpectrumError
+from maury.errors import Failure, ReaderError, SpectrumError
 from maury.spectra.formats import registry
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian, LineSpread, Tabulated
@@ -51,7 +54,26 @@ class Limits:
     memory: int = 2**30
     patience: float = 60.0
 
+    @classmethod
+    def of_file(cls, path: str | os.PathLike[str], patience: float = 60.0) -> Limits:
+        """Return the usual limits for a file: of time and memory so many times more as it has times 64 MiB.
 
+        Parameters
+        ----------
+        path
+            The file; one that cannot be looked at gets those of a small one.
+        patience
+            As above.
+        """
+        try:
+            parts = max(1, -(-os.stat(path).st_size // _PART))
+        except (OSError, ValueError):
+            parts = 1
+        return cls(parts * cls.seconds, parts * cls.memory, patience)
+
+
+# Bytes of a file for which the usual limits are made.
+_PART = 2**26
 LIMITS = Limits()
 
 
@@ -77,22 +99,47 @@ def read_spectra(
     ------
     SpectrumError
         As there, and if a limit is reached or the process ends.
+    ReaderError
+        If no process can be started.
 
     Examples
     --------
     >>> for spectrum in read_spectra("upload.fits", limits=Limits(seconds=2)):  # doctest: +SKIP
     ...     print(spectrum.id)
     """
+    yield from _read(path, reject, instrument, limits, _AHEAD)
+
+
+def _read(
+    path: str | os.PathLike[str],
+    reject: int | None,
+    instrument: Instrument | None,
+    limits: Limits,
+    ahead: int,
+) -> Generator[Spectrum, None, None]:
+    """Do as `read_spectra`; so many spectra may be read ahead of those that were asked for."""
     request = {
         "path": os.fspath(path),
         "reject": reject,
         "instrument": None if instrument is None else instrument.card(),
+        "ahead": ahead,
     }
-    reader = _take(limits)
-    try:
-        yield from reader.spectra(request)
-    finally:
-        _give_back(reader)
+    yielded, again = 0, False
+    while True:
+        reader = _take(limits, fresh=again)
+        try:
+            with contextlib.closing(reader.spectra(request)) as spectra:
+                # Those that were yielded before a process ended are passed over.
+                for spectrum in islice(spectra, yielded, None):
+                    yield spectrum
+                    yielded += 1
+            return
+        except _Ended as ended:
+            if again or not ended.innocent:
+                raise SpectrumError(f"{path}: {ended}") from None
+            again = True
+        finally:
+            _give_back(reader)
 
 
 def read_spectrum(
@@ -112,35 +159,64 @@ def read_spectrum(
     """
     if index < 0:
         raise SpectrumError(f"{path}: spectra count from 0, not from {index}")
-    with contextlib.closing(
-        read_spectra(path, reject=reject, instrument=instrument, limits=limits)
-    ) as spectra:
+    with contextlib.closing(_read(path, reject, instrument, limits, index)) as spectra:
         for spectrum in islice(spectra, index, None):
             return spectrum
     raise SpectrumError(f"{path}: has no spectrum {index}: it holds fewer")
 
 
 def read_all(
-    files: Iterable[str | os.PathLike[str]], instrument: Instrument | None = None, *, limits: Limits = LIMITS
+    files: Iterable[str | os.PathLike[str]], instrument: Instrument | None = None, *, patience: float = 60.0
 ) -> Iterator[Spectrum | Failure]:
-    """Yield every spectrum of some files as `maury.spectra.formats.registry.read_all` does, read in another process."""
+    """Yield every spectrum of some files as `maury.spectra.formats.registry.read_all` does, read in another process.
+
+    Parameters
+    ----------
+    files, instrument
+        As there.
+    patience
+        Seconds of the clock that a disk has to answer; the other limits are those of `Limits.of_file`.
+
+    Raises
+    ------
+    ReaderError
+        If no process can be started: no file has a part in that.
+    """
     return registry.read_all(
-        files, instrument, lambda path: read_spectra(path, instrument=instrument, limits=limits)
+        files,
+        instrument,
+        lambda path: read_spectra(path, instrument=instrument, limits=Limits.of_file(path, patience)),
     )
 
 
 # The side that asks
 
-_START = "import sys; sys.path[:] = {path!r}; from {module} import _serve; _serve()"
-# Bytes of a reply's description, and files after which a process is replaced: whatever they left in its memory goes.
+# Ctrl-C is for whoever asks, who ends this process then.
+_START = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = {path!r}; "
+    "from {module} import _serve; _serve()"
+)
+# Bytes of a reply's description, and files after which a process is replaced: whatever they left in its memory goes. One that may take
+# more memory than usual is not kept at all.
 _MOST_HEAD, _FILES = 2**22, 500
+_PIPE = 2**20
+# Spectra that are read while those before are worked on.
+_AHEAD = 8
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Seconds for Python and its packages to start on a busy machine.
-_STARTING = 120.0
+# Seconds for Python and its packages to start on a busy machine, and for a process to be gone that has closed its output.
+_STARTING, _ENDING = 300.0, 10.0
+# Signals by which others end a process: whoever shuts down a machine, or its kernel for want of memory.
+_OF_OTHERS = {
+    -getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+}
 
 
 class _Ended(Exception):
-    """The other process ended, or was ended: why."""
+    """The other process ended, or was ended: why, and whether the file that it read may have no part in it."""
+
+    def __init__(self, reason: str, innocent: bool = False) -> None:
+        super().__init__(reason)
+        self.innocent = innocent
 
 
 class _Reader:
@@ -149,66 +225,96 @@ class _Reader:
     def __init__(self, limits: Limits) -> None:
         self.limits, self.owner, self.files = limits, os.getpid(), 0
         code = _START.format(path=sys.path, module=__name__)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps([limits.seconds, limits.memory])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | _ONE_THREAD,
-            bufsize=0,
-        )
-        self._busy = False
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code, json.dumps([limits.seconds, limits.memory])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | _ONE_THREAD,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise ReaderError(f"a process that reads files cannot be started ({error.strerror})") from None
+        _widen(self._process.stdout)
+        # Whether its answer to the last request has not come to an end, and whether nobody wants the rest.
+        self._busy = self._unwanted = False
         self._ready = False
+        self._killed = False
 
-    def spectra(self, request: Mapping[str, Any]) -> Iterator[Spectrum]:
+    def spectra(self, request: Mapping[str, Any]) -> Generator[Spectrum, None, None]:
         """Yield the spectra of a file.
 
         Raises
         ------
         SpectrumError
-            As the reader does, or for the process's end.
+            As the reader does.
+        _Ended
+            If the process ends.
         """
-        path, self.files = request["path"], self.files + 1
+        self.start()
+        self.files += 1
         try:
-            if not self._ready:
-                self._receive(_STARTING)
-                self._ready = True
-            self._send({**request, "cwd": os.getcwd()})
-            self._busy = True
-            while True:
-                head, arrays = self._receive(self.limits.patience)
-                if head["kind"] == "end":
-                    self._busy = False
-                    return
-                if head["kind"] == "error":
-                    self._busy = False
-                    raise SpectrumError(head["message"])
-                if head["kind"] == "fault":
-                    self._busy = False
-                    raise RuntimeError(head["message"])
-                try:
-                    yield _unpacked(head["spectrum"], arrays)
-                except GeneratorExit:
-                    self._send({"next": False})
-                    self._busy = False
-                    raise
-                self._send({"next": True})
+            while self._unwanted:
+                self._answer()
         except _Ended as ended:
-            raise SpectrumError(f"{path}: {ended}") from None
+            raise _Ended(str(ended), innocent=True) from None
+        self._send({**request, "cwd": os.getcwd()})
+        self._busy = True
+        while True:
+            head, arrays = self._answer()
+            if head["kind"] == "end":
+                return
+            if head["kind"] == "error":
+                raise SpectrumError(head["message"])
+            if head["kind"] == "fault":
+                raise RuntimeError(head["message"])
+            try:
+                yield _unpacked(head["spectrum"], arrays)
+            except GeneratorExit:
+                # What it has read ahead is passed over when it is asked again.
+                self._unwanted = True
+                with contextlib.suppress(_Ended):
+                    self._send({"next": False})
+                raise
+            self._send({"next": True})
+
+    def _answer(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the next part of its answer; only the last is no spectrum."""
+        head, arrays = self._receive(self.limits.patience)
+        if head["kind"] != "spectrum":
+            self._busy = self._unwanted = False
+        return head, arrays
+
+    def start(self) -> None:
+        """Wait until it answers.
+
+        Raises
+        ------
+        ReaderError
+            If it does not.
+        """
+        if self._ready:
+            return
+        try:
+            self._receive(_STARTING)
+        except _Ended as ended:
+            raise ReaderError(f"a process that reads files did not start: {ended}") from None
+        self._ready = True
 
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
             _write(self._process.stdin, message)
         except OSError:
-            raise _Ended(self._why()) from None
+            raise self._ended() from None
 
     def _receive(self, patience: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         end = time.monotonic() + patience
-        size = int.from_bytes(self._bytes(8, end), "big")
+        size = int.from_bytes(self._bytes(8, end, patience), "big")
         if size > _MOST_HEAD:
             raise _Ended(self._stop("its reader gave no sensible answer"))
-        head = json.loads(bytes(self._bytes(size, end)))
+        head = json.loads(bytes(self._bytes(size, end, patience)))
         shapes = {name: (np.dtype(kind), tuple(shape)) for name, kind, shape in head.get("arrays", [])}
         sizes = {
             name: kind.itemsize * int(np.prod(shape, dtype=object)) for name, (kind, shape) in shapes.items()
@@ -216,38 +322,48 @@ class _Reader:
         if sum(sizes.values()) > self.limits.memory or any(kind.hasobject for kind, _ in shapes.values()):
             raise _Ended(self._stop("its reader gave no sensible answer"))
         return head, {
-            name: np.frombuffer(self._bytes(sizes[name], end), kind).reshape(shape)
+            name: np.frombuffer(self._bytes(sizes[name], end, patience), kind).reshape(shape)
             for name, (kind, shape) in shapes.items()
         }
 
-    def _bytes(self, number: int, end: float) -> bytearray:
+    def _bytes(self, number: int, end: float, patience: float) -> bytearray:
         assert self._process.stdout is not None
-        out, descriptor = bytearray(), self._process.stdout.fileno()
-        while len(out) < number:
+        out, descriptor = bytearray(number), self._process.stdout.fileno()
+        left = memoryview(out)
+        while left:
             if not select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
-                raise _Ended(self._stop(f"not read within {self.limits.patience:g} s; does the disk answer?"))
-            part = os.read(descriptor, min(number - len(out), 2**20))
-            if not part:
-                raise _Ended(self._why())
-            out += part
+                raise _Ended(self._stop(f"not read within {patience:g} s; does the disk answer?"))
+            got = os.readv(descriptor, [left])
+            if not got:
+                raise self._ended()
+            left = left[got:]
         return out
 
     def _stop(self, reason: str) -> str:
         self.close()
         return reason
 
-    def _why(self) -> str:
+    def _ended(self) -> _Ended:
         """Say why the process ended."""
-        code = self._process.wait()
+        mine = self._killed
+        try:
+            code = self._process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            return _Ended(self._stop("its reader fell silent; it is damaged or hostile"))
         self.close()
         if code == -signal.SIGPROF:
-            return f"takes more than {self.limits.seconds:g} s of the processor to read; it is damaged or hostile"
-        if code == _NO_MEMORY:
-            return (
-                f"takes more than {self.limits.memory >> 20} MiB of memory to read; it is damaged or hostile"
+            return _Ended(
+                f"takes more than {self.limits.seconds:g} s of the processor to read; it is damaged or hostile"
             )
+        # What it had read before may have left too little memory, or worse.
+        used = self.files > 1
+        if code == _NO_MEMORY:
+            most = self.limits.memory >> 20
+            return _Ended(f"takes more than {most} MiB of memory to read; it is damaged or hostile", used)
         name = signal.Signals(-code).name if code < 0 else f"status {code}"
-        return f"its reader ended ({name}); it is damaged or hostile"
+        if code in _OF_OTHERS:
+            return _Ended(f"its reader was ended ({name}); is there enough memory?", not mine)
+        return _Ended(f"its reader ended ({name}); it is damaged or hostile", used)
 
     @property
     def ready(self) -> bool:
@@ -259,14 +375,16 @@ class _Reader:
     def usable(self) -> bool:
         """Whether it may be asked for another file, by this process."""
         return (
-            not self._busy
+            (self._unwanted or not self._busy)
             and self._process.poll() is None
             and self.files < _FILES
+            and self.limits.memory <= LIMITS.memory
             and self.owner == os.getpid()
         )
 
     def kill(self) -> None:
         """End the process; whoever waits for it is told."""
+        self._killed = True
         if self.owner == os.getpid() and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -295,10 +413,11 @@ def prepare(number: int, limits: Limits = LIMITS) -> None:
         _idle.extend(_Reader(limits) for _ in range(missing))
 
 
-def _take(limits: Limits) -> _Reader:
+def _take(limits: Limits, fresh: bool = False) -> _Reader:
+    """Return a process that is not at work; a new one, if a fresh one is wanted."""
     with _lock:
         usable = [reader for reader in reversed(_idle) if reader.limits == limits and reader.usable]
-        if usable:
+        if usable and not fresh:
             reader = next((reader for reader in usable if reader.ready), usable[0])
             _idle.remove(reader)
         else:
@@ -329,19 +448,23 @@ def close_all() -> None:
 # What is sent: a length, a description in JSON, arrays as they are
 
 
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a spectrum pass at once, where the system can: else the two processes wait for each other eight times."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
+
+
 def _write(
     stream: IO[bytes], head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
 ) -> None:
     arrays = {name: np.ascontiguousarray(values) for name, values in (arrays or {}).items()}
     listed = [[name, values.dtype.str, values.shape] for name, values in arrays.items()]
     text = json.dumps({**head, "arrays": listed}).encode()
-    parts: list[bytes] = [
-        len(text).to_bytes(8, "big"),
-        text,
-        *(values.tobytes() for values in arrays.values()),
-    ]
-    for part in parts:
-        view = memoryview(part)
+    parts = [memoryview(len(text).to_bytes(8, "big") + text)]
+    parts += [memoryview(values.reshape(-1).view(np.uint8).data) for values in arrays.values()]
+    for view in parts:
         while view:
             view = view[stream.write(view) :]
 
@@ -402,8 +525,21 @@ _FORBIDDEN = (
     "os.fork",
     "os.spawn",
     "os.posix_spawn",
+    "os.kill",
     "urllib.",
     "ctypes.dlopen",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.utime",
+    "shutil.",
+    "tempfile.",
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -482,7 +618,8 @@ def _question(stream: IO[bytes]) -> dict[str, Any] | None:
 
 
 def _read_one(request: dict[str, Any], questions: IO[bytes], answers: IO[bytes]) -> bool:
-    """Answer with the spectra of a file, each when it is asked for; False if nobody asks any more."""
+    """Answer with the spectra of a file, no further ahead than may be; False if nobody asks any more."""
+    ahead = request["ahead"]
     try:
         with contextlib.suppress(OSError):
             os.chdir(request["cwd"])
@@ -492,11 +629,15 @@ def _read_one(request: dict[str, Any], questions: IO[bytes], answers: IO[bytes])
         ):
             head, arrays = _packed(spectrum)
             _write(answers, {"kind": "spectrum", "spectrum": head}, arrays)
-            question = _question(questions)
-            if question is None:
-                return False
-            if not question["next"]:
-                return True
+            ahead -= 1
+            while ahead < 0 or select.select([questions], [], [], 0)[0]:
+                question = _question(questions)
+                if question is None:
+                    return False
+                if not question["next"]:
+                    _write(answers, {"kind": "end"})
+                    return True
+                ahead += 1
         _write(answers, {"kind": "end"})
     except SpectrumError as error:
         _write(answers, {"kind": "error", "message": str(error)})

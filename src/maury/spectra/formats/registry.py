@@ -10,7 +10,7 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from maury.errors import Failure, SpectrumError, failure_of
+from maury.errors import Failure, ReaderError, SpectrumError, failure_of
 from maury.spectra.formats.apogee import apvisit_from_hdus, is_apvisit
 from maury.spectra.formats.apstar import is_apstar, is_aspcapstar, read_apstar, read_aspcapstar
 from maury.spectra.formats.bits import DEFAULT_REJECT
@@ -156,6 +156,8 @@ def read_all(
                 spectrum = next(spectra)
             except StopIteration:
                 break
+            except ReaderError:
+                raise
             except Exception as error:
                 yield failure_of(file, index, error)
                 break
