@@ -35,8 +35,9 @@ def test_options_are_the_keywords_of_infer():
     for name in ("spectrum", "model", "progress"):
         del keywords[name]
     assert list(keywords) == [field.name for field in fields(Options)] == list(Keywords.__annotations__)
-    for name, keyword in keywords.items():
-        assert keyword.default == getattr(Options(), name) or (name, keyword.default) == ("priors", None)
+    assert keywords.pop("priors").default is None
+    assert Options(**{name: keyword.default for name, keyword in keywords.items()}) == Options()
+    for name in (*keywords, "priors"):
         assert f"    {name}\n" in inspect.getdoc(maury.infer).replace("\n", "\n    ")
 
 

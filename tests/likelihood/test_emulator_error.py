@@ -113,20 +113,22 @@ def test_the_jitter_may_stand_anywhere_among_the_labels(model: Model, star: tupl
         flow = StudentT(u[stars], 0.3 * torch.eye(len(stars), dtype=torch.float64))
         generator = torch.Generator().manual_seed(1)
         start = alone(start_from(tied, labels, flow, 500, generator))
-        verified = alone(refine(start, Options(draws=500, noise="correlated"), generator))
+        verified = alone(refine(start, Options(draws=500, noise="independent"), generator))
         assert verified.khat < 0.7
-        assert verified.residuals is not None
-        found.append(verified)
-    one, other = found
-    assert other.residuals.gain == pytest.approx(one.residuals.gain, abs=0.1)
-    assert other.log_evidence == pytest.approx(one.log_evidence, abs=0.3)
+        _, residuals, _ = fit_residuals(
+            verified.target, labels.to_normal(theta[problem.columns(labels)]), "auto"
+        )
+        found.append((verified.log_evidence, residuals.gain))
+    (one, gain), (other, gained) = found
+    assert other == pytest.approx(one, abs=0.3)
+    assert gained == pytest.approx(gain, abs=0.2)
 
 
 def test_residual_fits_beside_each_other_are_those_of_each(
     target: Target[Tied], star: tuple[Spectrum, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     u = target.labels.to_normal(star[1]).clamp(-3, 3)
-    points = [u, u + 0.1, u - 0.1]
+    points = [u, u + 0.1]
     each = [fit_residuals(target, point, "correlated") for point in points]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     beside = together([residual_fit(target, point, "correlated") for point in points])

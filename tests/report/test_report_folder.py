@@ -75,6 +75,8 @@ def test_joint_results(tmp_path):
         "khat": 0.2, "seconds": 3.0, "flag_warn": ["variable_velocity", "correlated[1]"], "flag_bad": [],
     }  # fmt: skip
     (tmp_path / "joint.json").write_text(json.dumps(found))
+    # The draws of all visits, which are no star's own file.
+    (tmp_path / "joint.nc").write_bytes(b"")
     (page,) = report(tmp_path)
     text = page.read_text()
     assert "4500" in text
