@@ -59,12 +59,13 @@ def attempt(
 
 def _child(path: Path, read: Read, prepare: Callable[[], Any], seconds: float, answer: int) -> None:
     """Read, and tell what came of it; never returns."""
+    # Before anything else: Arrow sets a whole gigabyte aside where it may, which would leave the reader none.
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prepare()
     faulthandler.disable()
     # No handler: a catch-all cannot swallow it.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     began = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:

@@ -23,42 +23,38 @@ from hostile import crafted
 
 from maury.spectra import read_spectra
 
+INDEX = "index.json"
 # The network is not to be asked; whoever does is told apart from the files' errors.
 _NOBODY = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
 
 
-def tried() -> Iterator[dict[str, Any]]:
-    """Read them all; yield what became of each."""
-    with TemporaryDirectory() as folder:
-        for name, path, due in written(Path(folder)):
-            size = path.stat().st_size
-            found = attempt(path, read_spectra)
-            path.unlink()
-            yield {
-                "file": name,
-                "bytes": size,
-                "due": due,
-                "found": found["found"],
-                "said": found.get("said", "").replace(str(path), path.name)[:300],
-                "seconds": round(found["seconds"], 2),
-                "peak_MB": round(found["peak_MB"]),
-            }
+def tried(folder: Path) -> Iterator[dict[str, Any]]:
+    """Read the files of a folder; yield what became of each."""
+    for name, path, due in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+        found = attempt(Path(path), read_spectra)
+        yield {
+            "file": name,
+            "bytes": Path(path).stat().st_size,
+            "due": due,
+            "found": found["found"],
+            "said": found.get("said", "").replace(f"{folder}/", "")[:300],
+            "seconds": round(found["seconds"], 2),
+            "peak_MB": round(found["peak_MB"]),
+        }
 
 
-def written(folder: Path) -> list[tuple[str, Path, str | None]]:
+def write(folder: Path) -> None:
     """Write the files; by another process, so that no library has threads in this one, which is forked."""
-    index = folder / "index.json"
     process = os.fork()
     if process == 0:
         try:
             known = [(name, str(path), due) for name, path, due in crafted(folder, also_large=True)]
-            index.write_text(json.dumps(known), encoding="utf-8")
+            (folder / INDEX).write_text(json.dumps(known), encoding="utf-8")
             os._exit(0)
         finally:
             os._exit(1)
     if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
         raise SystemExit("the files could not be written")
-    return [(name, Path(path), due) for name, path, due in json.loads(index.read_text(encoding="utf-8"))]
 
 
 def right(entry: dict[str, Any]) -> bool:
@@ -68,13 +64,15 @@ def right(entry: dict[str, Any]) -> bool:
     return entry["found"] == "MauryError" and entry["due"] in entry["said"]
 
 
-def other(source: Path) -> Iterator[dict[str, Any]]:
+def other(source: Path, folder: Path) -> Iterator[dict[str, Any]]:
     """Do the same with the readers of another source tree."""
     environment = os.environ | _NOBODY | {"PYTHONPATH": str(source)}
-    command = [sys.executable, __file__, "--lines"]
+    command = [sys.executable, __file__, "--lines", str(folder)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield from map(json.loads, process.stdout)
+    if process.returncode:
+        raise SystemExit(f"the readers of {source} could not be tried")
 
 
 def told(entry: dict[str, Any]) -> dict[str, Any]:
@@ -85,21 +83,27 @@ def told(entry: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", type=Path, help="src of the readers to compare with")
-    parser.add_argument("--lines", action="store_true", help="print what is found, a file a line")
+    parser.add_argument("--lines", type=Path, help="print what becomes of a folder's files, a line each")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if given.lines:
-        for entry in tried():
+        for entry in tried(given.lines):
             print(json.dumps(entry), flush=True)
         return
-    before = {entry["file"]: told(entry) for entry in other(given.before)} if given.before else {}
     entries, wrong = [], []
-    for entry in tried():
-        name = entry["file"]
-        past = {"before": before[name]} if before else {}
-        entries.append({"file": name, "bytes": entry["bytes"], **past, "after": told(entry)})
-        wrong += [] if right(entry) else [name]
-        print(json.dumps(entries[-1]), flush=True)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write(folder)
+        before = {}
+        for entry in other(given.before, folder) if given.before else ():
+            before[entry["file"]] = told(entry)
+            print(f"before: {json.dumps(entry)}", flush=True)
+        for entry in tried(folder):
+            name = entry["file"]
+            past = {"before": before[name]} if before else {}
+            entries.append({"file": name, "bytes": entry["bytes"], **past, "after": told(entry)})
+            wrong += [] if right(entry) else [name]
+            print(json.dumps(entries[-1]), flush=True)
     after = [entry["after"] for entry in entries]
     figures = {
         "files": len(entries),

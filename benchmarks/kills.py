@@ -29,7 +29,7 @@ import numpy as np
 from astropy.table import Table
 from safetensors.numpy import load_file
 from survey_cluster import Cluster
-from survey_faults import differences, read, small_disk
+from survey_faults import differences, disk_use, read, small_disk
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "libraries" / "synthesis"))
@@ -132,7 +132,7 @@ def disturbed(
             command = again
             continue
         if code:
-            return {"kills": done, "exit": code, "log": log.read_text(encoding="utf-8")[-2000:]}
+            return {"kills": done, "exit": code}
         # What is left takes less time than the whole: kill sooner.
         ended_early += 1
         seconds *= 0.6
@@ -171,12 +171,11 @@ def same_inferences(a: Path, b: Path) -> list[str]:
 
 
 def same_simulations(a: Path, b: Path) -> list[str]:
-    with h5py.File(a) as one, h5py.File(b) as other:
+    with h5py.File(a / "set.h5") as one, h5py.File(b / "set.h5") as other:
         if set(one) != set(other):
             return ["datasets"]
         found = [name for name in one if not np.array_equal(one[name][:], other[name][:])]
-    left = [path.name for path in b.parent.iterdir() if path not in (a, b)]
-    return found + left
+    return found + same_names(a, b)
 
 
 def same_weights(a: Path, b: Path) -> list[str]:
@@ -226,6 +225,7 @@ class Trial:
             names = [str(path) for path in sorted(self.files.glob("*.fits"))[:3]]
             command = ["infer", *names, "--draws", "200", *to]
         elif kind == "simulate":
+            output.mkdir(parents=True, exist_ok=True)
             command = ["simulate", "--number", "3000", "--seed", "3", "--output", str(output / "set.h5")]
         elif kind == "train":
             (self.folder / "train.toml").write_text(TRAINING, encoding="utf-8")
@@ -240,37 +240,36 @@ class Trial:
 
     def __call__(self, kind: str, kills: int) -> dict[str, Any]:
         here = self.folder / kind
-        calm, output, log = here / "calm", here / "killed", here / "log.txt"
-        for path in (calm, output):
-            if kind == "simulate":
-                path.mkdir(parents=True)
+        calm, log = here / "calm", here / "log.txt"
         here.mkdir(parents=True, exist_ok=True)
-        found = (self._forked if self.forked else self._started)(kind, calm, output, log, kills)
-        if found["exit"] == 0:
-            compare: Callable[[Path, Path], list[str]] = {
-                "flow": same_surveys,
-                "verified": same_surveys,
-                "infer": same_inferences,
-                "train": same_weights,
-                "build": same_weights,
-                "synthesise": same_grids,
-            }.get(kind, lambda a, b: same_simulations(a / "set.h5", b / "set.h5"))
-            found["different"] = compare(calm, output)
-        return found
+        found, outputs = (self._forked if self.forked else self._started)(kind, calm, log, kills)
+        if found["exit"]:
+            return found | {"log": log.read_text(encoding="utf-8")[-2000:]}
+        compare: Callable[[Path, Path], list[str]] = {
+            "flow": same_surveys,
+            "verified": same_surveys,
+            "infer": same_inferences,
+            "simulate": same_simulations,
+            "train": same_weights,
+            "build": same_weights,
+            "synthesise": same_grids,
+        }[kind]
+        return found | {"different": [name for output in outputs for name in compare(calm, output)]}
 
-    def _forked(self, kind: str, calm: Path, output: Path, log: Path, kills: int) -> dict[str, Any]:
+    def _forked(self, kind: str, calm: Path, log: Path, kills: int) -> tuple[dict[str, Any], list[Path]]:
         """Kill processes that are forked from this one, by changes and by seconds of the processor."""
 
-        def command() -> list[str]:
+        def command(output: Path) -> list[str]:
             begin, go_on = self.command(kind, output)
             return go_on if (output / "survey.json").exists() else begin
 
         with said_to(log):
-            undisturbed = killed.run(self.command(kind, calm)[0], calm)
-            at, code = killed.disturb(command, output, undisturbed, kills, self.rng)
-        found = {"undisturbed_core_seconds": round(undisturbed.seconds, 1), "changes": undisturbed.changes}
-        found |= {"kills": len(at), "at": at, "exit": undisturbed.status or code}
-        return found | ({"log": log.read_text(encoding="utf-8")[-2000:]} if found["exit"] else {})
+            ended = killed.run(command(calm), calm)
+            if ended.status:
+                return {"exit": ended.status}, []
+            at, outputs, code = killed.disturb(command, calm.parent, ended, kills, self.rng)
+        found = {"undisturbed_core_seconds": round(ended.seconds, 1), "changes": ended.changes}
+        return found | {"kills": len(at), "at": at, "runs": len(outputs), "exit": code}, outputs
 
     def maury(self, arguments: Sequence[str], log: Path) -> int:
         """Run ``maury`` to its end."""
@@ -279,13 +278,14 @@ class Trial:
         with said_to(log):
             return int(killed.run(arguments, self.folder).status)
 
-    def _started(self, kind: str, calm: Path, output: Path, log: Path, kills: int) -> dict[str, Any]:
+    def _started(self, kind: str, calm: Path, log: Path, kills: int) -> tuple[dict[str, Any], list[Path]]:
         """Kill commands as they are started, with their workers and readers, at random instants of the clock."""
+        output = calm.parent / "killed-0"
         began = time.monotonic()
         code = maury(self.command(kind, calm)[0], log)
         seconds = time.monotonic() - began
         if code:
-            return {"exit": code, "log": log.read_text(encoding="utf-8")[-2000:]}
+            return {"exit": code}, []
         begin, go_on = self.command(kind, output)
         if kind in ("flow", "verified"):
             # Until there is a plan, a survey is begun, not gone on with.
@@ -297,7 +297,7 @@ class Trial:
             begin, kills = go_on, kills - 1
         found = disturbed(begin, go_on, log, kills, seconds, self.rng)
         found["kills"] += kind in ("flow", "verified")
-        return {"undisturbed_seconds": round(seconds, 1)} | found
+        return {"undisturbed_seconds": round(seconds, 1)} | found, [output]
 
     # -- a survey and what else may happen to it
 
@@ -313,7 +313,7 @@ class Trial:
         found["undisturbed"] = self.maury(
             ["survey", str(files), "--output", str(calm), *options, *alone], log
         )
-        with small_disk(here / "disk", 150_000) as mounted:
+        with small_disk(here / "disk", disk_use(calm) // 2) as mounted:
             output = here / "disk" / "survey"
             go_on = ["survey", "--output", str(output), "--resume", *alone]
             if mounted:

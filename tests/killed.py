@@ -4,8 +4,8 @@ Processes are forked from this one, which has loaded what all of them need, so t
 can catch, and that leave no time to clear up: SIGKILL just before a change of the output folder, or SIGPROF after so many seconds of the
 processor; at which change and after how many seconds is drawn at random among those of a run that nothing happens to.
 
-Usage: ``killed.py SEED FOLDER KILLS ARGUMENT...``: the undisturbed run's output is ``FOLDER/calm``, the other's ``FOLDER/killed``; OUTPUT
-in the arguments stands for either. What is printed is where it was killed, as JSON.
+Usage: ``killed.py SEED FOLDER KILLS ARGUMENT...``: the undisturbed run's output is ``FOLDER/calm``, the others' ``FOLDER/killed-0`` and so
+on; OUTPUT in the arguments stands for each. What is printed is where it was killed, as JSON.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ import maury.cli
 
 # Events of Python's own that stand for a change, or the beginning of one; the place is the first argument.
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
-# Runs that may end by themselves before they are killed often enough.
-PATIENCE = 20
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its status (negative: killed by a signal), changes of the folder, seconds of the processor."""
+    """How a process ended: its status (negative: by a signal), changes of the folder, seconds of the processor."""
 
     status: int
     changes: int
@@ -103,55 +101,53 @@ def run(arguments: Sequence[str], output: Path, change: int = 0, seconds: float 
 
 
 def disturb(
-    command: Callable[[], Sequence[str]], output: Path, calm: Ended, kills: int, rng: random.Random
-) -> tuple[list[str], int]:
-    """Kill a command so often, and let it end; return where it was killed, and what it ended with.
+    command: Callable[[Path], Sequence[str]], folder: Path, calm: Ended, kills: int, rng: random.Random
+) -> tuple[list[str], list[Path], int]:
+    """Kill a command so often; return where it was killed, what it left, and what it ended with.
 
     Parameters
     ----------
     command
-        Gives the arguments that the output's present state asks for.
-    output, calm
-        Its folder, and how it ended undisturbed.
+        Gives the arguments that an output folder's present state asks for.
+    folder
+        Of the outputs. When a run ends by itself, the next kills are those of another output: of a thing that is done nothing can be lost.
+    calm
+        How the command ended undisturbed.
     kills, rng
         How often, and where.
     """
     at: list[str] = []
-    share = 1.0
-    for _ in range(PATIENCE + kills):
-        if len(at) == kills:
+    outputs: list[Path] = []
+    while len(at) < kills:
+        outputs.append(folder / f"killed-{len(outputs)}")
+        status = -1
+        while status < 0:
+            change, seconds = 0, 0.0
+            if len(at) < kills and rng.random() < 0.5:
+                change = rng.randint(1, calm.changes)
+            elif len(at) < kills:
+                seconds = rng.uniform(0.02, 0.98) * calm.seconds
+            ended = run(command(outputs[-1]), outputs[-1], change, seconds)
+            status = ended.status
+            if status in (-signal.SIGKILL, -signal.SIGPROF):
+                at.append(f"before change {change}" if change else f"after {seconds:.2f} s")
+        if status:
             break
-        change, seconds = 0, 0.0
-        if rng.random() < 0.5:
-            change = rng.randint(1, max(1, round(share * calm.changes)))
-        else:
-            seconds = rng.uniform(0.02, 0.98) * share * calm.seconds
-        ended = run(command(), output, change, seconds)
-        if ended.status in (-signal.SIGKILL, -signal.SIGPROF):
-            at.append(f"before change {change}" if change else f"after {seconds:.2f} s")
-        elif ended.status:
-            return at, ended.status
-        else:
-            # Of what is left there is less.
-            share *= 0.6
-    return at, run(command(), output).status
+    return at, outputs, status
 
 
 def main() -> None:
     seed, folder, kills = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    killed = folder / "killed"
 
-    def to(output: Path) -> list[str]:
+    def command(output: Path) -> list[str]:
+        if (output / "survey.json").exists():
+            return ["survey", "--output", str(output), "--resume"]
         return [str(output) if argument == "OUTPUT" else argument for argument in sys.argv[4:]]
 
-    def command() -> list[str]:
-        goes_on = (killed / "survey.json").exists()
-        return ["survey", "--output", str(killed), "--resume"] if goes_on else to(killed)
-
     stand_ins()
-    calm = run(to(folder / "calm"), folder / "calm")
+    calm = run(command(folder / "calm"), folder / "calm")
     assert calm.status == 0, calm
-    at, status = disturb(command, killed, calm, kills, random.Random(seed))
+    at, _, status = disturb(command, folder, calm, kills, random.Random(seed))
     sys.stdout.write(json.dumps(at))
     raise SystemExit(status)
 

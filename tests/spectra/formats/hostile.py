@@ -12,6 +12,7 @@ import base64
 import bz2
 import gzip
 import io
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -448,9 +449,8 @@ def large():
 
 def crafted(folder, also_large=False):
     """Write the files; yield name, path and a part of the message that is due, None where the file is read."""
-    sources = [contents(), large()] if also_large else [contents()]
-    for source in sources:
-        for number, (name, suffix, content, message) in enumerate(source):
-            path = Path(folder) / f"hostile-{number}{suffix}"
-            path.write_bytes(content)
-            yield name, path, message
+    files = chain(contents(), large()) if also_large else contents()
+    for number, (name, suffix, content, message) in enumerate(files):
+        path = Path(folder) / f"hostile-{number}{suffix}"
+        path.write_bytes(content)
+        yield name, path, message
