@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from maury.forward.detector import HALF_TAPS, Banded, interpolation, line_spread
+from maury.forward.detector import HALF_TAPS, Banded, Winged, _kernels, interpolation, line_spread
 from maury.libraries.emulator import LogGrid
 from maury.spectra.instrument import apstar_grid
-from maury.spectra.linespread import Gaussian
+from maury.spectra.linespread import GaussHermite, Gaussian
 from maury.spectra.spectrum import PixelGrid
 
 GRID = LogGrid(4.179, 6e-6, 1000)
@@ -130,3 +132,28 @@ def test_chosen_pixels_are_rows_of_the_whole_operator():
         whole = line_spread(grid, pixels, Gaussian(22_500), contained)(x)
         part = line_spread(grid, pixels, Gaussian(22_500), contained, chosen=chosen)(x)
         torch.testing.assert_close(part, whole[:, torch.from_numpy(chosen)])
+
+
+def test_far_wings_are_kept_where_they_are() -> None:
+    """The blue chip of a real fibre has 5 % of its light in wings of 74 pixels: farther than any window."""
+    row = [2, 2048, 1, 0, 0, 2.24, -0.04, 1, 2, 0, 0, 0.054, 73.6]
+    pixels = PixelGrid(15_400 * np.exp(7.5e-6 * np.arange(900)), ((0, 900),))
+    lsf = GaussHermite(np.array([row], dtype=float))
+    grid = LogGrid(math.log10(15_300), 4e-6, 7000)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(2, grid.n_pixels))).float()
+    x = torch.nn.functional.avg_pool1d(x, 5, 1, 2)
+    operator = line_spread(grid, pixels, lsf)
+    assert isinstance(operator, Winged)
+    rows = np.arange(0, 900, 37)
+    first, kernels = _kernels(grid, pixels, lsf, 6000, rows)
+    exact = np.stack([k @ x[:, f : f + 6000].double().numpy().T for f, k in zip(first, kernels, strict=True)])
+    np.testing.assert_allclose(operator(x)[:, rows].numpy(), exact.T, atol=1e-4)
+    flat = operator(torch.ones(1, grid.n_pixels))
+    torch.testing.assert_close(flat, torch.ones_like(flat), atol=5e-5, rtol=0)
+    transmission = np.linspace(0.5, 1.0, grid.n_pixels)
+    dimmed = line_spread(grid, pixels, lsf, transmission=transmission)(x)
+    torch.testing.assert_close(
+        dimmed, operator(x * torch.from_numpy(transmission).float()), atol=5e-5, rtol=0
+    )
+    narrow = GaussHermite(np.array([[*row[:-1], 13.5]], dtype=float))
+    assert isinstance(line_spread(grid, pixels, narrow), Banded)

@@ -86,7 +86,7 @@ def quadrature(emulator, v_rad, v_sini, grid, pixels, finer=20, limb_darkening=0
     disc *= np.cos(t * np.pi / 2) * weight / (2 * (1 - limb_darkening / 3))
     size, out = log_pixel_size(grid), []
     for i in pixels:
-        stop = next(stop for start, stop in grid.chips if start <= i < stop)
+        chip, stop = next((k, stop) for k, (start, stop) in enumerate(grid.chips) if start <= i < stop)
         centre = np.log(grid.wavelength[i])
         near = slice(*np.searchsorted(u, [centre - 700 / C_KMS, centre + 700 / C_KMS]))
         at, flux = u[near], fine[near]
@@ -95,7 +95,7 @@ def quadrature(emulator, v_rad, v_sini, grid, pixels, finer=20, limb_darkening=0
             inner = (at > at[0] + 90 / C_KMS) & (at < at[-1] - 90 / C_KMS)
             at = at[inner]
             flux = sum(w * spline(at - s * v_sini / C_KMS) for w, s in zip(disc, sine, strict=True))
-        kernel = profile(nominal_visit_lsf().coefficients[0], stop - 1 - i, (at - centre) / size[i])
+        kernel = profile(nominal_visit_lsf().coefficients[chip], stop - 1 - i, (at - centre) / size[i])
         out.append((flux * kernel).sum() / kernel.sum())
     return np.array(out)
 

@@ -11,7 +11,7 @@ import pytest
 from astropy import units
 from astropy.table import Table
 
-from maury.errors import ConfigError, InferenceError, ModelError
+from maury.errors import ConfigError, InferenceError, ModelError, SpectrumError
 from maury.spectra import PixelGrid, Spectrum, nominal_visit_grid, read_table
 from maury.spectra.air import to_vacuum
 from maury.spectra.instrument import (
@@ -245,3 +245,59 @@ def test_tables_take_what_they_leave_out_from_the_instrument(tmp_path):
     assert stated.grid.wavelength[0] == pytest.approx(5101.42, abs=0.01)
     # A mask of yes and no has no bits.
     np.testing.assert_array_equal(stated.good, np.arange(8) <= 5)
+
+
+# Fibres
+
+
+def test_chips_and_fibres_of_apogee_differ_as_real_ones_do():
+    one = apogee()
+    blue, green, red = one.resolving_powers
+    assert 23_000 < blue < 25_000
+    assert 22_600 < green < 25_500
+    assert 23_000 < red < 25_500
+    assert one.varies
+    assert one.n_fibres == 13
+    powers = np.array([one._powers(one.fibre_lsf(i)) for i in range(one.n_fibres)])
+    assert 20_000 < powers.min() < 22_500
+    assert 24_500 < powers.max() < 26_000
+    # The last one is the fibre of the visit that is shown everywhere.
+    np.testing.assert_allclose(one.fibre_lsf(12).coefficients[:, 9], [2.2405, 2.4498, 2.8688])
+    np.testing.assert_array_equal(one.fibre_lsf(0).coefficients, one.lsf.coefficients)
+
+
+def test_a_wider_fibre_is_as_much_wider():
+    one = apogee()
+    plain, wide = one.fibre_lsf(3), one.fibre_lsf(3, 1.1)
+    frequency = np.array([0.0, 100.0, 1000.0, 4000.0])
+    size = np.gradient(np.log(one.pixels.wavelength[:4096]))
+    narrow = plain.transform(one.pixels, 1.1 * frequency)[100] / np.sinc(2.2 * frequency * size[100])
+    expected = narrow * np.sinc(2 * frequency * size[100])
+    np.testing.assert_allclose(wide.transform(one.pixels, frequency)[100], expected, rtol=1e-3)
+    on_grid = one.fibre_lsf(3, 1.1, native=False)
+    assert isinstance(on_grid, ChipGaussians)
+    np.testing.assert_allclose(on_grid.resolutions, one._powers(wide))
+    with pytest.raises(SpectrumError, match="cannot be wider by a factor of 0"):
+        plain.widened(0)
+
+
+def test_instruments_of_one_resolving_power_may_have_a_spread(tmp_path):
+    text = """
+name = "plain"
+medium = "vacuum"
+unit = "Angstrom"
+resolution = 30000
+spread = 0.05
+[[chips]]
+log10 = { start = 3.8, step = 4e-6, number = 3000 }
+"""
+    one = instrument(tmp_path, text)
+    assert one.varies
+    assert one.n_fibres == 1
+    assert one.fibre_lsf(0, 1.25) == Gaussian(24_000.0)
+    with pytest.raises(ConfigError, match="a row a chip of each fibre is wanted, beside gauss_hermite"):
+        instrument(tmp_path, text.replace("spread = 0.05", "fibres = [[1.0, 2.0]]"))
+    assert not read_instrument("igrins-like").varies
+    cut = apogee().restricted(15_200, 15_300)
+    assert cut.n_fibres == 13
+    assert cut.fibre_lsf(12).coefficients.shape[0] == 1

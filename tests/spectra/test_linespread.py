@@ -24,7 +24,7 @@ def test_gauss_hermite_is_the_transform_of_the_profile(chip, cycles):
     found = lsf.transform(grid, np.array([cycles / size]))[i, 0]
     y = np.linspace(-120, 120, 48_001)
     # Pixels of the file run against the wavelength: its profile, a function of x - x0, is one of u - u_i over the pixel's size.
-    values = profile(nominal_visit_lsf().coefficients[0], 4095 - 1000, y)
+    values = profile(nominal_visit_lsf().coefficients[chip], 4095 - 1000, y)
     expected = (values * np.exp(2j * np.pi * cycles * y)).sum() * (y[1] - y[0])
     assert found == pytest.approx(expected, abs=1e-8)
 

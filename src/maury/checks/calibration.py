@@ -27,7 +27,7 @@ from maury.models import Model, to_model_grid
 from maury.posterior.result import Posterior
 from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulations import Observing, Simulator, detector, pixels_named
+from maury.training.simulations import Observing, Simulator, detector, drawn_lsf, pixels_named
 
 # Share of pixels that real visits lose by the default rule.
 REAL_MASKS = (0.04, 0.12)
@@ -147,11 +147,17 @@ def simulated_spectra(
 
     Those from ``start``, a multiple of 25, to ``number``.
     """
-    grid, lsf = detector(model.problem.spectrograph, pixels_named(pixels))
-    simulator = Simulator(model.problem, grid, observing or Observing(masked=REAL_MASKS), lsf)
+    instrument, named = model.problem.spectrograph, pixels_named(pixels)
+    grid, lsf = detector(instrument, named)
+    observing = observing or Observing(masked=REAL_MASKS)
+    simulator = None
     for first in range(start, number, _BATCH):
-        # Each batch has a seed of its own and is always whole: any spectrum is the same, however many are asked for.
+        # Each batch has a seed and a fibre of its own and is always whole: any spectrum is the same, however many are asked for.
         generator = torch.Generator().manual_seed(seed * SEEDS + first // _BATCH)
+        if observing.fibres and instrument.varies:
+            lsf = drawn_lsf(instrument, named, generator)
+            simulator = None
+        simulator = simulator or Simulator(model.problem, grid, observing, lsf)
         batch = simulator(_BATCH, generator)
         for i in range(min(_BATCH, number - first)):
             flux, ivar = batch.flux[i].double().numpy(), batch.ivar[i].double().numpy()

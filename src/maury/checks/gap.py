@@ -31,9 +31,9 @@ from maury.models import Model, folder
 from maury.posterior.result import Posterior
 from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
-from maury.spectra.linespread import FWHM
+from maury.spectra.linespread import FWHM, GaussHermite, LineSpread
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulations import Observing, Simulator
+from maury.training.simulations import Observing, Simulator, drawn_lsf
 
 _TELLURICS, _SKY_LINES = 80, 40
 # km/s: width of a telluric line, and of a sky line on the detector.
@@ -55,12 +55,16 @@ class Bed:
         Of inference; stars are drawn from its prior, without jitter.
     snr
         Range of the S/N a pixel.
+    lsf
+        The detector's line-spread function; `spectrum` draws one of a fibre for each star.
     """
 
-    def __init__(self, model: Model, snr: tuple[float, float] = (30.0, 200.0)) -> None:
-        self.model, self.problem = model, model.problem
+    def __init__(
+        self, model: Model, snr: tuple[float, float] = (30.0, 200.0), lsf: LineSpread | None = None
+    ) -> None:
+        self.model, self.problem, self.snr = model, model.problem, snr
         self.instrument = self.problem.spectrograph
-        self.grid, self.lsf = self.instrument.pixels, self.instrument.lsf
+        self.grid, self.lsf = self.instrument.pixels, lsf or self.instrument.lsf
         observing = Observing(masked=REAL_MASKS, snr=snr, emulator_error=False, chip_loss_probability=0.0)
         self.simulator = Simulator(self.problem, self.grid, observing, self.lsf)
         self.chips = self.grid.chips
@@ -102,13 +106,15 @@ class Bed:
     def spectrum(self, fault: Fault, strength: float, number: int, seed: int) -> tuple[Spectrum, Tensor]:
         """Return a spectrum and its labels ``(n_all,)``: of a number and a seed always the same star, whatever the strength."""
         generator = torch.Generator().manual_seed(seed * SEEDS + number)
-        labels = self.labels(1, fault, generator)
+        lsf = drawn_lsf(self.instrument, "native", generator)
+        bed = Bed(self.model, self.snr, lsf) if self.instrument.varies else self
+        labels = bed.labels(1, fault, generator)
         with torch.no_grad():
-            clean = fault.apply(self, labels, strength, generator)
-        seen = self.simulator.add_noise(labels, clean, generator)
+            clean = fault.apply(bed, labels, strength, generator)
+        seen = bed.simulator.add_noise(labels, clean, generator)
         flux, ivar = seen.flux[0].double().numpy(), seen.ivar[0].double().numpy()
         name = f"{fault.name}-{strength:g}-{number}"
-        return Spectrum(self.grid, flux, ivar, id=name, lsf=self.lsf), labels[0]
+        return Spectrum(self.grid, flux, ivar, id=name, lsf=lsf), labels[0]
 
     def lines(self, number: int, n: int, generator: torch.Generator) -> Tensor:
         """Profiles of lines at random wavelengths and strengths up to 1, the same places for all ``n``; ``(n, n_pixels)``."""
@@ -172,9 +178,18 @@ def _library(bed: Bed, labels: Tensor, strength: float, generator: torch.Generat
 
 
 def _lsf(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    profile = bed.lsf
+    if isinstance(profile, GaussHermite) and bed.model.forward.emulator.contained is None:
+        return bed.model.forward.sampler(bed.grid, profile.widened(1 + strength))(
+            bed.model.forward(labels[:, bed.of_model])
+        )
+    if strength < 0:
+        raise ConfigError(
+            f"fault 'lsf': {bed.model.name} contains a line-spread function, and lines of it cannot be narrowed"
+        )
     sigma = C_KMS / bed.instrument.power / FWHM * math.sqrt((1 + strength) ** 2 - 1)
     broader = ForwardModel(bed.model.forward.emulator, bed.model.forward.limb_darkening, v_macro=sigma)
-    return broader.sampler(bed.grid, bed.lsf)(broader(labels[:, bed.of_model]))
+    return broader.sampler(bed.grid, profile)(broader(labels[:, bed.of_model]))
 
 
 def _tellurics(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ import typer
 
 from maury.commands.console import (
     ModelOption,
+    NuisancesOption,
     SeedOption,
     bar,
     check_rate,
@@ -192,6 +193,51 @@ def check_misfit(
     if output:
         write(output, figures)
     out.print_json(data=finite(figures))
+
+
+@app.command("sky")
+def check_sky(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS.csv", help="Files of spectra and their stars' labels from the literature."
+        ),
+    ],
+    model: ModelOption = "kurucz-apogee",
+    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    chips: Annotated[bool, typer.Option("--chips", help="Infer each chip by itself as well.")] = False,
+    nuisances: NuisancesOption = "default",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the page, sky.json and the picture; an interrupted run goes on."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """Infer real spectra; report bias, scatter and scatter over stated errors, repeats and chips against each other.
+
+    Example: maury check sky labels.csv --chips --output sky
+    """
+    from maury.checks.sky import figures_of, look, read_stars, write
+    from maury.inference.options import Options
+    from maury.models import load_model
+
+    options = Options(draws=draws, seed=seed, nuisances=nuisances)
+    stars, loaded = read_stars(labels), load_model(model)
+    store = None
+    if output:
+        make_folder(output)
+        store = output / "seen.jsonl"
+    everything = look(stars, loaded, labels.parent, options, chips=chips, jobs=jobs, store=store)
+    seen = list(bar(everything, "inferring", len(stars)))
+    figures = figures_of(stars, seen, loaded)
+    if output:
+        write(output, figures, stars, seen)
+    if as_json:
+        print_json(figures)
+    else:
+        out.print_json(data=finite(figures))
 
 
 @app.command("libraries")

@@ -17,8 +17,13 @@ from maury.spectra.spectrum import PixelGrid
 # Taps on each side of the windowed sinc, and the shape of its Kaiser window: a line at APOGEE's resolution is right to 1e-4 of its depth.
 HALF_TAPS = 10
 _KAISER = 8.0
-# Model pixels that a line-spread kernel may reach over; far wings that go beyond are wrapped into them, so that their light is kept.
+# Model pixels that a line-spread kernel may reach over; far wings that go beyond are applied on a coarser grid (`Winged`).
 _WINDOWS = (32, 64, 128, 256)
+# Reach of far wings, and the coarser grid's step, in model pixels: between the two ends of the window's inner part, a fraction of it, they
+# take over smoothly.
+_FAR, _STEP, _INNER = 2048, 16, 0.5
+# Pixels between those whose far wings are computed.
+_KNOTS = 128
 # Above this share of the grid's Nyquist frequency little but numerical noise is left of spectra that contain a line-spread function.
 _TAPER = 0.5
 # Share of a kernel that may lie outside its window.
@@ -70,6 +75,40 @@ class Banded(nn.Module):
         return out.flatten(0, 1)[self.taken].T.contiguous().reshape(*x.shape[:-1], len(self.taken))
 
 
+class Winged(nn.Module):
+    """A banded matrix and far wings, which vary so slowly that a coarser grid carries them: straight lines between its points.
+
+    Parameters
+    ----------
+    near
+        Without the far wings.
+    far
+        The wings, from the coarser grid's points.
+    transmission
+        As in `line_spread`; ``near`` contains it already.
+    """
+
+    hat: Tensor
+    transmission: Tensor | None
+
+    def __init__(self, near: Banded, far: Banded, transmission: NDArray[np.float64] | None = None) -> None:
+        super().__init__()
+        self.near, self.far = near, far
+        after = torch.arange(_STEP) / _STEP
+        self.register_buffer("hat", torch.stack([1 - after, after], dim=1))
+        known = None if transmission is None else torch.from_numpy(transmission).float()
+        self.register_buffer("transmission", known)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to ``(..., n_in)``, giving ``(..., n_out)``."""
+        seen = x if self.transmission is None else x * self.transmission
+        padded = nn.functional.pad(seen, (0, -x.shape[-1] % _STEP)).unflatten(-1, (-1, _STEP))
+        # Each pixel's light goes to the points before and after it.
+        before, after = (padded @ self.hat).unbind(-1)
+        coarse = torch.cat([before[..., :1], before[..., 1:] + after[..., :-1]], dim=-1)
+        return self.near(x) + self.far(coarse)
+
+
 def _in_blocks(columns: NDArray[np.int64], block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Deal rows out to blocks ``(n_blocks, block)``, none across a gap in the columns; the last rows before one may stand there twice.
 
@@ -118,7 +157,7 @@ def line_spread(
     contained: Gaussian | None = None,
     transmission: NDArray[np.float64] | None = None,
     chosen: NDArray[np.bool_] | None = None,
-) -> Banded:
+) -> Banded | Winged:
     """Line-spread function and integration over pixels, from a model on the grid to a detector.
 
     The entries of row i are the inverse Fourier transform of ``T_i(f)`` over the grid's band, so that a spectrum without content beyond the
@@ -144,6 +183,8 @@ def line_spread(
     rows = np.arange(pixels.n_pixels) if chosen is None else np.flatnonzero(chosen)
     if contained is None:
         window = _window(grid, pixels, lsf)
+        if window is None:
+            return _winged(grid, pixels, lsf, transmission, rows)
         first, weights = _kernels(grid, pixels, lsf, window, rows)
     else:
         window = _WINDOWS[1]
@@ -195,19 +236,100 @@ def _position(grid: LogGrid, wavelength: NDArray[np.float64]) -> NDArray[np.floa
     return (np.log10(wavelength) - grid.start) / grid.step
 
 
-def _window(grid: LogGrid, pixels: PixelGrid, lsf: LineSpread) -> int:
-    """Return the shortest window that holds the kernels of a few pixels spread over the detector."""
+def _winged(
+    grid: LogGrid, pixels: PixelGrid, lsf: LineSpread, transmission: NDArray[np.float64] | None, rows: NDArray[np.int64]
+) -> Winged:  # fmt: skip
+    """Return the operator of kernels that reach farther than any window."""
+    window, points = _WINDOWS[-1], -(-grid.n_pixels // _STEP)
+    # On a grid that is shorter than the wings they are wrapped into it.
+    taps = min(_FAR, grid.n_pixels) // _STEP
+    wings = _Wings.of(grid, pixels, lsf, taps * _STEP)
+    at = _position(grid, pixels.wavelength[rows])
+    first, near = _kernels(grid, pixels, lsf, window, rows)
+    distance = first[:, None] + np.arange(window) - at[:, None]
+    near = (near - wings.at(rows, distance, wings.wrapped(window))) * _core(distance, window)
+    if transmission is not None:
+        near = near * transmission[first[:, None] + np.arange(window)]
+    # Of the coarser points: straight lines between them are the wings.
+    first_far = np.clip(np.floor(at / _STEP).astype(np.int64) - taps // 2 + 1, 0, points - taps)
+    distance = _STEP * (first_far[:, None] + np.arange(taps)) - at[:, None]
+    far = wings.at(rows, distance, wings.table) * (1 - _core(distance, window))
+    return Winged(Banded(first, near, grid.n_pixels), Banded(first_far, far, points), transmission)
+
+
+def _core(distance: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Share of a kernel that is not left to the wings, by distance in model pixels: 1 inside, 0 at the window's ends."""
+    share = np.clip((np.abs(distance) / (window / 2 - 2) - _INNER) / (1 - _INNER), 0, 1)
+    return np.asarray(np.cos(np.pi / 2 * share) ** 2)
+
+
+@dataclass(frozen=True)
+class _Wings:
+    """Kernels at some pixels, by whole distances from ``-reach / 2`` to ``reach / 2`` model pixels: enough for what varies slowly.
+
+    ``knots`` are the pixels, rising, shape ``(n,)``; ``table`` is ``(n, reach + 1)``.
+    """
+
+    knots: NDArray[np.int64]
+    table: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, grid: LogGrid, pixels: PixelGrid, lsf: LineSpread, reach: int) -> _Wings:
+        parts = [
+            np.linspace(a, b - 1, 2 + (b - a) // _KNOTS).astype(np.int64) for a, b in pixels.chips if b > a
+        ]
+        knots = np.unique(np.concatenate(parts)) if parts else np.arange(pixels.n_pixels)
+        first, kernels = _kernels(grid, pixels, lsf, reach, knots)
+        offset = first - _position(grid, pixels.wavelength[knots])
+        whole = np.arange(-(reach // 2), reach // 2 + 1)
+        rows = [
+            np.interp(whole, start + np.arange(reach), row, left=0.0, right=0.0)
+            for start, row in zip(offset, kernels, strict=True)
+        ]
+        return cls(knots, np.array(rows))
+
+    def wrapped(self, window: int) -> NDArray[np.float64]:
+        """Return what a Fourier transform of a shorter window adds to its kernel: the wings beyond, by whole distances within it."""
+        half, reach = window // 2 + 1, self.table.shape[1] // 2
+        out = np.zeros((len(self.knots), 2 * half + 1))
+        for turn in range(-(reach // window) - 1, reach // window + 2):
+            at = np.arange(-half, half + 1) + turn * window + reach
+            inside = (at >= 0) & (at <= 2 * reach) & (turn != 0)
+            out[:, inside] += self.table[:, at[inside]]
+        return out
+
+    def at(
+        self, rows: NDArray[np.int64], distance: NDArray[np.float64], table: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Interpolate a table between pixels and distances ``(n_rows, n)``."""
+        after = np.clip(np.searchsorted(self.knots, rows), 1, max(1, len(self.knots) - 1))
+        before = np.minimum(after - 1, len(self.knots) - 1)
+        after = np.minimum(after, len(self.knots) - 1)
+        gap = np.maximum(self.knots[after] - self.knots[before], 1)
+        share = np.clip((rows - self.knots[before]) / gap, 0, 1)[:, None]
+        place = np.clip(distance + table.shape[1] // 2, 0, table.shape[1] - 1.001)
+        low = place.astype(np.int64)
+        step = place - low
+
+        def along(row: NDArray[np.int64]) -> NDArray[np.float64]:
+            return np.asarray((1 - step) * table[row[:, None], low] + step * table[row[:, None], low + 1])
+
+        return np.asarray((1 - share) * along(before) + share * along(after))
+
+
+def _window(grid: LogGrid, pixels: PixelGrid, lsf: LineSpread) -> int | None:
+    """Return the shortest window that holds the kernels of a few pixels spread over the detector; None if none does."""
     few = np.arange(0, pixels.n_pixels, 97)
     position = _position(grid, pixels.wavelength[few])
-    widest = _WINDOWS[-1]
+    widest = min(2 * _WINDOWS[-1], grid.n_pixels // 2 * 2)
     first, weights = _kernels(grid, pixels, lsf, widest, few)
     distance = np.abs(first[:, None] + np.arange(widest) - position[:, None])
-    inside = (position > widest) & (position < grid.n_pixels - widest)
+    inside = (position > widest / 2) & (position < grid.n_pixels - widest / 2)
     weights, distance = np.abs(weights[inside]), distance[inside]
-    for window in _WINDOWS[:-1]:
+    for window in _WINDOWS:
         if np.all((weights * (distance > window / 2 - 1)).sum(1) < _LEFT_OUT):
             return window
-    return widest
+    return None
 
 
 def _kernels(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maury.constants import C_KMS
 from maury.errors import InferenceError, LabelError
-from maury.forward.detector import Banded, interpolation, line_spread
+from maury.forward.detector import Banded, Winged, interpolation, line_spread
 from maury.forward.doppler import log_shift, log_shift_derivative
 from maury.forward.rotation import (
     rotation_transform,
@@ -194,7 +194,7 @@ class ForwardModel(nn.Module):
         lsf: LineSpread | None = None,
         transmission: NDArray[np.float64] | None = None,
         chosen: NDArray[np.bool_] | None = None,
-    ) -> Banded:
+    ) -> Banded | Winged:
         """Operator from the emulator's grid to a detector's pixels, shape ``(..., n_pixels)`` to ``(..., n_chosen)``.
 
         Parameters

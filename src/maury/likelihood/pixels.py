@@ -15,7 +15,7 @@ from torch import Tensor
 from maury.constants import C_KMS
 from maury.errors import InferenceError
 from maury.forward.binary import Pair
-from maury.forward.detector import Banded
+from maury.forward.detector import Banded, Winged
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.likelihood.continuum import DEGREE, chip_basis, fit_continuum
@@ -133,7 +133,7 @@ class Likelihood:
     """
 
     model: ForwardModel | Pair
-    sampler: Banded
+    sampler: Banded | Winged
     good: Tensor
     flux: Tensor
     variance: Tensor

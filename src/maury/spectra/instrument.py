@@ -7,6 +7,7 @@ are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from importlib import resources
@@ -113,6 +114,17 @@ class Instrument(Frozen):
     gauss_hermite: tuple[tuple[float, ...], ...] | None = Field(
         None, description="line-spread coefficients, a row a chip, or the name of a text file with them"
     )
+    fibres: tuple[tuple[float, ...], ...] = Field(
+        (),
+        description="line-spread coefficients of other fibres, a row a chip and fibre, or the name of a text file with them",
+    )
+    spread: float = Field(
+        0.0,
+        ge=0,
+        lt=0.2,
+        allow_inf_nan=False,
+        description="relative scatter of line widths from fibre to fibre",
+    )
     emulator_step: float | None = Field(
         None, gt=0, description="of emulators in log10(wavelength); a fifth of the narrowest line otherwise"
     )
@@ -121,7 +133,7 @@ class Instrument(Frozen):
     mask: Mask = Mask()
     training: Training = Training()
 
-    @field_validator("gauss_hermite", mode="before")
+    @field_validator("gauss_hermite", "fibres", mode="before")
     @classmethod
     def _read_file(cls, value: Any, info: ValidationInfo) -> Any:
         return read_numbers((info.context or Path()) / value).tolist() if isinstance(value, str) else value
@@ -142,6 +154,10 @@ class Instrument(Frozen):
                 )
         if self.gauss_hermite is not None and len(self.gauss_hermite) != len(self.chips):
             raise ValueError(f"gauss_hermite: {len(self.gauss_hermite)} rows for {len(self.chips)} chips")
+        if len(self.fibres) % len(self.chips) or (self.fibres and self.gauss_hermite is None):
+            raise ValueError(
+                f"fibres: {len(self.fibres)} rows; a row a chip of each fibre is wanted, beside gauss_hermite"
+            )
         if self.network is not None and self.network.chips is not None:
             if len(self.network.chips) != len(self.chips):
                 raise ValueError(
@@ -172,8 +188,42 @@ class Instrument(Frozen):
     @cached_property
     def resolving_powers(self) -> tuple[float, ...]:
         """Median ``lambda / FWHM`` of each chip, pixels included."""
-        power = self.lsf.resolving_power(self.pixels)
+        return self._powers(self.lsf)
+
+    def _powers(self, lsf: LineSpread) -> tuple[float, ...]:
+        power = lsf.resolving_power(self.pixels)
         return tuple(float(np.median(power[start:stop])) for start, stop in self.pixels.chips)
+
+    @property
+    def varies(self) -> bool:
+        """Whether its fibres are known to differ."""
+        return bool(self.fibres) or self.spread > 0
+
+    @property
+    def n_fibres(self) -> int:
+        """Number of fibres whose line-spread functions are known; 1 where they are all alike."""
+        return 1 + len(self.fibres) // len(self.chips)
+
+    def fibre_lsf(self, number: int, factor: float = 1.0, native: bool = True) -> LineSpread:
+        """Return the line-spread function of a fibre.
+
+        Parameters
+        ----------
+        number
+            Of the fibre, from 0, the nominal one, to ``n_fibres - 1``.
+        factor
+            That it is wider.
+        native
+            Whether on `pixels`, or on the `grid` of networks, where a Gaussian of each chip's width stands for it.
+        """
+        n = len(self.chips)
+        rows = self.gauss_hermite if number == 0 else self.fibres[(number - 1) * n : number * n]
+        if rows is None:
+            powers = [(chip.resolution or self.resolution or 0.0) / factor for chip in self.chips]
+            lsf: LineSpread = ChipGaussians.simplest(powers)
+        else:
+            lsf = GaussHermite(np.array(rows)).widened(factor)
+        return lsf if native else ChipGaussians.simplest(self._powers(lsf), integrate=False)
 
     @cached_property
     def layout(self) -> Network:
@@ -224,24 +274,30 @@ class Instrument(Frozen):
             If nothing is left.
         """
         chips, rows = [], []
+        fibres: list[list[tuple[float, ...]]] = [[] for _ in range(self.n_fibres - 1)]
         for i, (start, stop) in enumerate(self.pixels.chips):
             w = self.pixels.wavelength[start:stop]
             a, b = int(np.searchsorted(w, low)), int(np.searchsorted(w, high, side="right"))
             if b - a < 2:
                 continue
             chips.append(self.chips[i] if (a, b) == (0, len(w)) else self.chips[i].cut(a, b))
+            # Pixels of the file count from the red end.
             if self.gauss_hermite is not None:
-                # Pixels of the file count from the red end.
-                row = list(self.gauss_hermite[i])
-                row[1] += len(w) - b
-                rows.append(tuple(row))
+                rows.append(_counted_from(self.gauss_hermite[i], len(w) - b))
+            for number, kept in enumerate(fibres):
+                kept.append(_counted_from(self.fibres[number * len(self.chips) + i], len(w) - b))
         if not chips:
             raise ConfigError(
                 f"instrument {self.name}: none of its chips ({self.describe()}) lies within {low:.0f}-{high:.0f} Angstrom"
             )
         network = self.network and self.network.model_copy(update={"chips": None})
         found = self.model_copy(
-            update={"chips": tuple(chips), "gauss_hermite": tuple(rows) or None, "network": network}
+            update={
+                "chips": tuple(chips),
+                "gauss_hermite": tuple(rows) or None,
+                "fibres": tuple(row for kept in fibres for row in kept),
+                "network": network,
+            }
         )
         # A copy takes what was worked out of the whole with it: make it anew.
         return Instrument.model_validate(found.card())
@@ -303,6 +359,11 @@ class Instrument(Frozen):
     def card(self) -> dict[str, Any]:
         """Return what `of_card` reads: all of it, files included, in types that JSON holds."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def _counted_from(row: Sequence[float], pixel: int) -> tuple[float, ...]:
+    """Return line-spread coefficients of pixels that are counted from another one."""
+    return (row[0], row[1] + pixel, *row[2:])
 
 
 def _called(chip: Chip) -> str:
@@ -399,5 +460,5 @@ def apstar_grid() -> PixelGrid:
 
 
 def nominal_visit_lsf() -> GaussHermite:
-    """Return a typical line-spread function of APOGEE's visits, the same on each of the three chips."""
+    """Return the line-spread function of a typical fibre of APOGEE's visits."""
     return GaussHermite(np.array(apogee().gauss_hermite))

@@ -214,6 +214,28 @@ class GaussHermite:
             out[on_chip] = chip.transform(stop - 1 - pixels[on_chip], omega)
         return out
 
+    def widened(self, factor: float) -> GaussHermite:
+        """Return the profile with core and wings wider by a factor, the bin as it is.
+
+        Raises
+        ------
+        SpectrumError
+            If the factor is not positive.
+        """
+        if not 0 < factor < math.inf:
+            raise SpectrumError(f"a line-spread function cannot be wider by a factor of {factor}")
+        out = self.coefficients.copy()
+        for row in out:
+            core = int(row[2])
+            orders = row[3 : core + 4].astype(int) + 1
+            start = core + 4
+            row[start : start + orders[0]] *= factor
+            wing = start + int(orders.sum())
+            if wing + 2 < len(row) and row[wing + 1] > 0:
+                share, width = row[wing + 2 : wing + 4].astype(int) + 1
+                row[wing + 4 + share : wing + 4 + share + width] *= factor
+        return GaussHermite(out)
+
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
         """Measure ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``."""
         fine = np.linspace(-12, 12, 481)

@@ -8,9 +8,9 @@ import torch
 
 from maury.models import Model
 from maury.spectra.formats.writers import nominal_visit_grid, write_apvisit
-from maury.spectra.instrument import nominal_visit_lsf
+from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulations import Observing, Simulator
+from maury.training.simulations import Observing, Simulator, drawn_lsf
 
 TRUTH = {
     "teff": 4750.0,
@@ -42,7 +42,7 @@ def simulate_visit(
     snr
         Signal-to-noise ratio a pixel.
     seed
-        Of noise, masks and continua.
+        Of the fibre, noise, masks and continua.
     v_correction
         Barycentric correction that the file shall state, km/s.
     """
@@ -50,11 +50,12 @@ def simulate_visit(
     observing = Observing(
         snr=(snr, snr * 1.0001), masked=(0.05, 0.06), chip_loss_probability=0, gap_probability=0
     )
-    lsf = nominal_visit_lsf()
+    generator = torch.Generator().manual_seed(seed)
+    lsf = drawn_lsf(apogee(), "native", generator)
     simulator = Simulator(model.problem, grid, observing, lsf)
     simulator.usable[:] = True
     labels = torch.tensor([[truth[name] for name in model.labels.names]], dtype=torch.float64)
-    simulation = simulator.observe(labels, torch.Generator().manual_seed(seed))
+    simulation = simulator.observe(labels, generator)
     # The flux of an H = 9 star in the survey's units.
     level = 800.0
     return Spectrum(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,8 @@ from maury.weights import read_card
 # Runs of masked pixels are 1 to this many pixels long, of a spectrum of 7500; longer ones of finer pixels.
 _RUN_LENGTHS = 8
 _FEW_CHIPS = 3
+# Widths of drawn line-spread functions stay within so many standard deviations, and the seed of those that a training set draws from.
+_FARTHEST, _FIBRE_SEED = 2.5, 0
 
 
 class Observing(BaseModel):
@@ -59,6 +61,12 @@ class Observing(BaseModel):
     chip_spread: float = Field(0.25, description="standard deviation of ln(error) between chips")
     resolution: tuple[float, ...] = Field(
         (), description="resolving powers, one drawn a batch, for models that contain no line-spread function"
+    )
+    fibres: int = Field(
+        8,
+        ge=0,
+        le=64,
+        description="line-spread functions of the instrument's fibres, one drawn a batch; 0 for its nominal one",
     )
     emulator_error: bool = Field(True, description="whether the emulator's own error is added to the noise")
     departures: bool = Field(
@@ -107,7 +115,8 @@ class Simulator:
     observing
         Noise, masks and continua.
     lsf
-        The detector's line-spread function; None for those of ``observing.resolution``, or what the model contains.
+        The detector's line-spread function, or several, of which each batch draws one; None for those of ``observing.resolution``, or what
+        the model contains.
     """
 
     def __init__(
@@ -115,7 +124,7 @@ class Simulator:
         problem: Problem,
         grid: PixelGrid,
         observing: Observing,
-        lsf: LineSpread | None = None,
+        lsf: LineSpread | Sequence[LineSpread] | None = None,
     ) -> None:
         observing = observing.of(problem.instrument)
         self.problem, self.grid, self.observing = problem, grid, observing
@@ -124,7 +133,7 @@ class Simulator:
         self._of_model = problem.columns(labels.without(Role.nuisance))
         self._of_emulator = problem.columns(model.emulator.labels)
         self._jitter = problem.columns(labels.of(Role.nuisance))
-        profiles: list[LineSpread | None] = [lsf]
+        profiles: list[LineSpread | None] = list(lsf) if isinstance(lsf, Sequence) else [lsf]
         if lsf is None and observing.resolution:
             profiles = [Gaussian(r, integrate=False) for r in observing.resolution]
         self.samplers = [model.sampler(grid, profile) for profile in profiles]
@@ -316,6 +325,15 @@ def detector(instrument: Instrument, pixels: Pixels) -> tuple[PixelGrid, LineSpr
     return instrument.grid, instrument.grid_lsf
 
 
+def drawn_lsf(instrument: Instrument, pixels: Pixels, generator: torch.Generator) -> LineSpread:
+    """Draw the line-spread function of a fibre: one of those known, somewhat wider or narrower; the nominal one if all are alike."""
+    if not instrument.varies:
+        return detector(instrument, pixels)[1]
+    number = int(torch.randint(instrument.n_fibres, (1,), generator=generator))
+    scatter = float(torch.randn(1, generator=generator).clamp(-_FARTHEST, _FARTHEST))
+    return instrument.fibre_lsf(number, math.exp(instrument.spread * scatter), native=pixels == "native")
+
+
 def build_problem(config: ProblemConfig) -> Problem:
     """Build the problem that a configuration describes.
 
@@ -358,9 +376,15 @@ def build_simulator(config: ProblemConfig) -> Simulator:
         If the noise cannot be had.
     """
     problem = build_problem(config)
-    grid, lsf = detector(problem.spectrograph, config.pixels)
-    varied = config.pixels == "network" and config.observing.resolution
-    return Simulator(problem, grid, config.observing, None if varied else lsf)
+    instrument, observing = problem.spectrograph, config.observing
+    grid, lsf = detector(instrument, config.pixels)
+    if config.pixels == "network" and observing.resolution:
+        return Simulator(problem, grid, observing, None)
+    if not observing.fibres or not instrument.varies:
+        return Simulator(problem, grid, observing, lsf)
+    generator = torch.Generator().manual_seed(_FIBRE_SEED)
+    drawn = [drawn_lsf(instrument, config.pixels, generator) for _ in range(observing.fibres)]
+    return Simulator(problem, grid, observing, drawn)
 
 
 def simulate(
