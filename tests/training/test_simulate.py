@@ -188,7 +188,7 @@ def test_killed_and_resumed(simulated, tmp_path):
         "from maury.training.simulations import SimulateConfig, simulate\n"
         "def progress(done, total):\n"
         "    if done: print(done, flush=True); time.sleep(30)\n"
-        "simulate(SimulateConfig(number=40, batch=16, seed=3), sys.argv[1], progress=progress)\n"
+        'simulate(SimulateConfig(model="kurucz-apogee", number=40, batch=16, seed=3), sys.argv[1], progress=progress)\n'
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(output)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"16\n"

@@ -24,6 +24,7 @@ from maury.commands.console import (
 )
 from maury.commands.synthesise import models_calibrate, models_synthesise
 from maury.constants import DEFAULT_MODEL
+from maury.errors import MauryError
 from maury.files import finite
 
 app = typer.Typer(help="List, show, fetch, synthesise, build and tune models.", no_args_is_help=True)
@@ -35,6 +36,7 @@ class Library(StrEnum):
     """Model libraries that can be fetched."""
 
     phoenix_aces = "phoenix-aces"
+    marcs_maury = "marcs-maury"
 
 
 @app.command("list")
@@ -131,18 +133,24 @@ def models_tune(
 @app.command("fetch")
 def models_fetch(
     library: Annotated[Library, typer.Argument(help="Which library.")],
-    output: Annotated[Path, typer.Option(help="The grid file, HDF5.")],
+    output: Annotated[Path, typer.Option(help="The grid file, HDF5; of marcs-maury a folder.")],
     band: Annotated[str, typer.Option(help="Wavelengths, Angstrom in vacuum.")] = "15000:17100",
     teff: Annotated[str, typer.Option(help="K.")] = "2300:7000",
     logg: Annotated[str, typer.Option()] = "0:6",
     m_h: Annotated[str, typer.Option("--m-h")] = "-2:0.5",
     alpha_m: Annotated[str, typer.Option("--alpha-m")] = "0",
     base: Annotated[
-        str | None, typer.Option(help="Address of the archive's folder HiResFITS, if not the public one.")
+        str | None,
+        typer.Option(
+            help="Address of the archive's folder HiResFITS, if not the public one; of marcs-maury, of its parts.",
+            envvar="MAURY_ARCHIVE",
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Downloads at the same time.", min=1, max=64)] = 8,
 ) -> None:
     """Download a model library's spectra, cropped to a band, into one grid file; run it again to go on.
+
+    The parts of marcs-maury are copied whole: ranges are of phoenix-aces.
 
     Example: maury models fetch phoenix-aces --teff 2300:4500 --output phoenix.h5
     """
@@ -158,6 +166,9 @@ def models_fetch(
         "m_h": read_range(m_h, "--m-h"),
         "alpha_m": read_range(alpha_m, "--alpha-m"),
     }
+    if library == Library.marcs_maury:
+        _fetch_parts(base, output)
+        return
     nodes = nodes_within(ranges)
     with Progress(console=err, disable=not err.is_terminal) as shown:
         task = shown.add_task(f"{library} spectra", total=len(nodes))
@@ -170,3 +181,16 @@ def models_fetch(
             progress=lambda done, total: shown.update(task, completed=done, total=total),
         )
     err.print(f"grid written to {output}", highlight=False, soft_wrap=True)
+
+
+def _fetch_parts(base: str | None, output: Path) -> None:
+    from maury.download import Archive
+    from maury.libraries.synthesis.parts import fetch_parts
+
+    if base is None:
+        raise MauryError(
+            "marcs-maury: say with --base, or MAURY_ARCHIVE, at which address its parts lie; a clone of the project has them in grids/marcs-maury"
+        )
+    make_folder(output)
+    fetched = fetch_parts(Archive(base), output)
+    err.print(f"{fetched} parts written to {output}", highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from sklearn.utils.extmath import randomized_svd
 from maury.errors import ConfigError
 from maury.files import writing
 from maury.libraries.synthesis.grid import _STEP, Chunk, reading_arrays
+from maury.libraries.synthesis.parts import write_index
 
 Array = NDArray[np.float32]
 
@@ -241,4 +242,5 @@ def compress(
         np.array(holes, np.int64),
     )
     part.write(folder / f"part-{0 if have is None else len(have.parts):03d}.npz")
+    write_index(folder)
     return part
