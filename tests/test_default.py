@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import maury
+from maury.errors import LabelError
 from maury.models import load_model
-from maury.training.demo import TRUTH, write_demo
+from maury.training.demo import TRUTH, simulate_visit, write_demo
 
 SHARED = Path(os.environ.get("MAURY_SHARED", "../shared"))
 # Literature, and how far the medians may be: of the Sun, IAU 2015; of Arcturus, Ramirez & Allende Prieto 2011.
@@ -36,6 +38,13 @@ def test_the_demonstration_is_explained(tmp_path):
     for name, entry in row["labels"].items():
         if name != "jitter":
             assert abs(entry["p50"] - TRUTH[name]) < 4 * entry["std"], name
+
+
+def test_a_prior_of_what_follows_others_is_refused():
+    model = load_model("marcs-apogee")
+    star = simulate_visit(model, TRUTH, snr=80, seed=1, v_correction=None)
+    with pytest.raises(LabelError, match="prior of mg_m: marcs-apogee does not infer it; it follows alpha_m"):
+        maury.infer(star, model, priors={"mg_m": (0.0, 0.1)})
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the data of MAURY_SHARED")

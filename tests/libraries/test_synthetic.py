@@ -159,6 +159,14 @@ def test_few_labels_stand_for_many(emulator, tied, tmp_path):
     torch.testing.assert_close(again(labels), tied(labels), atol=2e-4, rtol=0)
 
 
+def test_what_follows_ends_where_the_library_does(tied):
+    labels = torch.tensor([[5000.0, 2.5, -0.3, 0.2]], dtype=torch.float64)
+    far = torch.zeros(1, len(LABELS), dtype=torch.float64)
+    far[0, LABELS.index("c12_c13")], far[0, LABELS.index("mg_m")] = 5.0, 3.0
+    whole = dict(zip(LABELS, tied.complete(labels, far)[0].tolist(), strict=True))
+    assert (whole["c12_c13"], whole["mg_m"]) == pytest.approx((90.0, 1.0))
+
+
 def test_derivatives_pass_through_ties(tied):
     model = ForwardModel(tied)
     labels = torch.tensor([[5000.0, 2.5, -0.3, 0.2, 3.0, 8.0]], dtype=torch.float64)

@@ -51,6 +51,11 @@ def test_departures_have_the_scatter_and_no_wild_ones():
         (LABELS, {k: v for k, v in TIES.items() if k != "mg_m"}, "mg_m: a label of the library is either"),
         (LABELS, TIES | {"teff": Tie()}, "teff: a label of the library is either"),
         (LABELS, TIES | {"mg": Tie()}, "ties.mg: no such label"),
+        (
+            LABELS.with_priors({"teff": Uniform(3000.0, 8000.0)}),
+            TIES,
+            r"teff: \[3000, 8000\] reaches beyond the library's \[3500, 8000\]",
+        ),
         (LABELS, TIES | {"mg_m": Tie(follows={"alpha": 1.0})}, "follows alpha, which is not inferred"),
         (
             LABELS + LabelSet((label("ce_m", Uniform(-1.0, 1.0)),)),

@@ -189,7 +189,7 @@ def _fetch_parts(base: str | None, output: Path) -> None:
 
     if base is None:
         raise MauryError(
-            "marcs-maury: say with --base, or MAURY_ARCHIVE, at which address its parts lie; a clone of the project has them in grids/marcs-maury"
+            "marcs-maury: say with --base, or MAURY_ARCHIVE, where its parts lie; clones of the project have them in grids/marcs-maury"
         )
     make_folder(output)
     fetched = fetch_parts(Archive(base), output)

@@ -89,6 +89,12 @@ def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, PriorLike]
     for name in wanted:
         if name in model.problem.held:
             raise LabelError(f"prior of {name}: {model.name} holds it at {model.problem.held[name]:g}")
+        tie = model.forward.emulator.ties.ties.get(name)
+        if tie is not None:
+            follows = " and ".join(tie.follows) or "nothing: it is what other stars have"
+            raise LabelError(
+                f"prior of {name}: {model.name} does not infer it; it follows {follows}, with a scatter of {tie.scatter:g}"
+            )
     if spectrum.frame == "rest" and "v_rad" not in wanted:
         wanted["v_rad"] = Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)
     labels = model.labels.with_priors(wanted)

@@ -166,7 +166,9 @@ class Emulator(nn.Module):
         if departures is not None:
             out = out + departures.to(out)
         # What is not followed in its logarithm overflows there, and would make derivatives nan.
-        return torch.where(self._by_logarithm, torch.where(self._by_logarithm, out, 0.0).exp(), out)
+        out = torch.where(self._by_logarithm, torch.where(self._by_logarithm, out, 0.0).exp(), out)
+        # What follows does so to the ends of the library.
+        return torch.minimum(torch.maximum(out, self._low), self._low + self._range)
 
     def inside(self, labels: Tensor) -> Tensor:
         """Tell whether labels ``(n, n_labels)`` are of stars that there are, bool, ``(n,)``."""

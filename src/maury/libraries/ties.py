@@ -77,6 +77,12 @@ class Ties:
         for name in self.library.names:
             if (name in self.labels.names) == (name in self.ties):
                 raise LabelError(f"{name}: a label of the library is either inferred or tied to others")
+            if name in self.labels.names:
+                wide, mine = self.library[name].prior, self.labels[name].prior
+                if mine.low < wide.low or mine.high > wide.high:
+                    raise LabelError(
+                        f"{name}: [{mine.low:g}, {mine.high:g}] reaches beyond the library's [{wide.low:g}, {wide.high:g}]"
+                    )
         for name, tie in self.ties.items():
             if name not in self.library.names:
                 raise LabelError(f"ties.{name}: no such label; {meant(name, self.library.names)}")
