@@ -18,8 +18,8 @@ import numpy as np
 from maury.errors import MauryError
 from maury.spectra import Spectrum
 
-# Of the processor and of the clock, and bytes.
-SECONDS, MEMORY, PATIENCE = 5.0, 2**30, 120.0
+# Of the processor, bytes, and of the clock: a busy machine gives a process little of itself.
+SECONDS, MEMORY, PATIENCE = 5.0, 2**30, 1800.0
 
 Read = Callable[[Path], Iterable[Spectrum]]
 

@@ -30,11 +30,11 @@ _NOBODY = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
 
 def tried(folder: Path) -> Iterator[dict[str, Any]]:
     """Read the files of a folder; yield what became of each."""
-    for name, path, due in json.loads((folder / INDEX).read_text(encoding="utf-8")):
-        found = attempt(Path(path), read_spectra)
+    for name, file, due in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+        found = attempt(folder / file, read_spectra)
         yield {
             "file": name,
-            "bytes": Path(path).stat().st_size,
+            "bytes": (folder / file).stat().st_size,
             "due": due,
             "found": found["found"],
             "said": found.get("said", "").replace(f"{folder}/", "")[:300],
@@ -48,7 +48,7 @@ def write(folder: Path) -> None:
     process = os.fork()
     if process == 0:
         try:
-            known = [(name, str(path), due) for name, path, due in crafted(folder, also_large=True)]
+            known = [(name, path.name, due) for name, path, due in crafted(folder, also_large=True)]
             (folder / INDEX).write_text(json.dumps(known), encoding="utf-8")
             os._exit(0)
         finally:
@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", type=Path, help="src of the readers to compare with")
     parser.add_argument("--lines", type=Path, help="print what becomes of a folder's files, a line each")
+    parser.add_argument("--work", type=Path, help="where the files are kept; a temporary folder by default")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if given.lines:
@@ -92,8 +93,10 @@ def main() -> None:
         return
     entries, wrong = [], []
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write(folder)
+        folder = given.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / INDEX).exists():
+            write(folder)
         before = {}
         for entry in other(given.before, folder) if given.before else ():
             before[entry["file"]] = told(entry)

@@ -463,7 +463,7 @@ def _write(
     listed = [[name, values.dtype.str, values.shape] for name, values in arrays.items()]
     text = json.dumps({**head, "arrays": listed}).encode()
     parts = [memoryview(len(text).to_bytes(8, "big") + text)]
-    parts += [memoryview(values.reshape(-1).view(np.uint8).data) for values in arrays.values()]
+    parts += [values.reshape(-1).view(np.uint8).data for values in arrays.values()]
     for view in parts:
         while view:
             view = view[stream.write(view) :]
