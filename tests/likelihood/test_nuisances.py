@@ -23,6 +23,7 @@ from maury.likelihood.nuisances import (
     ChipVelocity,
     Dilution,
     Elements,
+    LibraryByChip,
     LibraryModes,
     LimbDarkening,
     LineWidth,
@@ -211,6 +212,39 @@ def test_an_element_that_is_not_inferred(plain: Likelihood, near: Tensor, star: 
     torch.testing.assert_close(likelihood.log_prob(near), expected, atol=0.1, rtol=0)
 
 
+def test_a_library_that_is_wrong_by_chip(plain: Likelihood, near: Tensor, star: Tensor) -> None:
+    nuisance = LibraryByChip(widths=(("m_h", 0.02),))
+    likelihood = replace(plain, nuisances=(nuisance,)).linearised(star)
+    assert [of for _, of in likelihood.linear.of] == ["m_h contrast 1", "m_h contrast 2"]
+    assert nuisance.common(plain.chip) == {"m_h": pytest.approx(0.02 / 3**0.5)}
+    at = Point(plain.model, star[None, :-1], plain.to_pixels, plain.chip, plain.line_width)
+    # What all chips have in common is a label's: no contrast holds it.
+    slope = at.by_chip(at.slopes[2])
+    shares = (nuisance.derivative(at) @ slope.T) / slope.square().sum(1)
+    torch.testing.assert_close(shares.sum(1), torch.zeros(2).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(shares @ shares.T, 0.02**2 * torch.eye(2).double(), atol=1e-8, rtol=1e-4)
+
+    @dataclass(frozen=True)
+    class First(LibraryByChip):
+        def derivative(self, at: Point) -> Tensor:
+            return super().derivative(at)[:1]
+
+        def each(self, at: Point) -> list[str]:
+            return ["first"]
+
+    def spectra(labels: Tensor, more: float) -> Tensor:
+        out = plain.spectra(labels)
+        for chip in (1, 2, 3):
+            moved = labels.clone()
+            moved[:, 2] += float(shares[0, chip - 1]) * more
+            out = torch.where(member(plain, chip), plain.spectra(moved), out)
+        return out
+
+    one = replace(plain, nuisances=(First(widths=(("m_h", 0.02),)),)).linearised(star)
+    expected = brute_force(frozen(plain, star), near, spectra, 0.0, 1.0)
+    torch.testing.assert_close(one.log_prob(near), expected, atol=0.1, rtol=0)
+
+
 def test_modes_of_a_library(
     plain: Likelihood, near: Tensor, star: Tensor, forward: ForwardModel, tmp_path: Path
 ) -> None:
@@ -347,7 +381,7 @@ def test_two_stars(visit: Spectrum, forward: ForwardModel, labels: LabelSet, sta
 def test_the_default_is_what_a_model_has(forward: ForwardModel) -> None:
     inferred = ("teff", "logg", "m_h", "alpha_m")
     names = [n.name for n in chosen("default", forward, inferred)]
-    assert names == ["chip_velocity", "line_width", "limb_darkening", "dilution"]
+    assert names == ["chip_velocity", "line_width", "limb_darkening", "dilution", "library_by_chip"]
     assert chosen("none", forward, inferred) == ()
     (elements,) = chosen("elements", forward, ("teff", "logg", "m_h"))
     assert elements.labels == ("alpha_m",)
