@@ -54,10 +54,9 @@ def test_the_companion_is_found(model: Model, star: tuple[Posterior, Tensor], pa
     assert "misfit" not in pair.flag_warn
     assert pair.diagnostics.companion.gain > 100
     assert pair.khat < 0.7
-    found, before = pair.summary(), single.summary()
+    found = pair.summary()
     for name, value in zip(single.stellar.names, truth.tolist(), strict=False):
         assert abs(found[name]["mean"] - value) < 4 * found[name]["std"], name
-    assert abs(before["m_h"]["mean"] - float(truth[2])) > 4 * before["m_h"]["std"]
     assert found["flux_ratio"]["mean"] == pytest.approx(0.3, abs=4 * found["flux_ratio"]["std"])
 
 

@@ -117,7 +117,6 @@ def test_fringes_are_taken_into_the_errors(model):
     assert "misfit" in plain.flag_warn
     assert "correlated" in robust.flag_warn
     assert robust.log_evidence > plain.log_evidence + 100
-    assert robust.summary()["teff"]["std"] > plain.summary()["teff"]["std"]
     assert 0.005 < robust.diagnostics.residuals.amplitude < 0.04
 
 

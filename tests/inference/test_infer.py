@@ -50,6 +50,24 @@ def test_every_draw_is_inside_the_prior(posterior):
     assert (posterior.flow_draws <= high[:-1]).all()
 
 
+def test_what_else_the_model_is_unsure_of(model, star, posterior):
+    told = posterior.to_json()["nuisances"]
+    assert {one["name"] for one in told} == {
+        "chip_velocity",
+        "line_width",
+        "limb_darkening",
+        "dilution",
+        "library_by_chip",
+    }
+    assert all(abs(one["mean"]) < 5 * one["width"] for one in told)
+    # Three chips, each good to 0.3 km/s.
+    assert posterior.summary()["v_rad"]["std"] > 0.9 * 0.3 / 3**0.5
+    alone = maury.infer(star, model, draws=300, nuisances="none")
+    assert alone.summary()["v_rad"]["std"] < 0.15
+    assert "nuisances" not in alone.to_json()
+    assert not alone.systematic or alone.systematic["teff"].sigma != pytest.approx(40 / 3**0.5)
+
+
 def test_flux_unit_does_not_matter(model, star, posterior):
     scaled = replace(star, flux=star.flux * 1e-17, ivar=star.ivar * 1e34)
     other = maury.infer(scaled, model).summary()

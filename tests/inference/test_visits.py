@@ -58,10 +58,11 @@ def test_a_star_that_does_not_move(still):
 
 
 def test_a_star_that_moves(model):
-    moving = infer_visits(visits(model, (30.0, 34.0)), model)
+    # Each visit's wavelengths may be off by 0.2 km/s.
+    moving = infer_visits(visits(model, (30.0, 32.5)), model)
     assert moving.velocity_variation > 5
     assert "variable_velocity" in moving.flag_warn
-    assert np.diff(moving.v_bary())[0] == pytest.approx(4.0, abs=1.0)
+    assert np.diff(moving.v_bary())[0] == pytest.approx(2.5, abs=0.8)
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,20 @@ def test_too_few_spectra_are_refused(offsets: np.ndarray) -> None:
         Systematic.of(NAMES, offsets[:5], (3600.0, 4200.0))
 
 
+def test_errors_of_their_own_are_added_to_what_is_known(offsets: np.ndarray) -> None:
+    known = Systematic.of(NAMES, offsets, (3600.0, 4200.0))
+    assert Systematic.joined(known, {}) is known
+    assert Systematic.joined(None, {}) is None
+    both = Systematic.joined(known, {"logg": 0.4, "m_h": 0.06})
+    assert both is not None
+    assert both.names == ("teff", "logg", "m_h")
+    np.testing.assert_allclose(both.sigma, [known.sigma[0], np.hypot(known.sigma[1], 0.4), 0.06])
+    covariance = both.correlation[0][1] * both.sigma[0] * both.sigma[1]
+    assert covariance == pytest.approx(known.correlation[0][1] * known.sigma[0] * known.sigma[1])
+    assert both.correlation[0][2] == 0
+    assert both.applies(12_000.0)
+
+
 @pytest.mark.parametrize("name", shipped(estimators=True))
 def test_shipped_models_know_theirs(name: str) -> None:
     systematic = load_model(name).systematic
@@ -86,7 +100,10 @@ def test_cool_stars_are_told_the_error_and_hot_ones_are_not() -> None:
         assert entry.p16 <= entry.p50 <= entry.p84
     cold = replace(model, systematic=replace(model.systematic, teff=(1000.0, 1100.0)))
     silent = infer(cool, cold, draws=300)
-    assert not silent.systematic
+    # What chips of real stars disagree by is left.
+    assert silent.systematic["teff"].sigma == pytest.approx(40 / 3**0.5)
+    assert told.systematic["teff"].sigma > silent.systematic["teff"].sigma
+    assert not infer(cool, cold, draws=300, nuisances="none").systematic
     np.testing.assert_array_equal(silent.draws, told.draws)
 
 

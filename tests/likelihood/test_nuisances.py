@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maury.batching import alone
 from maury.errors import InferenceError, ModelError
 from maury.forward.binary import Pair, pair_labels
 from maury.forward.model import ForwardModel
@@ -23,6 +24,7 @@ from maury.likelihood.nuisances import (
     ChipVelocity,
     Dilution,
     Elements,
+    LibraryByChip,
     LibraryModes,
     LimbDarkening,
     LineWidth,
@@ -34,6 +36,12 @@ from maury.likelihood.nuisances import (
     macroturbulence,
 )
 from maury.likelihood.pixels import SPREAD, Likelihood
+from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
+from maury.sampling.density import Density
+from maury.sampling.modes import find_modes
+from maury.sampling.proposal import Mixture, around
+from maury.sampling.verification import weigh
 from maury.spectra.linespread import Gaussian
 from maury.spectra.spectrum import Spectrum
 from maury.weights import write_model
@@ -212,6 +220,39 @@ def test_an_element_that_is_not_inferred(plain: Likelihood, near: Tensor, star: 
     torch.testing.assert_close(likelihood.log_prob(near), expected, atol=0.1, rtol=0)
 
 
+def test_a_library_that_is_wrong_by_chip(plain: Likelihood, near: Tensor, star: Tensor) -> None:
+    nuisance = LibraryByChip(widths=(("m_h", 0.02),))
+    likelihood = replace(plain, nuisances=(nuisance,)).linearised(star)
+    assert [of for _, of in likelihood.linear.of] == ["m_h contrast 1", "m_h contrast 2"]
+    assert nuisance.common(plain.chip) == {"m_h": pytest.approx(0.02 / 3**0.5)}
+    at = Point(plain.model, star[None, :-1], plain.to_pixels, plain.chip, plain.line_width)
+    # What all chips have in common is a label's: no contrast holds it.
+    slope = at.by_chip(at.slopes[2])
+    shares = (nuisance.derivative(at) @ slope.T) / slope.square().sum(1)
+    torch.testing.assert_close(shares.sum(1), torch.zeros(2).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(shares @ shares.T, 0.02**2 * torch.eye(2).double(), atol=1e-8, rtol=1e-4)
+
+    @dataclass(frozen=True)
+    class First(LibraryByChip):
+        def derivative(self, at: Point) -> Tensor:
+            return super().derivative(at)[:1]
+
+        def each(self, at: Point) -> list[str]:
+            return ["first"]
+
+    def spectra(labels: Tensor, more: float) -> Tensor:
+        out = plain.spectra(labels)
+        for chip in (1, 2, 3):
+            moved = labels.clone()
+            moved[:, 2] += float(shares[0, chip - 1]) * more
+            out = torch.where(member(plain, chip), plain.spectra(moved), out)
+        return out
+
+    one = replace(plain, nuisances=(First(widths=(("m_h", 0.02),)),)).linearised(star)
+    expected = brute_force(frozen(plain, star), near, spectra, 0.0, 1.0)
+    torch.testing.assert_close(one.log_prob(near), expected, atol=0.1, rtol=0)
+
+
 def test_modes_of_a_library(
     plain: Likelihood, near: Tensor, star: Tensor, forward: ForwardModel, tmp_path: Path
 ) -> None:
@@ -342,13 +383,80 @@ def test_two_stars(visit: Spectrum, forward: ForwardModel, labels: LabelSet, sta
     )
 
 
+class Brute(Density):
+    """Labels, chips' velocities and dilutions, all sampled: the model itself at each, whose priors are N(0, 1) alike."""
+
+    def __init__(self, likelihood: Likelihood, labels: LabelSet) -> None:
+        self.likelihood, self.labels = likelihood, labels
+        self.n = len(labels)
+
+    @property
+    def dim(self) -> int:
+        return self.n + 6
+
+    def log_likelihood(self, u: Tensor) -> Tensor:
+        theta, a = self.labels.from_normal(u[:, : self.n]), u[:, self.n :]
+        m = torch.zeros(len(u), self.likelihood.n_pixels, dtype=torch.float64)
+        for chip in range(3):
+            moved = theta.clone()
+            moved[:, 4] += ChipVelocity().width * a[:, chip]
+            light = Dilution().width * a[:, 3 + chip, None]
+            here = member(self.likelihood, chip + 1)
+            m[:, here] = (self.likelihood.spectra(moved)[:, here] + light) / (1 + light)
+        return torch.cat(
+            [self.likelihood.log_prob(t, x) for t, x in zip(theta.split(64), m.split(64), strict=True)]
+        )
+
+    def newton(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+@pytest.mark.slow
+def test_sampling_nuisances_as_labels_gives_the_same_posterior(
+    plain: Likelihood, labels: LabelSet, star: Tensor
+) -> None:
+    nuisances = (ChipVelocity(), Dilution())
+    linear = replace(plain, nuisances=nuisances).linearised(star)
+    target = Target(Tied.free(linear, len(labels)), labels)
+    modes = find_modes(target, labels.to_normal(star[None]))
+    linear = linear.linearised(labels.from_normal(modes.u[0]))
+    target = Target(Tied.free(linear, len(labels)), labels)
+    modes = find_modes(target, modes.u)
+    generator = torch.Generator().manual_seed(0)
+    found = alone(
+        weigh(target, Mixture(around(modes.u, modes.factor), torch.ones(1).double()), 1500, generator)
+    )
+    # A first guess of all thirteen; the rounds of weighing adapt it.
+    best = labels.from_normal(modes.u[0])
+    told = linear.amplitudes(best)
+    n = len(labels)
+    place = torch.cat([modes.u[0], torch.tensor([a.mean / a.nuisance.width for a in told])])
+    factor = torch.zeros(n + 6, n + 6, dtype=torch.float64)
+    factor[:n, :n] = modes.factor[0]
+    factor[n:, n:] = torch.diag(torch.tensor([1.5 * a.std / a.nuisance.width for a in told]))
+    brute = Brute(frozen(plain, best), labels)
+    guess = Mixture(around(place[None], factor[None]), torch.ones(1).double())
+    exact = alone(weigh(brute, guess, 3000, generator))
+    assert found.khat < 0.7
+    assert exact.khat < 0.7
+    assert found.draws.log_evidence == pytest.approx(exact.draws.log_evidence, abs=0.15)
+    moments = []
+    for draws, log_weights in ((found.draws.u, found.log_weights), (exact.draws.u[:, :n], exact.log_weights)):
+        w = log_weights.exp()[:, None]
+        mean = (w * draws).sum(0)
+        moments.append((mean, (w * (draws - mean).square()).sum(0).sqrt()))
+    (mean, std), (expected, spread) = moments
+    assert float(((mean - expected) / spread).abs().max()) < 0.15
+    torch.testing.assert_close(std / spread, torch.ones(n).double(), atol=0.25, rtol=0)
+
+
 # What is chosen
 
 
 def test_the_default_is_what_a_model_has(forward: ForwardModel) -> None:
     inferred = ("teff", "logg", "m_h", "alpha_m")
     names = [n.name for n in chosen("default", forward, inferred)]
-    assert names == ["chip_velocity", "line_width", "limb_darkening", "dilution"]
+    assert names == ["chip_velocity", "line_width", "limb_darkening", "dilution", "library_by_chip"]
     assert chosen("none", forward, inferred) == ()
     (elements,) = chosen("elements", forward, ("teff", "logg", "m_h"))
     assert elements.labels == ("alpha_m",)

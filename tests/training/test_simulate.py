@@ -18,9 +18,10 @@ from maury.models import load_model
 from maury.priors import Uniform
 from maury.spectra import Spectrum, apstar_grid, read_spectrum
 from maury.spectra.formats.star_writers import write_apstar
+from maury.spectra.instrument import apogee, read_instrument
 from maury.training import store
 from maury.training.noise import PaperNoise, RealErrors, SnrList
-from maury.training.simulations import Observing, SimulateConfig, simulate
+from maury.training.simulations import Observing, SimulateConfig, Simulator, drawn_lsf, simulate
 from maury.training.store import Simulations
 
 PLAIN = Observing(
@@ -290,3 +291,35 @@ def test_command_line(tmp_path):
     assert "prior.toml: prior" in str(result.exception)
     result = CliRunner().invoke(app, ["simulate", "--output", str(tmp_path / "other.h5")])
     assert "--number" in str(result.exception)
+
+
+def test_nuisances_are_drawn_as_they_are_integrated_out():
+    model = load_model()
+    instrument, generator = apogee(), torch.Generator().manual_seed(3)
+    grid = instrument.pixels
+    simulators = [
+        Simulator(model.problem, grid, Observing(nuisances=names), instrument.lsf)
+        for names in ("none", "dilution,chip_velocity")
+    ]
+    labels = torch.tensor([[4800.0, 2.6, -0.1, 0.05, 37.0, 8.0, 0.003]], dtype=torch.float64)
+    plain, moved = (s.clean(labels, generator) for s in simulators)
+    assert float((plain - moved).abs().max()) > 0.002
+    # Light without lines fills them: all of a chip's by the same share; a velocity moves them.
+    spectrum = Spectrum(grid, moved[0].double().numpy(), np.full(grid.n_pixels, 1e8), lsf=instrument.lsf)
+    likelihood = model.problem.likelihood(spectrum, nuisances="dilution,chip_velocity").pixels
+    found = likelihood.linearised(labels[0]).amplitudes(labels[0])
+    assert {a.nuisance.name for a in found} == {"dilution", "chip_velocity"}
+    for one in found:
+        assert one.std < 0.3 * one.nuisance.width
+        assert abs(one.mean) < 3 * one.nuisance.width
+    assert max(abs(one.mean) / one.std for one in found) > 5
+
+
+def test_fibres_are_drawn_again_and_again():
+    generator = torch.Generator().manual_seed(1)
+    drawn = [drawn_lsf(apogee(), "native", generator) for _ in range(6)]
+    assert len({lsf.coefficients.tobytes() for lsf in drawn}) == 6
+    again = drawn_lsf(apogee(), "native", torch.Generator().manual_seed(1))
+    np.testing.assert_array_equal(again.coefficients, drawn[0].coefficients)
+    alike = read_instrument("igrins-like")
+    assert drawn_lsf(alike, "native", generator) == alike.lsf

@@ -90,6 +90,8 @@ def information_limit(likelihood: Tied, theta: Tensor, labels: LabelSet) -> tupl
     standard deviations; the prior adds the unit matrix. The first is minus infinity where a label leaves no trace, as v_sini = 0.
     """
     likelihood = likelihood.with_reference_continuum(theta)
+    if likelihood.pixels.nuisances:
+        likelihood = likelihood.linearised(theta)
     stellar = [labels.index(name) for name in labels.without(Role.nuisance).names]
     fisher = likelihood.curvature(theta[None]).fisher[0][stellar][:, stellar]
     scale = labels.std[stellar]
@@ -199,7 +201,7 @@ def calibrate(
     pixels
         ``"native"`` or ``"network"``; of APOGEE also called ``"apvisit"`` and ``"apstar"``.
     observing
-        How spectra are observed; by default as real visits are.
+        How spectra are observed; by default as real visits are, nuisances drawn from their priors.
     jobs
         Processes; the outcomes are the same and in the same order, whatever their number.
     store
@@ -211,6 +213,7 @@ def calibrate(
         If ``pixels`` is none of these, or ``store`` is of other settings.
     """
     pixels = pixels_named(pixels)
+    observing = observing or Observing(masked=REAL_MASKS, nuisances="default")
     task = partial(_batch, draws=draws, pixels=pixels, seed=seed, observing=observing)
     keys = [[first, min(first + _BATCH, number)] for first in range(0, number, _BATCH)]
     settings = {"model": model.name, "draws": draws, "pixels": pixels, "seed": seed}
@@ -235,22 +238,27 @@ def _batch(
     found = []
     start, stop = key
     spectra = list(simulated_spectra(model, stop, pixels, seed, observing, start))
+    nuisances = observing.nuisances if observing else "none"
     seeds = [seed + i for i in range(start, stop)]
-    posteriors = infer_batch([spectrum for spectrum, *_ in spectra], model, draws=draws, seeds=seeds)
+    posteriors = infer_batch(
+        [spectrum for spectrum, *_ in spectra], model, draws=draws, seeds=seeds, nuisances=nuisances
+    )
     for i, posterior, (_, theta, snr) in zip(range(start, stop), posteriors, spectra, strict=True):
         if isinstance(posterior, Exception):
             raise posterior
         generator = torch.Generator().manual_seed((seed + 1) * SEEDS + i)
         reference = torch.randn(len(labels), generator=generator, dtype=torch.float64)
-        found.append(_plain(_judge(model, posterior, theta, snr, reference)))
+        found.append(_plain(_judge(model, posterior, theta, snr, reference, nuisances)))
     return found
 
 
-def _judge(model: Model, posterior: Posterior, theta: Tensor, snr: float, reference: Tensor) -> Outcome:
+def _judge(
+    model: Model, posterior: Posterior, theta: Tensor, snr: float, reference: Tensor, nuisances: str
+) -> Outcome:
     """Compare a posterior with the true labels ``(n_all,)``."""
     labels, spectrum = model.problem.inferred, posterior.spectrum
     free = theta[model.problem.columns(labels)]
-    limits = information_limit(model.problem.likelihood(spectrum), free, labels)
+    limits = information_limit(model.problem.likelihood(spectrum, nuisances=nuisances), free, labels)
     n_stellar = len(model.problem.stellar)
     flow = _judge_flow(model, spectrum, theta, posterior.flow_draws, reference[:n_stellar])
     log_p = posterior.log_likelihood + posterior.log_prior

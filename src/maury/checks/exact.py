@@ -191,7 +191,9 @@ def _compare(
 ) -> dict[str, Any]:
     """Compare the spectrum and the reference of ``key``."""
     i, kind = key
-    spectrum, _, ratio = simulated_spectrum(model, i, "native", seed, Observing(snr=snr, masked=REAL_MASKS))
+    spectrum, _, ratio = simulated_spectrum(
+        model, i, "native", seed, Observing(snr=snr, masked=REAL_MASKS, nuisances="default")
+    )
     usual = infer(spectrum, model, seed=seed + i)
     posterior = infer(spectrum, model, draws=draws, seed=seed + i)
     if posterior.target is None:

@@ -328,20 +328,21 @@ def repeats(stars: Sequence[Star], seen: Sequence[Seen]) -> dict[str, dict[str, 
     return {n: {"number": number[n], "ratio": math.sqrt(squares[n] / freedom[n])} for n in squares}
 
 
-def _chi2(told: Sequence[Told]) -> float:
-    values, weights = np.array([t.value for t in told]), np.array([t.std for t in told]) ** -2.0
+def _chi2(told: Sequence[Told], total: bool = False) -> float:
+    errors = [t.total if total else t.std for t in told]
+    values, weights = np.array([t.value for t in told]), np.array(errors) ** -2.0
     mean = np.average(values, weights=weights)
     return float(weights @ (values - mean) ** 2)
 
 
 def between_chips(stars: Sequence[Star], seen: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Compare the chips of each spectrum: chi-squared of the labels that each chip tells of, and its degrees of freedom."""
+    """Compare the chips of each spectrum: chi-squared, over total errors, of the labels that each tells of; degrees of freedom."""
     out = []
     for star, one in zip(stars, seen, strict=True):
         if len(one.chips) < 2:
             continue
         parts = {
-            name: _chi2([chip[name] for chip in one.chips])
+            name: _chi2([chip[name] for chip in one.chips], total=True)
             for name in CHIP_LABELS
             if all(name in chip for chip in one.chips)
         }
@@ -457,7 +458,7 @@ def _sections(figures: Mapping[str, Any], picture: Path | None) -> list[Section]
             Section(
                 "Chips",
                 [
-                    "Each chip by itself: chi-squared of its labels about their mean, and the degrees of freedom."
+                    "Each chip by itself: chi-squared of its labels about their mean, over total errors, and the degrees of freedom."
                 ],
                 ["file", "number", "chi-squared", "degrees of freedom"],
                 chips,

@@ -30,6 +30,8 @@ from maury.inference.options import Keywords, Options
 from maury.inference.refine import Verified, refine, start_from
 from maury.inference.refine import nested as nested_again
 from maury.labels import Label, LabelSet
+from maury.libraries.systematic import Systematic
+from maury.likelihood.nuisances import LibraryByChip
 from maury.likelihood.problem import Problem
 from maury.likelihood.residuals import Residuals
 from maury.likelihood.target import Target
@@ -259,7 +261,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         draws, log_weights = _prior_draws(verified.target)
         theta = labels.from_normal(draws.u)
     weights = torch.softmax(log_weights, 0).numpy()
-    between = _between_libraries(model, labels, theta.numpy(), weights)
+    between = _between_libraries(model, labels, theta.numpy(), weights, _common(verified.target))
     diagnostics = Diagnostics(
         misfit=misfit,
         residuals=None if verified.residuals is None else _process(verified.residuals),
@@ -316,15 +318,29 @@ def _nuisances(target: Target[Tied], best: torch.Tensor) -> tuple[NuisanceFound,
     )
 
 
+def _common(target: Target[Tied]) -> dict[str, float]:
+    """Return what a library's errors have in common on all chips, by label: see `LibraryByChip`."""
+    pixels = target.likelihood.pixels
+    found = [n.common(pixels.chip) for n in pixels.nuisances if isinstance(n, LibraryByChip)]
+    return {name: s for one in found for name, s in one.items() if name in target.labels.names}
+
+
 def _between_libraries(
-    model: Model, labels: LabelSet, draws: NDArray[np.float64], weights: NDArray[np.float64]
+    model: Model,
+    labels: LabelSet,
+    draws: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    common: Mapping[str, float],
 ) -> dict[str, BetweenLibraries]:
-    """Labels with the error between libraries added, and that error; nothing where it is not known."""
-    systematic = model.systematic
-    if systematic is None or "teff" not in labels.names:
-        return {}
-    teff = weighted_quantile(draws[:, labels.index("teff")], weights, 0.5)
-    if not systematic.applies(teff):
+    """Labels with the library's error added, and that error; nothing where it is not known."""
+    measured = model.systematic
+    if measured is not None:
+        known = "teff" in labels.names and measured.applies(
+            weighted_quantile(draws[:, labels.index("teff")], weights, 0.5)
+        )
+        measured = measured if known else None
+    systematic = Systematic.joined(measured, common)
+    if systematic is None:
         return {}
     wide = systematic.scattered(labels.names, draws, labels.low.numpy(), labels.high.numpy())
     summary = summarise(labels, wide, weights)

@@ -93,6 +93,23 @@ class Systematic:
             out[:, k] = np.clip(x, low[k], high[k])
         return out
 
+    @classmethod
+    def joined(cls, known: Systematic | None, own: Mapping[str, float]) -> Systematic | None:
+        """Add independent errors by label, which hold at every teff, to what is known; None of nothing."""
+        if not own:
+            return known
+        names = list(dict.fromkeys([*(known.names if known else ()), *own]))
+        covariance = np.zeros((len(names), len(names)))
+        if known is not None:
+            sigma = np.array(known.sigma)
+            n = len(sigma)
+            covariance[:n, :n] = np.array(known.correlation) * np.outer(sigma, sigma)
+        for name, value in own.items():
+            covariance[names.index(name), names.index(name)] += value**2
+        total = np.sqrt(np.diag(covariance))
+        correlation = tuple(tuple(row) for row in (covariance / np.outer(total, total)).tolist())
+        return cls(tuple(names), tuple(total.tolist()), correlation, (0.0, np.inf))
+
     def save(self, folder: Path) -> None:
         """Write ``systematic.json`` in a folder."""
         with writing(folder / FILE) as temporary:

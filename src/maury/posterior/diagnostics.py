@@ -98,14 +98,15 @@ class NuisanceFound:
 
 @dataclass(frozen=True)
 class BetweenLibraries:
-    """A label with the error between libraries added, in the label's unit.
+    """A label with the library's error added, in the label's unit: its total error.
 
     Attributes
     ----------
     p16, p50, p84, std
         Percentiles and standard deviation of the draws with that error.
     sigma
-        How far the label moves with the choice of the library: 68 % of the offsets are smaller.
+        Of the library: how far the label moves with the choice of it (68 % of the offsets are smaller), where that was measured, and what
+        chips of real stars disagree by.
     """
 
     p16: float
@@ -164,7 +165,7 @@ class Diagnostics:
     residuals
         The correlated part of the residuals.
     systematic
-        Labels with the error between libraries, by name; nothing where that was not measured for such a star.
+        Labels with the library's error added, by name; nothing where none is known.
     models
         The models that were tried, with ``model="auto"``.
     companion

@@ -214,8 +214,11 @@ class Instrument(Frozen):
         factor
             That it is wider.
         native
-            Whether on `pixels`, or on the `grid` of networks, where a Gaussian of each chip's width stands for it.
+            Whether on `pixels`, or on the `grid` of networks, where a Gaussian of each chip's width stands for it; of the average there, if
+            that is given: combined spectra are of several fibres.
         """
+        if not native and self.layout.resolution is not None:
+            return ChipGaussians.simplest([self.layout.resolution / factor], integrate=False)
         n = len(self.chips)
         rows = self.gauss_hermite if number == 0 else self.fibres[(number - 1) * n : number * n]
         if rows is None:

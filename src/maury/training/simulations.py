@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
@@ -24,18 +25,20 @@ from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
 from maury.libraries.emulator import Emulator
 from maury.likelihood.continuum import chebyshev_basis
+from maury.likelihood.nuisances import Departures, EmulatorModes, Point, chosen
 from maury.likelihood.problem import Problem
 from maury.models import DEFAULT, folder
 from maury.names import meant
 from maury.priors import LogUniform, Prior, Uniform
 from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee, of_card
-from maury.spectra.linespread import Gaussian, LineSpread
+from maury.spectra.linespread import FWHM, Gaussian, LineSpread
 from maury.spectra.spectrum import PixelGrid
 from maury.training import store
 from maury.training.noise import SimulatedNoise
 from maury.weights import read_card
 
+Array = NDArray[np.float64]
 # Runs of masked pixels are 1 to this many pixels long, of a spectrum of 7500; longer ones of finer pixels.
 _RUN_LENGTHS = 8
 _FEW_CHIPS = 3
@@ -71,6 +74,10 @@ class Observing(BaseModel):
     emulator_error: bool = Field(True, description="whether the emulator's own error is added to the noise")
     departures: bool = Field(
         True, description="whether abundances that are not inferred scatter about what they follow"
+    )
+    nuisances: str = Field(
+        "none",
+        description="what else is drawn from its prior, by name (`default`: all): as inference integrates it out",
     )
     continuum_degree: int = Field(4, ge=0)
     continuum_spread: float = Field(
@@ -137,11 +144,18 @@ class Simulator:
         if lsf is None and observing.resolution:
             profiles = [Gaussian(r, integrate=False) for r in observing.resolution]
         self.samplers = [model.sampler(grid, profile) for profile in profiles]
+        found = chosen(observing.nuisances, model, problem.inferred.names, problem.modes)
+        # What follows others scatters in the model itself, not linearly.
+        self._nuisances = tuple(one for one in found if not isinstance(one, Departures))
+        self._widths = [
+            _line_width(profile or model.emulator.contained, grid) for profile in profiles if self._nuisances
+        ]
         grid_pixels = np.round(
             (np.log10(grid.wavelength) - model.emulator.grid.start) / model.emulator.grid.step
         )
         nearest = torch.from_numpy(np.clip(grid_pixels, 0, model.emulator.grid.n_pixels - 1)).long()
-        self.error_shape = model.emulator.error_shape[nearest]
+        drawn = any(isinstance(one, EmulatorModes) for one in found)
+        self.error_shape = (model.emulator.error_left if drawn else model.emulator.error_shape)[nearest]
         self._draw_errors = observing.noise.source(grid, problem.instrument) if observing.noise else None
         self.usable = torch.from_numpy(model.usable(grid.wavelength, labels))
         self._chebyshev = [chebyshev_basis(b - a, observing.continuum_degree).float() for a, b in grid.chips]
@@ -161,14 +175,36 @@ class Simulator:
 
     @torch.no_grad()
     def clean(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Model spectra ``(n, n_pixels)`` float32 of labels ``(n, n_labels)``, without noise (jitter is one), mask and continuum."""
+        """Model spectra ``(n, n_pixels)`` float32 of labels ``(n, n_labels)``, without noise (jitter is one), mask and continuum.
+
+        Nuisances that are drawn are in them.
+        """
         many = len(self.samplers) > 1
         choice = int(torch.randint(len(self.samplers), (1,), generator=generator)) if many else 0
         ties = self.model.emulator.ties
         departures = (
             ties.departures(len(labels), generator) if ties.ties and self.observing.departures else None
         )
-        return self.samplers[choice](self.model(labels[:, self._of_model], departures))
+        flux = self.samplers[choice](self.model(labels[:, self._of_model], departures))
+        if self._nuisances:
+            flux = flux + torch.stack(
+                [self._disturbance(row, choice, generator) for row in labels[:, self._of_model]]
+            )
+        return flux
+
+    def _disturbance(self, labels: Tensor, choice: int, generator: torch.Generator) -> Tensor:
+        """Draw nuisances; return what they add to the spectrum of the model's labels ``(n_labels,)``, shape ``(n_pixels,)``, float32."""
+        starts = np.array([start for start, _ in self.grid.chips])
+        chip = np.searchsorted(starts, np.arange(self.grid.n_pixels), side="right")
+        at = Point(
+            self.model, labels[None], lambda x: self.samplers[choice](x).double(), chip, self._widths[choice]
+        )  # fmt: skip
+        out = torch.zeros(self.grid.n_pixels, dtype=torch.float64)
+        for nuisance in self._nuisances:
+            slopes = nuisance.derivative(at)
+            drawn = torch.randn(len(slopes), generator=generator, dtype=torch.float64)
+            out += (nuisance.centre(at) + nuisance.width * drawn) @ slopes
+        return out.float()
 
     @torch.no_grad()
     def add_noise(self, labels: Tensor, clean: Tensor, generator: torch.Generator) -> Simulation:
@@ -260,6 +296,13 @@ class Simulator:
         for i, (start, stop) in enumerate(chips):
             lost[:, start:stop] |= gone[:, i : i + 1]
         return lost
+
+
+def _line_width(profile: LineSpread | None, grid: PixelGrid) -> Array:
+    """Return the standard deviation of a profile in ln(wavelength), shape ``(n_pixels,)``."""
+    if profile is None:
+        return np.zeros(grid.n_pixels)
+    return 1 / (FWHM * profile.resolving_power(grid))
 
 
 # Where simulated pixels lie: on the grid that networks take, or on the detector; and what these are called of APOGEE.
