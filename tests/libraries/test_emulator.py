@@ -17,7 +17,8 @@ from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
 from maury.libraries import kurucz
 from maury.libraries.build import APSTAR, correct_zero_point, pseudo_continuum
-from maury.libraries.emulator import Emulator, LabelNetwork, LogGrid
+from maury.libraries.coefficients import LabelNetwork
+from maury.libraries.emulator import Emulator, LogGrid
 from maury.models import shipped
 from maury.priors import Uniform
 
