@@ -13,14 +13,15 @@ from maury.errors import ConfigError, LabelError
 from maury.forward.binary import Pair
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
-from maury.libraries.build import build_from_file
+from maury.libraries.build import build_from_file, residuals_of
 from maury.libraries.emulator import Emulator
 from maury.libraries.synthesis.compress import CompressedGrid, compress
 from maury.libraries.synthesis.design import LABELS, Design
 from maury.libraries.synthesis.grid import Chunk
+from maury.libraries.synthesis.residual_modes import write_residual_modes
 from maury.libraries.synthetic import components_of, spectra_of
 from maury.libraries.ties import Tie, Ties
-from maury.likelihood.nuisances import Departures, EmulatorModes, Point, chosen
+from maury.likelihood.nuisances import Departures, EmulatorModes, LibraryModes, Point, chosen
 from maury.likelihood.problem import Problem
 from maury.priors import LogUniform, Uniform
 from maury.spectra.air import to_vacuum
@@ -298,3 +299,24 @@ def test_two_stars_each_follow(related):
     labels[:, names.index("logg")], labels[:, names.index("logg_2")] = 2.5, 4.5
     z = pair.standardised(labels, ("m_h",))
     assert z[0].tolist() == pytest.approx([5.0, 1.0])
+
+
+def test_residuals_of_the_calibration_are_modes_of_the_library(emulator, config, tmp_path):
+    air = np.arange(15145.0, 16950.0, 0.2)
+    sun = np.where((air // 20) % 2 == 0, 0.01, -0.01)
+    kept = {"wavelength": air, "error": 0 * air, "sun": sun, "arcturus": 2 * sun, "masked": air < 15200}
+    np.savez(tmp_path / "x-error.npz", **kept)
+    write_residual_modes(tmp_path / "x-error.npz", emulator, tmp_path)
+    modes = LibraryModes.read(tmp_path / "modes.safetensors", emulator).vectors
+    assert modes.shape == (6, emulator.grid.n_pixels)
+    np.testing.assert_allclose(modes[3:], 2 * modes[:3], rtol=1e-4, atol=1e-6)
+    assert ((modes[:3] != 0).sum(0) <= 1).all()
+    assert modes[0, emulator.grid.wavelength < to_vacuum(np.array([15198.0]))[0]].abs().max() < 1e-3
+    np.savez(tmp_path / "y-error.npz", **{name: values for name, values in kept.items() if name != "sun"})
+    with pytest.raises(ConfigError, match="no residuals of a calibration"):
+        write_residual_modes(tmp_path / "y-error.npz", emulator, tmp_path)
+    text = config.read_text(encoding="utf-8").replace(
+        "[range]", f'residuals = "{tmp_path / "x-error.npz"}"\n[range]', 1
+    )
+    (tmp_path / "emulator.toml").write_text(text, encoding="utf-8")
+    assert residuals_of(tmp_path / "emulator.toml") == tmp_path / "x-error.npz"

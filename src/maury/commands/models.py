@@ -96,12 +96,17 @@ def models_build(
 
     Example: maury models build emulator.toml --instrument igrins-like --restrict --output models/igrins
     """
-    from maury.libraries.build import build_from_file
+    from maury.libraries.build import build_from_file, residuals_of
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     make_folder(output)
     emulator = build_from_file(config, instrument, restrict)
     emulator.save(output / "emulator.safetensors")
+    residuals = residuals_of(config)
+    if residuals is not None:
+        from maury.libraries.synthesis.residual_modes import write_residual_modes
+
+        write_residual_modes(residuals, emulator, output)
     card = emulator.card
     sys.stdout.write(json.dumps(finite(card.get("leave_one_out") or card["held_out"])) + "\n")
 

@@ -92,6 +92,14 @@ def build_from_file(path: Path, instrument: str | None = None, restrict: bool = 
     return build(validate(path, entries, EmulatorConfig))
 
 
+def residuals_of(path: Path) -> Path | None:
+    """Return the file of a calibration's residuals that a description of a synthetic library names, if it names one."""
+    entries = read_toml(path)
+    return (
+        validate(path, entries, SyntheticConfig).residuals if entries.get("library") == "synthetic" else None
+    )
+
+
 def shift_pixels(values: Tensor, pixels: float) -> Tensor:
     """Move values ``(n, n_pixels)`` towards higher pixel numbers by a fraction of a pixel, band-limited."""
     n = values.shape[-1]

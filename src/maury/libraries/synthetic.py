@@ -49,6 +49,10 @@ class SyntheticConfig(BaseModel):
     library: Literal["synthetic"]
     source: Path = Field(description="folder of the compressed grid's parts")
     reference: str
+    residuals: Path | None = Field(
+        None,
+        description="what the lines' calibration left on its standards (NAME-error.npz): nuisances of the library",
+    )
     range: dict[str, tuple[float, float]]
     instrument: str = "apogee"
     labels: dict[str, tuple[float, float]] = Field(
@@ -205,7 +209,7 @@ def build_from_synthetic(config: SyntheticConfig) -> Emulator:
         "resolution": "as the star emits it, at the emulator's sampling: the line-spread function is applied by the forward model",
         "flux": "over the continuum",
         "instrument": read_instrument(config.instrument).card(),
-        "recipe": config.model_dump(mode="json", exclude={"source", "reference", "instrument"}),
+        "recipe": config.model_dump(mode="json", exclude={"source", "reference", "instrument", "residuals"}),
     }
     # Only for its map of labels to [-1, 1].
     frame = Emulator(
