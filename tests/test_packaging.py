@@ -157,9 +157,9 @@ def test_licences_and_bill_of_materials_are_complete():
 
 
 def test_the_assets_leave_room_in_the_wheel():
-    # Weights hardly compress: 60 MB is the wheel's limit, which .ci/wheel-test measures.
+    # Weights hardly compress: 70 MB is the wheel's limit, which .ci/wheel-test measures.
     size = sum(path.stat().st_size for path in (ROOT / "src").rglob("*") if path.is_file())
-    assert size < 58e6
+    assert size < 68e6
 
 
 def test_the_container_does_not_run_as_root():

@@ -47,6 +47,12 @@ SHIPPED = (
         "BSD-3-Clause",
         "emulator computed from BT-Settl spectra",
     ),
+    (
+        "marcs-apogee",
+        "src/maury/assets/marcs-apogee",
+        "BSD-3-Clause",
+        "emulator computed from spectra of Turbospectrum on MARCS atmospheres",
+    ),
 )
 
 
