@@ -6,7 +6,8 @@ formats in headers, units and types, rows and cells, compression. File i of a se
 
 Whatever is not a spectrum or a `MauryError` is a failure: another exception, a process that ends, more than 5 s of the processor or 1 GB of
 memory. The kernel ends the process that takes too long, so that no reader can catch it. Failures are kept in ``OUTPUT/failures``, and make the
-run end with 1. ``--plant hang`` (or ``memory``, ``crash``, ``exception``) puts a fault into the reader, to see that it is found.
+run end with 1. What was found in all is in ``OUTPUT/summary.json``. ``--plant hang`` (or ``memory``, ``crash``, ``exception``) puts a fault
+into the reader, to see that it is found.
 """
 
 # ruff: noqa: E501 - lists of what may be wrong
@@ -380,7 +381,10 @@ def main():
                 print(json.dumps(result))
             if time.monotonic() > end:
                 break
-    print(json.dumps(summary(results), indent=1))
+    text = json.dumps({"seed": options.seed} | summary(results), indent=1)
+    if not options.plant:
+        (options.output / "summary.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
     raise SystemExit(any(is_failure(r) for r in results))
 
 
