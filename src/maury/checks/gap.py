@@ -32,7 +32,7 @@ from maury.posterior.result import Posterior
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.linespread import FWHM, GaussHermite, LineSpread
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulations import Observing, Simulator, drawn_lsf
+from maury.training.simulations import Observing, Simulator, drawn_lsf, fibre_generator
 
 _TELLURICS, _SKY_LINES, _HITS = 80, 40, 60
 # km/s: width of a telluric line, and of a sky line on the detector.
@@ -103,7 +103,7 @@ class Bed:
     def spectrum(self, fault: Fault, strength: float, number: int, seed: int) -> tuple[Spectrum, Tensor]:
         """Return a spectrum and its labels ``(n_all,)``: of a number and a seed always the same star, whatever the strength."""
         generator = torch.Generator().manual_seed(seed * SEEDS + number)
-        lsf = drawn_lsf(self.instrument, "native", generator)
+        lsf = drawn_lsf(self.instrument, "native", fibre_generator(seed * SEEDS + number))
         bed = Bed(self.model, self.snr, lsf) if self.instrument.varies else self
         labels = bed.labels(1, fault, generator)
         with torch.no_grad():
