@@ -136,7 +136,7 @@ def test_faults_change_spectra_by_their_strength(model, name):
             return fault.apply(bed, labels, strength, torch.Generator().manual_seed(1))
 
     clean = made(0.0)
-    small, large = ((made(s) - clean).abs().mean() for s in fault.strengths[::3])
+    small, large = ((made(s) - clean).abs().mean() for s in (fault.strengths[0], fault.strengths[-1]))
     assert clean.shape == (3, bed.grid.n_pixels)
     assert 0 < small < large
 

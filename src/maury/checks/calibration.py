@@ -27,7 +27,14 @@ from maury.models import Model, to_model_grid
 from maury.posterior.result import Posterior
 from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulations import Observing, Simulator, detector, drawn_lsf, pixels_named
+from maury.training.simulations import (
+    Observing,
+    Simulator,
+    detector,
+    drawn_lsf,
+    fibre_generator,
+    pixels_named,
+)
 
 # Share of pixels that real visits lose by the default rule.
 REAL_MASKS = (0.04, 0.12)
@@ -157,7 +164,8 @@ def simulated_spectra(
         # Each batch has a seed and a fibre of its own and is always whole: any spectrum is the same, however many are asked for.
         generator = torch.Generator().manual_seed(seed * SEEDS + first // _BATCH)
         if observing.fibres and instrument.varies:
-            lsf = drawn_lsf(instrument, named, generator)
+            # From a stream of its own, so that the stars are those of the nominal fibre.
+            lsf = drawn_lsf(instrument, named, fibre_generator(seed * SEEDS + first // _BATCH))
             simulator = None
         simulator = simulator or Simulator(model.problem, grid, observing, lsf)
         batch = simulator(_BATCH, generator)

@@ -33,9 +33,9 @@ from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.linespread import FWHM, GaussHermite, LineSpread
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulations import Observing, Simulator, drawn_lsf
+from maury.training.simulations import Observing, Simulator, drawn_lsf, fibre_generator
 
-_TELLURICS, _SKY_LINES = 80, 40
+_TELLURICS, _SKY_LINES, _HITS = 80, 40, 60
 # km/s: width of a telluric line, and of a sky line on the detector.
 _LINE_WIDTH = 6.0
 _FRINGE_PERIOD = (15.0, 60.0)
@@ -106,7 +106,7 @@ class Bed:
     def spectrum(self, fault: Fault, strength: float, number: int, seed: int) -> tuple[Spectrum, Tensor]:
         """Return a spectrum and its labels ``(n_all,)``: of a number and a seed always the same star, whatever the strength."""
         generator = torch.Generator().manual_seed(seed * SEEDS + number)
-        lsf = drawn_lsf(self.instrument, "native", generator)
+        lsf = drawn_lsf(self.instrument, "native", fibre_generator(seed * SEEDS + number))
         bed = Bed(self.model, self.snr, lsf) if self.instrument.varies else self
         labels = bed.labels(1, fault, generator)
         with torch.no_grad():
@@ -179,17 +179,55 @@ def _library(bed: Bed, labels: Tensor, strength: float, generator: torch.Generat
 
 def _lsf(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     profile = bed.lsf
-    if isinstance(profile, GaussHermite) and bed.model.forward.emulator.contained is None:
-        return bed.model.forward.sampler(bed.grid, profile.widened(1 + strength))(
-            bed.model.forward(labels[:, bed.of_model])
-        )
+    if isinstance(profile, GaussHermite):
+        forward = bed.model.forward
+        return forward.sampler(bed.grid, profile.widened(1 + strength))(forward(labels[:, bed.of_model]))
     if strength < 0:
         raise ConfigError(
-            f"fault 'lsf': {bed.model.name} contains a line-spread function, and lines of it cannot be narrowed"
+            f"fault 'narrow_lsf': lines of {bed.instrument.name} cannot be narrowed; leave it out"
         )
     sigma = C_KMS / bed.instrument.power / FWHM * math.sqrt((1 + strength) ** 2 - 1)
     broader = ForwardModel(bed.model.forward.emulator, bed.model.forward.limb_darkening, v_macro=sigma)
     return broader.sampler(bed.grid, profile)(broader(labels[:, bed.of_model]))
+
+
+def _narrow_lsf(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    return _lsf(bed, labels, -strength, generator)
+
+
+def _limb_darkening(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    usual = bed.model.forward
+    other = ForwardModel(usual.emulator, max(usual.limb_darkening - strength, 0.0))
+    return other.sampler(bed.grid, bed.lsf)(other(labels[:, bed.of_model]))
+
+
+def _chips(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    out, place = bed.simulator.clean(labels, generator), bed.problem.labels.names.index("v_rad")
+    # The first chip to the red, the last to the blue.
+    for (start, stop), sign in ((bed.chips[0], 1.0), (bed.chips[-1], -1.0)):
+        moved = labels.clone()
+        moved[:, place] = (moved[:, place] + sign * strength).clamp(*bed.v_rad)
+        out[:, start:stop] = bed.simulator.clean(moved, generator)[:, start:stop]
+    return out
+
+
+def _persistence(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    out, (start, stop) = bed.simulator.clean(labels, generator), bed.chips[0]
+    out[:, start:stop] = (out[:, start:stop] + strength) / (1 + strength)
+    return out
+
+
+def _hits(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    out = bed.simulator.clean(labels, generator)
+    places = torch.randint(out.shape[1], (len(out), _HITS), generator=generator)
+    return out.scatter_add(1, places, strength * (0.5 + torch.rand(places.shape, generator=generator)))
+
+
+def _emission(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    x = torch.from_numpy(np.log(bed.grid.wavelength)) * C_KMS
+    centre = x[torch.randint(len(x), (len(labels), 1), generator=generator)]
+    line = torch.exp(-0.5 * ((x - centre) / _LINE_WIDTH).square())
+    return bed.simulator.clean(labels, generator) + (strength * line).float()
 
 
 def _tellurics(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -248,6 +286,12 @@ FAULTS: dict[str, Fault] = {
         ),
         Fault("fringes", "amplitude, periods of 15 to 60 Angstrom", 0.01, (0.003, 0.01, 0.02, 0.05), _fringes),
         Fault("sky", "height of the highest of 80 residual sky lines over the continuum", 0.1, (0.03, 0.1, 0.2, 0.5), _sky),
+        Fault("narrow_lsf", "lack of width of the line-spread function", 0.1, (0.03, 0.1), _narrow_lsf),
+        Fault("limb_darkening", "what the coefficient of limb darkening is smaller by", 0.3, (0.1, 0.3), _limb_darkening),
+        Fault("chips", "km/s by which the first chip is off, and the last the other way", 0.3, (0.1, 0.3, 1.0), _chips),
+        Fault("persistence", "light without lines on the first chip, of the star's", 0.05, (0.02, 0.05, 0.1), _persistence),
+        Fault("hits", "mean height of 60 hits on single pixels over the continuum", 0.5, (0.1, 0.5, 2.0), _hits),
+        Fault("emission", "height of one emission line over the continuum", 0.5, (0.1, 0.5, 2.0), _emission),
         Fault("companion", "flux ratio of a second star", 0.3, (0.03, 0.1, 0.3, 0.6), _companion),
     )
 }  # fmt: skip

@@ -10,7 +10,7 @@ from maury.models import Model
 from maury.spectra.formats.writers import nominal_visit_grid, write_apvisit
 from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
-from maury.training.simulations import Observing, Simulator, drawn_lsf
+from maury.training.simulations import Observing, Simulator, drawn_lsf, fibre_generator
 
 TRUTH = {
     "teff": 4750.0,
@@ -51,7 +51,7 @@ def simulate_visit(
         snr=(snr, snr * 1.0001), masked=(0.05, 0.06), chip_loss_probability=0, gap_probability=0
     )
     generator = torch.Generator().manual_seed(seed)
-    lsf = drawn_lsf(apogee(), "native", generator)
+    lsf = drawn_lsf(apogee(), "native", fibre_generator(seed))
     simulator = Simulator(model.problem, grid, observing, lsf)
     simulator.usable[:] = True
     labels = torch.tensor([[truth[name] for name in model.labels.names]], dtype=torch.float64)

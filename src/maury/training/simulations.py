@@ -377,6 +377,11 @@ def drawn_lsf(instrument: Instrument, pixels: Pixels, generator: torch.Generator
     return instrument.fibre_lsf(number, math.exp(instrument.spread * scatter), native=pixels == "native")
 
 
+def fibre_generator(seed: int) -> torch.Generator:
+    """Return the stream that the fibres of a seed are drawn from, apart from that of its stars."""
+    return torch.Generator().manual_seed(-1 - seed)
+
+
 def build_problem(config: ProblemConfig) -> Problem:
     """Build the problem that a configuration describes.
 
