@@ -41,9 +41,13 @@ _LINE_WIDTH = 6.0
 _FRINGE_PERIOD = (15.0, 60.0)
 # km/s within which a companion moves, and the range of its rotation.
 _COMPANION_VELOCITY, _COMPANION_ROTATION = 100.0, 10.0
-# The libraries' ranges end 100 K apart: they are compared here, and the difference is that of all stars below the second.
+# Where the libraries' ranges end 100 K apart they are compared here, and the difference is that of all stars below the second.
 _OVERLAP, COOL = 3500.0, 4200.0
-_OTHER = {"kurucz-apogee": "btsettl-apogee", "btsettl-apogee": "kurucz-apogee"}
+_OTHER = {
+    "kurucz-apogee": "btsettl-apogee",
+    "btsettl-apogee": "kurucz-apogee",
+    "marcs-apogee": "kurucz-apogee",
+}
 
 
 class Bed:
@@ -87,6 +91,12 @@ class Bed:
         emulator = Emulator.load(folder(_OTHER[self.model.name]) / "emulator.safetensors")
         return ForwardModel(emulator.requires_grad_(False), 0.6).eval()
 
+    @cached_property
+    def shared(self) -> bool:
+        """Whether the two libraries have stars of the same temperature."""
+        mine, theirs = self.problem.labels["teff"].prior, self.other.emulator.labels["teff"].prior
+        return max(mine.low, theirs.low) < min(mine.high, theirs.high)
+
     def labels(self, n: int, fault: Fault, generator: torch.Generator) -> Tensor:
         """All labels ``(n, n_all)`` from the prior, jitter 0; where libraries are compared, cool stars inside both of them."""
         labels = self.problem.sample(n, generator)
@@ -94,13 +104,19 @@ class Bed:
         if fault.name == "library":
             known = self.problem.labels
             theirs = self.other.emulator.labels
-            ends = {"teff": (known["teff"].prior.low, min(COOL, known["teff"].prior.high))}
-            for name in set(known.names) & set(theirs.names) - {"teff"}:
+            ends = {}
+            for name in set(known.names) & set(theirs.names):
                 mine, other = known[name].prior, theirs[name].prior
                 ends[name] = max(mine.low, other.low), min(mine.high, other.high)
+            if not self.shared:
+                ends["teff"] = known["teff"].prior.low, min(COOL, known["teff"].prior.high)
             for name, (low, high) in sorted(ends.items()):
                 share = torch.rand(n, generator=generator, dtype=torch.float64)
                 labels[:, known.index(name)] = low + share * (high - low)
+            for name in ("c_m", "n_m"):
+                # What the other library does not vary is the Sun's.
+                if name in known.names and name not in theirs.names:
+                    labels[:, known.index(name)] = 0.0
         return labels
 
     def spectrum(self, fault: Fault, strength: float, number: int, seed: int) -> tuple[Spectrum, Tensor]:
@@ -164,11 +180,12 @@ def _library(bed: Bed, labels: Tensor, strength: float, generator: torch.Generat
     theirs = there.sampler(bed.grid, bed.lsf)
 
     def at_overlap(forward: ForwardModel) -> Tensor:
-        # What one of them does not know (alpha_m) is 0 in both.
+        # What one of them does not know (alpha_m) is 0 in both; microturbulence is the star's.
         columns = dict.fromkeys(forward.label_names, torch.zeros(len(labels), dtype=torch.float64))
-        for name in set(here.label_names) & set(there.label_names):
+        for name in {*there.label_names, "v_micro"} & set(here.label_names):
             columns[name] = labels[:, bed.problem.labels.index(name)]
-        columns["teff"] = torch.full_like(columns["teff"], _OVERLAP)
+        if not bed.shared:
+            columns["teff"] = torch.full_like(columns["teff"], _OVERLAP)
         return torch.stack([columns[name] for name in forward.label_names], dim=1)
 
     a = mine(here(at_overlap(here)))
