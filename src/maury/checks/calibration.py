@@ -96,9 +96,7 @@ def information_limit(likelihood: Tied, theta: Tensor, labels: LabelSet) -> tupl
     ``F`` is the Fisher information of the marginalised likelihood over the labels (nuisance left out), in units of the priors'
     standard deviations; the prior adds the unit matrix. The first is minus infinity where a label leaves no trace, as v_sini = 0.
     """
-    likelihood = likelihood.with_reference_continuum(theta)
-    if likelihood.pixels.nuisances:
-        likelihood = likelihood.linearised(theta)
+    likelihood = likelihood.with_reference_continuum(theta).linearised(theta)
     stellar = [labels.index(name) for name in labels.without(Role.nuisance).names]
     fisher = likelihood.curvature(theta[None]).fisher[0][stellar][:, stellar]
     scale = labels.std[stellar]
