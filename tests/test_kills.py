@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="processes are forked and killed as Unix does"
 )
 
-QUICK = ("--draws", "100", "--noise", "independent")
+QUICK = ("--draws", "100", "--noise", "independent", "--model", "kurucz-apogee")
 
 
 @pytest.fixture(scope="module")

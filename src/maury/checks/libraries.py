@@ -159,7 +159,9 @@ def own(one: Compared, model: str) -> bool:
 
 
 def systematic(found: Sequence[Compared], model: str) -> Systematic:
-    """How far a model's labels move with the choice of the library, from what it said of stars of all others.
+    """Return the error of a model's labels by its library, from what it said of stars of all others.
+
+    Which of two libraries is wrong is not known: of their squared difference each has half.
 
     Raises
     ------
@@ -175,7 +177,7 @@ def systematic(found: Sequence[Compared], model: str) -> Systematic:
         "spectra": len(of),
         "of": f"stars of {', '.join(sorted({one.of for one in of}))}, explained by {model}",
     }
-    offsets = np.array([[one.offset[name] for name in COMMON] for one in of])
+    offsets = np.array([[one.offset[name] for name in COMMON] for one in of]) / np.sqrt(2)
     return Systematic.of(COMMON, offsets, (min(teff), max(teff)), card)
 
 
