@@ -73,7 +73,9 @@ def test_files_of_strangers_are_read_by_another_process(run, quick, demo_file, t
 
     monkeypatch.setattr(registry, "read_spectra", never)
     told = []
-    monkeypatch.setattr("maury.inference.visits.infer_visits_with", lambda spectra, *_, **__: told.append(spectra))
+    monkeypatch.setattr(
+        "maury.inference.visits.infer_visits_with", lambda spectra, *_, **__: told.append(spectra)
+    )
     (tmp_path / "bad.fits").write_text("garbage", encoding="utf-8")
     code, out, error = run("infer", demo_file, tmp_path / "bad.fits", "--isolated", *["--joint"] * joint)
     assert "bad.fits: not a FITS file" in error

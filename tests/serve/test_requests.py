@@ -380,7 +380,7 @@ def test_priors_are_what_was_asked_for():
 
 def test_auto_offers_what_all_models_share():
     models = choices("btsettl-apogee")
-    assert list(models) == ["btsettl-apogee", "kurucz-apogee", "auto"]
+    assert list(models) == ["btsettl-apogee", "kurucz-apogee", "marcs-apogee", "auto"]
     shared = {label.name: (label.prior.low, label.prior.high) for label in models["auto"].labels}
     assert "teff" not in shared
     assert "alpha_m" not in shared

@@ -47,7 +47,7 @@ def choices(model: str) -> dict[str, Choice]:
     own = folder(model)
     folders = {own.name: own} | {k: v for k, v in shipped(estimators=True).items() if k != own.name}
     found = {name: Choice(name, path, tuple(_labels(path))) for name, path in folders.items()}
-    sets = [_labels(path) for path in shipped(estimators=True).values()]
+    sets = [_labels(folder(name)) for name in (COOL_MODEL, DEFAULT_MODEL)]
     return found | {AUTO: Choice(AUTO, None, tuple(_common(sets)))}
 
 
@@ -58,7 +58,7 @@ def _labels(path: Path) -> LabelSet:
 
 
 def _common(sets: Sequence[LabelSet]) -> list[Label]:
-    """Labels of all models, on the range that all of them have; those without such a range cannot have one prior for all."""
+    """Labels of all models that are tried, on the range that all of them have; those without such a range cannot have one prior for all."""
     found = []
     for label in sets[0]:
         if not all(label.name in labels.names for labels in sets):
