@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from maury.constants import COOL_MODEL, DEFAULT_MODEL
 from maury.inference.infer import AUTO
 from maury.inference.options import Companion
 from maury.labels import Label, LabelSet
