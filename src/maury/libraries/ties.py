@@ -124,10 +124,26 @@ class Ties:
             dtype=torch.float64,
         )
 
+    def spread(self) -> Tensor:
+        """Return the matrix ``(n_library, n_library)`` that takes draws from N(0, 1) to what stars have beside what is followed.
+
+        A label that only others follow (``alpha_m``) is their mean, weighed by their scatters: departures have none of it, or it could
+        not be told from them. So it is taken out of the draws: ``S (1 - w w')`` with S the scatters and w along the slopes over them.
+        """
+        scatter, slopes = self.scatter(), self.matrix()
+        keep = torch.eye(len(self.library), dtype=torch.float64)
+        for j, name in enumerate(self.labels.names):
+            if name in self.library.names:
+                continue
+            along = torch.where(scatter > 0, slopes[:, j] / scatter.clamp_min(1e-12), 0.0)
+            along = along / along.norm().clamp_min(1e-12)
+            keep = keep - along[:, None] * along
+        return scatter[:, None] * keep
+
     def departures(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw what stars have beside what their tied labels follow, ``(n, n_library)``."""
         draws = torch.randn(n, len(self.library), generator=generator, dtype=torch.float64)
-        return draws.clamp(-_FARTHEST, _FARTHEST) * self.scatter()
+        return draws.clamp(-_FARTHEST, _FARTHEST) @ self.spread().T
 
     def logarithmic(self) -> Tensor:
         """Whether a tied label is followed in its logarithm, ``(n_library,)``."""

@@ -343,7 +343,7 @@ class Elements(_Common):
 
 @dataclass(frozen=True)
 class Departures(_Common):
-    """Labels of the library that follow others (`maury.libraries.ties`), about what they follow, in units of the scatter of stars."""
+    """Labels of the library that follow others, about what they follow, in units of the scatter of stars (`maury.libraries.ties`)."""
 
     width: float = 1.0
     name: str = "departures"
@@ -354,7 +354,7 @@ class Departures(_Common):
         """Return the derivative by each, shape ``(n_tied, n_pixels)``."""
         ties = at.model.emulator.ties
         slopes = at.to_pixels(at.model.by_departures(at.labels))[0]
-        return slopes * ties.scatter()[ties.places, None].to(slopes)
+        return ties.spread()[ties.places][:, ties.places].T.to(slopes) @ slopes
 
     def each(self, at: Point) -> Sequence[str]:
         """Return the labels."""
