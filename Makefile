@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/maury demo --output demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	.ci/test $(BIN)/python
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow" --cov
