@@ -175,7 +175,8 @@ def test_killed_and_resumed(server, tmp_path):
     assert done >= 2
     server.requests.clear()
     assert len(fetch_products(tmp_path, VISIT, VISITS, patient(server)).files) == 3
-    assert sum(server.requests.values()) == 3 - done
+    # Files, not requests: what the killed process asked for last may be counted only now.
+    assert len(server.requests) == 3 - done
 
 
 def test_catalogues_by_any_of_their_names(tmp_path):
