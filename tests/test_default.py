@@ -40,6 +40,14 @@ def test_the_demonstration_is_explained(tmp_path):
             assert abs(entry["p50"] - TRUTH[name]) < 4 * entry["std"], name
 
 
+def test_the_first_command_of_the_readme(tmp_path):
+    command = [sys.executable, "-m", "maury.cli", "demo", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "marcs-apogee" in done.stdout
+    assert {path.suffix for path in tmp_path.iterdir()} >= {".fits", ".png"}
+
+
 def test_a_prior_of_what_follows_others_is_refused():
     model = load_model("marcs-apogee")
     star = simulate_visit(model, TRUTH, snr=80, seed=1, v_correction=None)

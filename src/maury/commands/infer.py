@@ -216,10 +216,11 @@ def demo(
     """
     from maury.inference.infer import infer as infer_spectrum
     from maury.models import load_model
+    from maury.spectra.instrument import APOGEE
     from maury.training.demo import write_demo
 
     loaded = load_model(model)
-    if loaded.instrument is not None:
+    if loaded.instrument is not None and loaded.instrument.name != APOGEE:
         raise MauryError(
             f"{model}: is of {loaded.instrument.name}, but the demonstration is an APOGEE visit; docs/instruments.md simulates a table"
         )
