@@ -19,10 +19,9 @@ from maury.errors import ModelError
 from maury.files import first_line
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
-from maury.libraries.emulator import Emulator
+from maury.libraries.emulator import MODES, Emulator
 from maury.libraries.systematic import FILE as SYSTEMATIC
 from maury.libraries.systematic import Systematic
-from maury.likelihood.nuisances import FILE as MODES
 from maury.likelihood.nuisances import LibraryModes
 from maury.likelihood.problem import Problem
 from maury.names import meant, shipped

@@ -92,6 +92,11 @@ class ForwardModel(nn.Module):
         angle = -self.frequency * log_shift(v_rad).float()[:, None]
         return torch.complex(torch.cos(angle), torch.sin(angle))
 
+    def _kernel(self, v_rad: Tensor, v_sini: Tensor) -> Tensor:
+        """Transform ``(n, n_freq)`` of what rotation and motion do to a spectrum."""
+        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
+        return self._phase(v_rad) * rotation_transform(s, self.limb_darkening)
+
     def forward(self, labels: Tensor, departures: Tensor | None = None) -> Tensor:
         """Flux over its pseudo-continuum on the emulator's grid, shape ``(n, n_pixels)``.
 
@@ -103,9 +108,8 @@ class ForwardModel(nn.Module):
             If the number of labels is wrong or a v_sini is negative.
         """
         v_rad, v_sini = self._velocities(labels)
-        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
         spectrum = self._combine(self._coefficients(labels[:, :-2], departures))
-        spectrum = spectrum * (self._phase(v_rad) * rotation_transform(s, self.limb_darkening))
+        spectrum = spectrum * self._kernel(v_rad, v_sini)
         return torch.fft.irfft(spectrum, n=self.emulator.grid.n_pixels)
 
     def jacobian(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,18 +134,15 @@ class ForwardModel(nn.Module):
     def carried(self, rest: Tensor, labels: Tensor) -> Tensor:
         """Broaden and shift given rest-frame spectra ``(k, n_grid)`` as those of labels ``(n, n_labels)``: ``(n, k, n_grid)``."""
         v_rad, v_sini = self._velocities(labels)
-        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
         turbulence = torch.exp(-0.5 * (self.frequency * self.v_macro / C_KMS).square())
-        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening) * turbulence
+        kernel = self._kernel(v_rad, v_sini) * turbulence
         transform = torch.fft.rfft(rest.to(self.basis))
         return torch.fft.irfft(transform * kernel[:, None], n=self.emulator.grid.n_pixels)
 
     def by_broadening(self, labels: Tensor) -> Tensor:
         """Return the flux's derivative ``(n, n_grid)`` by the variance of a Gaussian broadening in ln(wavelength)."""
         v_rad, v_sini = self._velocities(labels)
-        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
-        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening)
-        spectrum = self._combine(self._coefficients(labels[:, :-2])) * kernel
+        spectrum = self._combine(self._coefficients(labels[:, :-2])) * self._kernel(v_rad, v_sini)
         return torch.fft.irfft(-0.5 * self.frequency.square() * spectrum, n=self.emulator.grid.n_pixels)
 
     def by_limb_darkening(self, labels: Tensor) -> Tensor:
@@ -155,15 +156,13 @@ class ForwardModel(nn.Module):
     def by_departures(self, labels: Tensor) -> Tensor:
         """Return the flux's derivatives ``(n, n_tied, n_grid)`` by what each label that is tied has beside what it follows."""
         v_rad, v_sini = self._velocities(labels)
-        s = self.frequency * (v_sini.float() / C_KMS)[:, None]
-        kernel = self._phase(v_rad) * rotation_transform(s, self.limb_darkening)
         tied = self.emulator.ties.places
         none = torch.zeros(len(labels), len(self.emulator.library), dtype=torch.float64)
         with _forward_mode:
             slopes = torch.func.vmap(torch.func.jacfwd(lambda d, x: self._coefficients(x[None], d[None])[0]))(
                 none.to(labels.device), labels[:, :-2]
             )
-        by_tied = self._combine(slopes.mT[:, tied].to(self.basis)) * kernel[:, None]
+        by_tied = self._combine(slopes.mT[:, tied].to(self.basis)) * self._kernel(v_rad, v_sini)[:, None]
         return torch.fft.irfft(by_tied, n=self.emulator.grid.n_pixels)
 
     def error(self, labels: Tensor) -> Tensor:

@@ -65,29 +65,34 @@ class Kernel(nn.Module):
         """Return a, shape ``(n,)``."""
         return torch.exp(x[:, :MAIN] @ self.slope)
 
-    def powers(self, x: Tensor) -> Tensor:
-        """Powers of the other labels, shape ``(n, 3 n_others)``."""
-        e = x[:, MAIN:]
-        return torch.cat([e, e.square(), e * e.square()], 1)
-
     def weights(self) -> Tensor:
-        """Weights of the products of `powers`, shape ``(3 n_others,)``."""
+        """Weights of the products of powers of the other labels, shape ``(3 n_others,)``."""
         s = torch.exp(self.log_strength)
         return torch.cat([s, s * torch.exp(self.log_quadratic), s * torch.exp(self.log_cubic)])
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Covariance ``(n, m)`` of points ``(n, n_labels)`` and ``(m, n_labels)``."""
         first, whole, lines = (matern(a[:, :MAIN] @ p, b[:, :MAIN] @ p) for p in self.projections())
-        response = (self.powers(a) * self.weights()) @ self.powers(b).T
+        response = (_powers(a) * self.weights()) @ _powers(b).T
         smooth = torch.exp(self.log_first) * first + torch.exp(self.log_all) * whole + response * lines
         return self.amplitude(a)[:, None] * self.amplitude(b) * smooth + torch.exp(self.log_trend) * (
             1 + a[:, :MAIN] @ b[:, :MAIN].T
         )
 
+    def at_nodes(self, x: Tensor) -> Tensor:
+        """Covariance ``(n, n)`` of nodes ``(n, n_labels)``, with what is not smooth."""
+        return self(x, x) + self.nugget * torch.eye(len(x)).to(x)
+
     @property
     def nugget(self) -> Tensor:
         """Variance of what is not smooth."""
         return torch.exp(self.log_nugget) + _NUGGET
+
+
+def _powers(x: Tensor) -> Tensor:
+    """Powers of the other labels, shape ``(n, 3 n_others)``."""
+    e = x[:, MAIN:]
+    return torch.cat([e, e.square(), e * e.square()], 1)
 
 
 def matern(a: Tensor, b: Tensor) -> Tensor:
@@ -103,7 +108,7 @@ def leave_one_out(kernel: Kernel, x: Tensor) -> Tensor:
 
     Rasmussen & Williams 2006, eq. 5.12.
     """
-    inverse = torch.linalg.inv(kernel(x, x) + kernel.nugget * torch.eye(len(x)).to(x))
+    inverse = torch.linalg.inv(kernel.at_nodes(x))
     return inverse / inverse.diagonal()[:, None]
 
 
@@ -175,9 +180,9 @@ class ElementProcess(nn.Module):
     def of(cls, kernel: Kernel, x: Tensor, values: Tensor, residual_rms: Tensor) -> ElementProcess:
         """Fit values ``(n, n_components)`` at nodes ``(n, n_labels)``, and the error's size to the leave-one-out rms ``(n,)``."""
         process = cls(x.shape[1], values.shape[1], len(x))
-        weights = torch.linalg.solve(kernel(x, x) + kernel.nugget * torch.eye(len(x)).to(x), values)
+        weights = torch.linalg.solve(kernel.at_nodes(x), values)
         process.main.copy_(x[:, :MAIN])
-        process.powers.copy_(kernel.powers(x) * kernel.weights())
+        process.powers.copy_(_powers(x) * kernel.weights())
         process.projections.copy_(torch.cat(kernel.projections(), 1))
         process.heights.copy_(torch.stack([kernel.log_first, kernel.log_all]).exp())
         process.slope.copy_(kernel.slope)
@@ -201,11 +206,11 @@ class ElementProcess(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(n, n_labels)`` to ``(n, n_components)``."""
         dtype, x = x.dtype, x.to(self.main)
-        b, e = x[:, :MAIN], x[:, MAIN:]
+        b = x[:, :MAIN]
         ends = [FIRST, MAIN, MAIN]
         here, nodes = (b @ self.projections).split(ends, 1), (self.main @ self.projections).split(ends, 1)
         first, whole, lines = (matern(p, q) for p, q in zip(here, nodes, strict=True))
-        response = torch.cat([e, e.square(), e * e.square()], 1) @ self.powers.T
+        response = _powers(x) @ self.powers.T
         smooth = self.heights[0] * first + self.heights[1] * whole + response * lines
         smooth = smooth * self.amplitude * torch.exp(b @ self.slope)[:, None]
         return (smooth @ self.weights + self.trend[0] + b @ self.trend[1:]).to(dtype)

@@ -23,6 +23,8 @@ from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.linespread import Gaussian
 from maury.weights import MOST_PIXELS, read_model, reading, whole, write_model
 
+# How the library's line strengths are wrong together, in a model's folder.
+MODES = "modes.safetensors"
 # Pixels over which a component fades to the continuum beyond the covered range.
 _FADE = 24
 # Share of a pixel's squared error that modes leave at least.

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from maury.libraries.emulator import Emulator
 
 Array = NDArray[np.float64]
-# The library's line strengths, in a model's folder.
-FILE = "modes.safetensors"
 # Directions that a spectrum tells less of than this, in units of their prior's information, are left to the prior: together they would
 # move the log likelihood by hundredths.
 _NEGLIGIBLE = 3e-3

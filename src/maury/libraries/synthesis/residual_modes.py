@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from maury.errors import ConfigError
-from maury.libraries.emulator import Emulator
+from maury.libraries.emulator import MODES, Emulator
 from maury.libraries.synthesis.grid import reading_arrays
 from maury.spectra.air import to_vacuum
 from maury.spectra.instrument import apogee
 from maury.spectra.linespread import Gaussian
 from maury.weights import write_model
 
-FILE = "modes.safetensors"
 STANDARDS = ("sun", "arcturus")
 # Noise over signal of the Wiener filter that takes the standards' line-spread function out of the residuals.
 _NOISE = 0.05
@@ -60,7 +59,7 @@ def write_residual_modes(residuals: Path, emulator: Emulator, folder: Path) -> N
         )
     source = f"residuals of {' and '.join(STANDARDS)} in the calibration {residuals.name}, chip by chip"
     write_model(
-        folder / FILE,
+        folder / MODES,
         {"modes": modes, "amplitude": torch.ones(len(modes))},
         {"kind": "modes", "source": source},
     )
