@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 
-from maury.batching import alone
+from maury.checks.libraries import most_likely
 from maury.files import writing
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
@@ -27,7 +27,6 @@ from maury.likelihood.problem import Problem
 from maury.likelihood.target import Target
 from maury.models import folder
 from maury.priors import LogUniform, Uniform
-from maury.sampling.modes import climb
 from maury.spectra.air import to_vacuum
 from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
@@ -40,7 +39,7 @@ STARS = (
     (5000, 4.55, -0.2, 0.05, 0.0, 0.0, 0.9), (6300, 4.2, -0.3, 0.05, 0.0, 0.0, 1.3), (4000, 1.4, -0.3, 0.1, -0.1, 0.25, 1.8),
     (3650, 0.7, -0.1, 0.05, 0.0, 0.2, 2.0),
 )  # fmt: skip
-SNR, SCATTER, STEPS = 200.0, 0.7, 2
+SNR, SCATTER = 200.0, 0.7
 
 
 def make(config: SynthesisConfig, emulator: Emulator, work: Path) -> list[tuple[np.ndarray, torch.Tensor]]:
@@ -102,13 +101,10 @@ def main() -> None:
         for name in ("none", "default"):
             likelihood = Problem(model, labels).likelihood(spectrum, nuisances=name)
             target = Target(likelihood, labels).with_reference_continuum(theta)
-            modes = alone(climb(target, labels.to_normal(theta)[None]))
-            for _ in range(STEPS if name != "none" else 0):
-                target = target.linearised(modes.u[0])
-                modes = alone(climb(target, modes.u))
-            found = labels.from_normal(modes.u[0])
-            _, precision = target.newton(modes.u[:1])
-            error = torch.linalg.inv(precision[0]).diagonal().sqrt() * labels.scale(modes.u[0])
+            target, u = most_likely(target, labels.to_normal(theta))
+            found = labels.from_normal(u)
+            _, precision = target.newton(u[None])
+            error = torch.linalg.inv(precision[0]).diagonal().sqrt() * labels.scale(u)
             row[name] = {
                 label_: {"offset": float(found[i] - theta[i]), "error": float(error[i])}
                 for i, label_ in enumerate(emulator.labels.names)

@@ -17,10 +17,12 @@ from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
 from maury.libraries.emulator import Emulator
 from maury.libraries.quadratic import RANGES, read_quadratic
+from maury.libraries.synthesis.design import microturbulence
 from maury.libraries.systematic import Systematic
 from maury.likelihood.nuisances import DEFAULT as NUISANCES
 from maury.likelihood.problem import Problem
 from maury.likelihood.target import Target
+from maury.likelihood.ties import Tied
 from maury.models import shipped
 from maury.priors import LogUniform, Prior, Uniform
 from maury.sampling.modes import climb
@@ -126,11 +128,8 @@ def compare(by: Emulator, of: Emulator, number: int, seed: int = 0) -> Iterator[
         start[-1] = target.likelihood.excess_scatter(start[None])[0].clamp(1e-3, 0.1)
         before = target.likelihood.fit(start)
         target = target.with_reference_continuum(start)
-        modes = alone(climb(target, labels.to_normal(start)[None]))
-        for _ in range(2):
-            target = target.linearised(modes.u[0])
-            modes = alone(climb(target, modes.u))
-        theta = labels.from_normal(modes.u[0])
+        target, u = most_likely(target, labels.to_normal(start))
+        theta = labels.from_normal(u)
         after = target.likelihood.fit(theta)
         truth = dict(zip(COMMON, star.tolist(), strict=True))
         found = {name: float(theta[labels.index(name)]) for name in COMMON}
@@ -143,10 +142,19 @@ def compare(by: Emulator, of: Emulator, number: int, seed: int = 0) -> Iterator[
         )
 
 
+def most_likely(target: Target[Tied], start: Tensor) -> tuple[Target[Tied], Tensor]:
+    """Climb from ``start (n_labels,)`` over u, nuisances made linear where it ends and once more; return both."""
+    modes = alone(climb(target, start[None]))
+    for _ in range(2):
+        target = target.linearised(modes.u[0])
+        modes = alone(climb(target, modes.u))
+    return target, modes.u[0]
+
+
 def _labels(emulator: Emulator, stars: Tensor) -> Tensor:
     """Labels of a forward model ``(n, n_labels)`` of stars ``(n, 3)`` with the Sun's mixture."""
     columns = {"v_rad": torch.zeros(len(stars)), "v_sini": torch.full((len(stars),), _V_SINI)}
-    columns |= {"v_micro": (2.5 - 0.33 * stars[:, 1]).clamp(0.6, 2.6)}
+    columns |= {"v_micro": torch.from_numpy(microturbulence(stars[:, 1].numpy()))}
     columns |= dict(zip(COMMON, stars.T, strict=True))
     names = (*emulator.labels.names, "v_rad", "v_sini")
     none = torch.zeros(len(stars))

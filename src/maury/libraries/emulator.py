@@ -137,11 +137,7 @@ class Emulator(nn.Module):
         self.register_buffer("error_left", left.clamp_min(_LEAST_LEFT * self.error_shape.square()).sqrt())
         self.register_buffer("_low", labels.low.float())
         self.register_buffer("_range", (labels.high - labels.low).float())
-        self._logarithmic = [
-            (i, math.log(x.prior.low), math.log(x.prior.high / x.prior.low))
-            for i, x in enumerate(labels)
-            if isinstance(x.prior, LogUniform)
-        ]
+        self._logarithmic = _logarithmic(labels)
         self._tie(ties or Ties(labels, labels))
 
     def _tie(self, ties: Ties) -> None:
@@ -215,13 +211,7 @@ class Emulator(nn.Module):
 
     def scaled(self, labels: Tensor) -> Tensor:
         """Library's labels as the network takes them: each range is [-1, 1]; if its prior is uniform in the logarithm, that of it."""
-        x = 2 * (labels.to(self._low) - self._low) / self._range - 1
-        if not self._logarithmic:
-            return x
-        columns = list(x.unbind(-1))
-        for i, low, range_ in self._logarithmic:
-            columns[i] = 2 * (labels[..., i].to(self._low).log() - low) / range_ - 1
-        return torch.stack(columns, -1)
+        return _scaled(labels, self._low, self._range, self._logarithmic)
 
     def coefficients(self, labels: Tensor, departures: Tensor | None = None) -> Tensor:
         """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``, and perhaps departures as of `complete`."""
@@ -324,6 +314,33 @@ class Emulator(nn.Module):
                 Region.from_dict(card["region"]) if "region" in card else None,
                 tensors.get("modes"),
             ).eval()
+
+
+def scaled(labels: Tensor, library: LabelSet) -> Tensor:
+    """Labels ``(n, n_labels)`` as an emulator of a library scales them for its network, float32; see `Emulator.scaled`."""
+    low = library.low.float()
+    return _scaled(labels, low, (library.high - library.low).float(), _logarithmic(library))
+
+
+def _logarithmic(library: LabelSet) -> list[tuple[int, float, float]]:
+    """Place, end and range of each label that is scaled by its logarithm."""
+    return [
+        (i, math.log(x.prior.low), math.log(x.prior.high / x.prior.low))
+        for i, x in enumerate(library)
+        if isinstance(x.prior, LogUniform)
+    ]
+
+
+def _scaled(
+    labels: Tensor, low: Tensor, range_: Tensor, logarithmic: Sequence[tuple[int, float, float]]
+) -> Tensor:
+    x = 2 * (labels.to(low) - low) / range_ - 1
+    if not logarithmic:
+        return x
+    columns = list(x.unbind(-1))
+    for i, start, length in logarithmic:
+        columns[i] = 2 * (labels[..., i].to(low).log() - start) / length - 1
+    return torch.stack(columns, -1)
 
 
 def _grid(entry: Mapping[str, Any]) -> LogGrid:

@@ -19,9 +19,8 @@ from torch import Tensor
 import maury
 from maury.errors import ConfigError
 from maury.labels import LabelSet, label
-from maury.libraries.coefficients import LabelNetwork
 from maury.libraries.elements import ElementProcess, fit_kernel, leave_one_out
-from maury.libraries.emulator import Emulator, LogGrid
+from maury.libraries.emulator import Emulator, LogGrid, scaled
 from maury.libraries.process import _stretches, fast_length, low_pass, smooth
 from maury.libraries.synthesis.compress import CompressedGrid
 from maury.libraries.synthesis.design import LABELS
@@ -211,17 +210,7 @@ def build_from_synthetic(config: SyntheticConfig) -> Emulator:
         "instrument": read_instrument(config.instrument).card(),
         "recipe": config.model_dump(mode="json", exclude={"source", "reference", "instrument", "residuals"}),
     }
-    # Only for its map of labels to [-1, 1].
-    frame = Emulator(
-        library,
-        spectra.grid,
-        spectra.covered,
-        spectra.mean,
-        components,
-        scale,
-        LabelNetwork(len(library), len(scale), 1, 1),
-    )
-    x, y = frame.scaled(values.double()).double(), coefficients / scale
+    x, y = scaled(values, library).double(), coefficients / scale
     products = (spectra.coefficients - spectra.coefficients[learn].mean(0)) @ spectra.seen
     rows = learn.nonzero()[:, 0]
     few = rows[: config.kernel_spectra]

@@ -110,7 +110,7 @@ class Design:
         logg = np.where(giant, branch + 0.5 * width, logg)
         logg = np.where(dwarf, np.interp(teff, _TEFF, _LOGG_DWARF) + 0.2 * width, logg)
         logg = np.clip(logg, floor, ceiling)
-        relation = np.clip(2.5 - 0.33 * logg, 0.6, 2.6)
+        relation = microturbulence(logg)
         v_micro = np.where(
             spread_u < np.where(usual, _USUAL, 0.5),
             relation * np.exp(0.25 * norm.ppf(np.clip(columns["v_micro"], 1e-4, 1 - 1e-4))),
@@ -133,6 +133,11 @@ class Design:
         out["c_m"] = np.where(teff < 4800, np.minimum(out["c_m"], out["o_m"] + 0.2), out["c_m"])
         out["c12_c13"] = np.exp(np.log(3.0) + columns["c12_c13"] * np.log(90.0 / 3.0))
         return np.stack([out[name] for name in LABELS], axis=1)
+
+
+def microturbulence(logg: Array) -> Array:
+    """Microturbulence of stars, km/s, by surface gravity."""
+    return np.clip(2.5 - 0.33 * logg, 0.6, 2.6)
 
 
 def _mixture(u: Array, low: float, high: float, centre: float, width: float, share: float) -> Array:
