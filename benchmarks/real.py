@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import maury
-from maury.posterior.predictive import by_chip, by_line
+from maury.posterior.predictive import checked, stretches
 from maury.report.plots import draw_picture
 from maury.spectra.instrument import apogee, apstar_grid
 from maury.spectra.spectrum import Spectrum
@@ -59,7 +59,7 @@ def main(output: Path) -> None:
                 continue
             line = posterior.to_json()
             fit, v_rad = posterior.fit, posterior.quantile("v_rad", 0.5)
-            checks = [*by_chip(fit, spectrum.grid), *by_line(fit, spectrum.grid, v_rad)]
+            checks = checked(fit, stretches(fit, spectrum.grid, v_rad))
             line["checks"] = {
                 c.name: {"chi2": round(c.chi2, 2), "correlation": round(c.correlation, 2)} for c in checks
             }

@@ -14,7 +14,7 @@ from maury.errors import ModelError
 from maury.models import folder, load_model
 
 
-def result(fault, strength, options, offset, p=0.5, flags=()):
+def result(fault, strength, options, offset, p=0.5, grade="none", correlated=False):
     return Result(
         fault,
         strength,
@@ -24,15 +24,17 @@ def result(fault, strength, options, offset, p=0.5, flags=()):
         {"teff": abs(offset) < 10},
         p,
         0.5,
-        flags,
+        grade,
+        correlated,
+        (),
         0.3,
     )
 
 
 RESULTS = [
     result("none", 0.0, "auto", 1.0),
-    result("fringes", 0.01, "auto", 5.0, 0.001),
-    result("fringes", 0.01, "auto", -7.0, 0.5, ("correlated",)),
+    result("fringes", 0.01, "auto", 5.0, 0.001, "severe"),
+    result("fringes", 0.01, "auto", -7.0, 0.5, correlated=True),
     result("fringes", 0.01, "independent", 30.0),
     result("fringes", 0.01, "independent", 20.0),
 ]
@@ -41,7 +43,9 @@ RESULTS = [
 def test_detection_counts_both_kinds_of_evidence():
     found = detection([r for r in RESULTS if r.options == "auto"], 0.01)
     assert found["none"]["0"]["either"] == 0
-    assert found["fringes"]["0.01"] == {"misfit": 1.0, "novel": 0.0, "either": 1.0, "number": 2}
+    assert found["fringes"]["0.01"] == {
+        "misfit": 1.0, "novel": 0.0, "either": 1.0, "moderate": 0.5, "severe": 0.5, "number": 2,
+    }  # fmt: skip
     assert needed(0.01) == 1000
 
 

@@ -121,7 +121,9 @@ def test_real_spectra_are_inferred_and_reported(tmp_path: Path, run, monkeypatch
         sky, "_chips", lambda *_: ({"teff": Told(1.0, 1.0, 1.0)}, {"teff": Told(1.0, 1.0, 1.0)})
     )
     output = tmp_path / "sky"
-    status, text, _ = run("check", "sky", labels, "--draws", 200, "--chips", "--output", output, "--json")
+    status, text, _ = run(
+        "check", "sky", labels, "--model", model.name, "--draws", 200, "--chips", "--output", output, "--json"
+    )
     assert status == 0
     figures = json.loads(text)
     assert figures["spectra"] == 2
@@ -139,7 +141,7 @@ def test_real_spectra_are_inferred_and_reported(tmp_path: Path, run, monkeypatch
     again = list(
         sky.look(stars, model, tmp_path, sky.Options(draws=200), chips=True, store=output / "seen.jsonl")
     )
-    assert figures_of(stars, again, model) == figures
+    assert figures_of(stars, again, model.name) == figures
     status, _, error = run("check", "sky", tmp_path / "none.csv")
     assert status == 2
     assert "none.csv" in error

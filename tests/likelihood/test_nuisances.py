@@ -32,6 +32,7 @@ from maury.likelihood.nuisances import (
     Microturbulence,
     Point,
     chosen,
+    for_several,
     in_h_band,
     macroturbulence,
 )
@@ -521,3 +522,15 @@ def test_macroturbulence_of_known_stars() -> None:
     values = np.array([macroturbulence(5500, logg, -0.3) for logg in loggs])
     assert np.abs(np.diff(values)).max() < 0.02
     assert values.min() > 0.5
+
+
+def test_what_is_of_the_star_is_one_in_several_spectra():
+    """Labels' information with one amplitude for n spectra, and with n wider ones, is the same."""
+    n, rng = 3, np.random.default_rng(2)
+    slopes, column = rng.normal(size=(2, 50)), rng.normal(size=(1, 50))
+    information, own, cross = slopes @ slopes.T, column @ column.T, slopes @ column.T
+    one = n * information - n * cross @ np.linalg.inv(n * own + 1 / 0.2**2) @ (n * cross.T)
+    wide, chip = for_several([LimbDarkening(0.2), ChipVelocity(0.3)], n)
+    each = n * (information - cross @ np.linalg.inv(own + 1 / wide.width**2) @ cross.T)
+    assert np.allclose(one, each)
+    assert chip == ChipVelocity(0.3)

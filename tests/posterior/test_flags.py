@@ -67,8 +67,8 @@ def test_one_that_is_meant_is_suggested():
 @pytest.mark.parametrize(
     ("bad", "warn", "method", "kind"),
     [
-        ((), ("correlated[2]",), "nested", "verified"),
-        ((), ("novel", "correlated"), "refined", "flagged"),
+        ((), ("novel[2]",), "nested", "verified"),
+        ((), ("novel", "misfit"), "refined", "flagged"),
         ((), ("of_tomorrow",), "refined", "flagged"),
         ((), (), "flow", "unverified"),
         (("no_star",), (), "flow", "unusable"),

@@ -8,7 +8,7 @@ import pytest
 from maury.inference.infer import infer
 from maury.likelihood.residuals import ljung_box
 from maury.models import load_model
-from maury.posterior.predictive import LINES, by_chip, by_line, worst
+from maury.posterior.predictive import LINES, by_chip, by_line, checked, worst
 from maury.training.demo import TRUTH, simulate_visit
 
 
@@ -19,7 +19,7 @@ def posterior():
 
 def checks(posterior, fit):
     grid, v = posterior.spectrum.grid, posterior.quantile("v_rad", 0.5)
-    return by_chip(fit, grid, 22), by_line(fit, grid, v, 22)
+    return checked(fit, by_chip(fit, grid), 22), checked(fit, by_line(fit, grid, v), 22)
 
 
 def test_a_right_model_passes(posterior):

@@ -14,11 +14,11 @@ from maury.survey.store import Commit, Store, SurveySettings
 LABELS = ("teff", "logg", "m_h", "alpha_m", "v_rad", "v_sini", "jitter")
 FLAGS = (
     "",
-    "correlated",
-    "correlated,average_lsf",
-    "correlated,misfit",
+    "novel",
+    "novel,average_lsf",
+    "novel,misfit",
     "low_snr",
-    "at_bound:teff,correlated",
+    "at_bound:teff,novel",
 )
 SHARES = (0.3, 0.38, 0.2, 0.06, 0.04, 0.02)
 HOSTILE = "<img src=x onerror=document.title=1>"

@@ -72,7 +72,7 @@ def test_joint_results(tmp_path):
     found = {
         "model": "kurucz-apogee", "labels": {"teff": entry}, "visits": [visit, visit | {"v_bary": 3.0}],
         "velocity_variation": 7.25, "log_evidence": -1.0, "log_evidence_constant": -8.25, "ess": 500.0, "draws": 2000,
-        "khat": 0.2, "seconds": 3.0, "flag_warn": ["variable_velocity", "correlated[1]"], "flag_bad": [],
+        "khat": 0.2, "seconds": 3.0, "flag_warn": ["variable_velocity", "novel[1]"], "flag_bad": [],
     }  # fmt: skip
     (tmp_path / "joint.json").write_text(json.dumps(found))
     # The draws of all visits, which are no star's own file.

@@ -15,9 +15,9 @@ def test_label_and_visit_are_named():
     ("bad", "warn", "method", "kind"),
     [
         ((), (), "refined", "verified"),
-        ((), ("correlated",), "nested", "verified"),
-        ((), ("correlated[1]", "correlated[2]"), "refined", "verified"),
-        ((), ("correlated", "misfit"), "refined", "flagged"),
+        ((), ("outliers",), "nested", "verified"),
+        ((), ("novel[1]", "novel[2]"), "refined", "verified"),
+        ((), ("novel", "misfit"), "refined", "flagged"),
         ((), ("flag_of_tomorrow",), "refined", "flagged"),
         ((), ("low_snr",), "flow", "unverified"),
         (("emission",), ("misfit",), "refined", "unusable"),

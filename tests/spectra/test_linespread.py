@@ -97,9 +97,20 @@ def test_other_bad_input_is_refused():
         Tabulated(np.zeros((4, 3)))
     with pytest.raises(SpectrumError, match="3 tabulated kernels"):
         Tabulated(np.ones((3, 3))).transform(apstar_grid(), np.array([0.0]))
+    with pytest.raises(SpectrumError, match="negative lobes"):
+        Tabulated(np.tile([-0.2, 1.0, 0.1], (4, 1)))
     one_chip = replace(apstar_grid(), chips=((0, 8575),))
     with pytest.raises(SpectrumError, match="3 chips for 1"):
         nominal_visit_lsf().transform(one_chip, np.array([0.0]))
+
+
+def test_negative_lobes_are_refused():
+    damaged = nominal_visit_lsf().coefficients.copy()
+    # The constant of the third Hermite coefficient: a third of the light below zero.
+    start = int(damaged[0, 2]) + 4 + int((damaged[0, 3:6] + 1).sum())
+    damaged[0, start] = 1.5
+    with pytest.raises(SpectrumError, match=r"negative lobes of \d+%.*resolving power"):
+        GaussHermite(damaged).resolving_power(nominal_visit_grid())
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,7 @@ class Result:
     """What inference said of one faulty spectrum.
 
     ``offset`` is the median less the truth, ``error`` the standard deviation and ``inside`` whether the central 68 % hold the truth, by
-    label.
+    label; ``grade`` as of `Misfit`, and ``correlated`` whether the noise has a correlated part.
     """
 
     fault: str
@@ -336,6 +336,8 @@ class Result:
     inside: dict[str, bool]
     p_predictive: float
     p_novelty: float
+    grade: str
+    correlated: bool
     flags: tuple[str, ...]
     khat: float
 
@@ -352,6 +354,7 @@ class Result:
     ) -> Result:
         """Compare a posterior with all true labels ``(n_all,)``, named ``names``."""
         summary, misfit = posterior.summary(), posterior.diagnostics.misfit
+        residuals = posterior.diagnostics.residuals
         if options == "robust":
             summary |= {name: asdict(entry) for name, entry in posterior.systematic.items()}
         assert misfit is not None
@@ -365,6 +368,8 @@ class Result:
             {k: summary[k]["p16"] <= v <= summary[k]["p84"] for k, v in true.items()},
             misfit.p_predictive,
             1.0 if misfit.p_novelty is None else misfit.p_novelty,
+            str(misfit.grade),
+            residuals is not None and residuals.used,
             (*posterior.flag_warn, *posterior.flag_bad),
             posterior.khat,
         )

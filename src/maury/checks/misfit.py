@@ -37,18 +37,20 @@ def detection(results: Sequence[Result], false_alarm: float) -> dict[str, dict[s
     Returns
     -------
     dict
-        By fault, by strength: ``misfit`` (posterior predictive, or correlated residuals), ``novel`` (feature space), ``either``, and
-        ``number``.
+        By fault, by strength: ``misfit`` (posterior predictive, or correlated residuals), ``novel`` (feature space), ``either``,
+        ``moderate`` and ``severe`` (what is found moves labels so much, or more), and ``number``.
     """
     out: dict[str, dict[str, dict[str, float]]] = {}
     for fault, strength in sorted({(r.fault, r.strength) for r in results}):
         found = [r for r in results if (r.fault, r.strength) == (fault, strength)]
-        misfit = np.array([r.p_predictive < false_alarm or "correlated" in r.flags for r in found])
+        misfit = np.array([r.p_predictive < false_alarm or r.correlated for r in found])
         novel = np.array([r.p_novelty < false_alarm for r in found])
         out.setdefault(fault, {})[f"{strength:g}"] = {
             "misfit": float(misfit.mean()),
             "novel": float(novel.mean()),
             "either": float((misfit | novel).mean()),
+            "moderate": float(np.mean([r.grade in ("moderate", "severe") for r in found])),
+            "severe": float(np.mean([r.grade == "severe" for r in found])),
             "number": len(found),
         }
     return out
@@ -180,7 +182,11 @@ def write(folder: Path, figures: dict[str, Any]) -> None:
 def _sections(figures: dict[str, Any], curves: Path | None, covered: Path | None) -> list[Section]:
     rate = figures["false_alarm"]
     detected = [
-        [f"{fault} {strength}", *(entry[k] for k in ("misfit", "novel", "either")), str(entry["number"])]
+        [
+            f"{fault} {strength}",
+            *(entry[k] for k in ("misfit", "novel", "either", "moderate", "severe")),
+            str(entry["number"]),
+        ]
         for fault, by in figures["detection"].items()
         for strength, entry in by.items()
     ]
@@ -195,10 +201,11 @@ def _sections(figures: dict[str, Any], curves: Path | None, covered: Path | None
         Section(
             "Detection",
             [
-                f"Share of spectra that are flagged, at a rate of false alarms of {rate:g} for each kind of evidence."
+                f"Share of spectra in which something is found, at a rate of false alarms of {rate:g} for each kind of evidence, and in "
+                "which it moves labels by 0.5 (moderate) or 2 (severe) of their total errors."
             ]
             + [f"{name}: {meaning}." for name, meaning in figures["meaning"].items()],
-            ["fault", "residuals", "feature space", "either", "spectra"],
+            ["fault", "residuals", "feature space", "either", "moderate or severe", "severe", "spectra"],
             detected,
             curves,
             "share flagged over the strength of each fault",

@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from maury.checks.runs import Key, run
+from maury.constants import DEFAULT_MODEL
 from maury.errors import ConfigError, MauryError
 from maury.files import finite, writing
-from maury.inference.infer import infer
+from maury.inference.infer import AUTO, infer
 from maury.inference.options import Options
-from maury.models import Model
+from maury.models import Model, load_model
 from maury.names import meant
 from maury.posterior.result import Posterior
 from maury.quantities import is_known, quantity
@@ -169,7 +170,7 @@ def _number(text: str, where: str) -> float:
 
 def look(
     stars: Sequence[Star],
-    model: Model,
+    model: Model | None,
     folder: Path,
     options: Options | None = None,
     *,
@@ -182,7 +183,7 @@ def look(
     Parameters
     ----------
     stars, model, options
-        What, and how.
+        What, and how; without a model the default one and that of cool stars are tried on each spectrum, and the evidence chooses.
     folder
         That the files are relative to.
     chips
@@ -193,20 +194,26 @@ def look(
     options = options or Options()
     keys: list[Key] = [[star.file, star.index] for star in stars]
     settings = {
-        "model": model.name, "chips": chips, "draws": options.draws, "seed": options.seed, "noise": options.noise,
+        "model": AUTO if model is None else model.name, "chips": chips, "draws": options.draws, "seed": options.seed,
+        "noise": options.noise,
         "nuisances": [part if isinstance(part, str) else part.name for part in options.nuisances],
     }  # fmt: skip
-    task = partial(_look, folder=str(folder), options=options, chips=chips)
-    for entry in run(model, task, keys, jobs=jobs, store=store, settings=settings):
+    task = partial(_look, folder=str(folder), options=options, chips=chips, auto=model is None)
+    for entry in run(
+        model or load_model(DEFAULT_MODEL), task, keys, jobs=jobs, store=store, settings=settings
+    ):
         yield Seen.of(entry)
 
 
-def _look(model: Model, key: Key, *, folder: str, options: Options, chips: bool) -> dict[str, Any]:
+def _look(
+    model: Model, key: Key, *, folder: str, options: Options, chips: bool, auto: bool
+) -> dict[str, Any]:
     file, index = key
     try:
         spectrum = _read(Path(folder) / file, index, model)
-        found = _infer(spectrum, model, options)
-        alone = _chips(spectrum, model, options) if chips else ()
+        found = _infer(spectrum, AUTO if auto else model, options)
+        # Chips are compared with the model that explains the whole spectrum.
+        alone = _chips(spectrum, load_model(found.model) if auto else model, options) if chips else ()
     except MauryError as error:
         return finite(asdict(Seen(error=str(error))))
     flags = (*found.flag_bad, *found.flag_warn)
@@ -222,7 +229,7 @@ def _read(path: Path, index: int, model: Model) -> Spectrum:
     raise ConfigError(f"{path}: has no spectrum {index}")
 
 
-def _infer(spectrum: Spectrum, model: Model, options: Options) -> Posterior:
+def _infer(spectrum: Spectrum, model: Model | str, options: Options) -> Posterior:
     return infer(
         spectrum, model, draws=options.draws, seed=options.seed, priors=options.priors, noise=options.noise,
         budget=options.budget, nuisances=options.nuisances,
@@ -336,32 +343,37 @@ def _chi2(told: Sequence[Told], total: bool = False) -> float:
 
 
 def between_chips(stars: Sequence[Star], seen: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Compare the chips of each spectrum: chi-squared, over total errors, of the labels that each tells of; degrees of freedom."""
+    """Compare the chips of each spectrum: chi-squared of the labels that each tells of, and degrees of freedom.
+
+    Over statistical errors (``chi2``): what a library does to all chips alike is no difference between them; and over total ones.
+    """
     out = []
     for star, one in zip(stars, seen, strict=True):
         if len(one.chips) < 2:
             continue
-        parts = {
-            name: _chi2([chip[name] for chip in one.chips], total=True)
+        told = {
+            name: [chip[name] for chip in one.chips]
             for name in CHIP_LABELS
             if all(name in chip for chip in one.chips)
         }
+        parts = {name: _chi2(chips) for name, chips in told.items()}
         out.append(
             {
                 "file": star.file, "index": star.index, "chi2": sum(parts.values()), "by_label": parts,
+                "chi2_total": sum(_chi2(chips, total=True) for chips in told.values()),
                 "freedom": (len(one.chips) - 1) * len(parts),
             }
         )  # fmt: skip
     return out
 
 
-def figures_of(stars: Sequence[Star], seen: Sequence[Seen], model: Model) -> dict[str, Any]:
+def figures_of(stars: Sequence[Star], seen: Sequence[Seen], model: str) -> dict[str, Any]:
     """Return all figures: against the literature, repeats, chips, verdicts, and what could not be inferred."""
     verdicts: dict[str, int] = defaultdict(int)
     for one in seen:
         verdicts[one.verdict or "failed"] += 1
     return {
-        "model": model.name,
+        "model": model,
         "spectra": len(seen),
         "verdicts": dict(verdicts),
         "labels": against_literature(stars, seen),
@@ -458,7 +470,7 @@ def _sections(figures: Mapping[str, Any], picture: Path | None) -> list[Section]
             Section(
                 "Chips",
                 [
-                    "Each chip by itself: chi-squared of its labels about their mean, over total errors, and the degrees of freedom."
+                    "Each chip by itself: chi-squared of its labels about their mean, over statistical errors, and the degrees of freedom."
                 ],
                 ["file", "number", "chi-squared", "degrees of freedom"],
                 chips,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from maury.commands.console import (
+    AutoModelOption,
     ModelOption,
     NuisancesOption,
     SeedOption,
@@ -203,7 +204,7 @@ def check_sky(
             metavar="LABELS.csv", help="Files of spectra and their stars' labels from the literature."
         ),
     ],
-    model: ModelOption = "kurucz-apogee",
+    model: AutoModelOption = "auto",
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     chips: Annotated[bool, typer.Option("--chips", help="Infer each chip by itself as well.")] = False,
     nuisances: NuisancesOption = "default",
@@ -220,18 +221,19 @@ def check_sky(
     Example: maury check sky labels.csv --chips --output sky
     """
     from maury.checks.sky import figures_of, look, read_stars, write
+    from maury.inference.infer import AUTO
     from maury.inference.options import Options
     from maury.models import load_model
 
     options = Options(draws=draws, seed=seed, nuisances=nuisances)
-    stars, loaded = read_stars(labels), load_model(model)
+    stars, loaded = read_stars(labels), None if model == AUTO else load_model(model)
     store = None
     if output:
         make_folder(output)
         store = output / "seen.jsonl"
     everything = look(stars, loaded, labels.parent, options, chips=chips, jobs=jobs, store=store)
     seen = list(bar(everything, "inferring", len(stars)))
-    figures = figures_of(stars, seen, loaded)
+    figures = figures_of(stars, seen, model)
     if output:
         write(output, figures, stars, seen)
     if as_json:

@@ -37,6 +37,14 @@ ModelOption = Annotated[
     str,
     typer.Option("--model", help="Name of a shipped model, or a folder.", autocompletion=complete_model),
 ]
+AutoModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="Name of a shipped model, a folder, or 'auto': the evidence chooses.",
+        autocompletion=complete_model_or_auto,
+    ),
+]
 
 
 # Seeds that every generator takes, with room for one a spectrum.

@@ -11,6 +11,7 @@ import typer
 
 from maury.commands.console import (
     BAD_INPUT,
+    AutoModelOption,
     BudgetOption,
     ModelOption,
     NoiseModel,
@@ -19,7 +20,6 @@ from maury.commands.console import (
     SeedOption,
     TrustOption,
     check_rate,
-    complete_model_or_auto,
     err,
     make_folder,
     out,
@@ -61,13 +61,7 @@ def infer(
         list[Path],
         typer.Argument(metavar="FILE...", help="apVisit, apStar, aspcapStar, mwmVisit, mwmStar or a table."),
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Name of a shipped model, a folder, or 'auto': the evidence chooses.",
-            autocompletion=complete_model_or_auto,
-        ),
-    ] = DEFAULT_MODEL,
+    model: AutoModelOption = DEFAULT_MODEL,
     draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[

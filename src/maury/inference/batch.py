@@ -39,10 +39,12 @@ from maury.likelihood.ties import Tied
 from maury.models import DEFAULT, Model, load_model, to_model_grid
 from maury.networks.prepare import preparation_of
 from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, NuisanceFound, ResidualProcess
+from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
 from maury.posterior.store import provenance
 from maury.posterior.summary import QUANTILES, summarise, weighted_quantile
 from maury.priors import Prior, PriorLike, Uniform
+from maury.quantities import Role
 from maury.sampling import verification
 from maury.sampling.importance import Weighted, effective_sample_size
 from maury.spectra.spectrum import Spectrum
@@ -246,15 +248,12 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
     """Return what was verified as a posterior, with its fit and flags."""
     spectrum, model, labels = case.spectrum, case.model, case.labels
     theta = labels.from_normal(verified.draws.u)
-    best = theta[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
+    u = verified.draws.u[(verified.draws.log_likelihood + verified.draws.log_prior).argmax()]
+    best = labels.from_normal(u)
     fit = verified.target.likelihood.fit(best)
-    v_rad = float(best[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
-    degree = model.problem.degree
-    misfit = check_misfit(fit, spectrum, v_rad, len(labels), case.p_novelty, case.options.false_alarm, degree)
     preparation = preparation_of(model.estimator.featurizer)
     bad = faults(verified.target, best, verified.log_evidence, fit, spectrum, preparation, case.network_input)
     bad += ["not_converged"] * (not verified.converged)
-    flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
     draws, log_weights = verified.draws, verified.log_weights
     if "no_star" in bad:
         # What explains the spectrum no better than a bare continuum has told nothing of a star, however narrow its maximum.
@@ -262,8 +261,20 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         theta = labels.from_normal(draws.u)
     weights = torch.softmax(log_weights, 0).numpy()
     between = _between_libraries(model, labels, theta.numpy(), weights, _common(verified.target))
+    errors = {
+        name: entry["std"]
+        for name, entry in summarise(labels, theta.numpy(), weights).items()
+        if labels[name].role is not Role.nuisance
+    } | {name: entry.std for name, entry in between.items()}
+    misfit, second = check_misfit(
+        verified, u, fit, spectrum, model, errors, case.p_novelty, case.options.false_alarm
+    )
+    flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
+    if second is not None and second.gain > FLAGS["second_light"]["nats"]:
+        flags = (*flags, "second_light")
     diagnostics = Diagnostics(
         misfit=misfit,
+        second_light=second,
         residuals=None if verified.residuals is None else _process(verified.residuals),
         systematic={} if "no_star" in bad else between,
         nuisances=_nuisances(verified.target, best),

@@ -21,7 +21,7 @@ from maury.likelihood.pixels import Likelihood
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import Model, to_model_grid
-from maury.posterior.diagnostics import SecondStar
+from maury.posterior.diagnostics import Grade, SecondStar
 from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
 from maury.quantities import Role
@@ -31,11 +31,19 @@ from maury.sampling.verification import KHAT_LIMIT
 # Spectra of another library gain up to ten nats by a second star, and two stars at one velocity make up for many a fault of a library.
 _FLAG = FLAGS["companion"]
 # Flags under which "auto" looks for one: what one star and independent pixels do not explain.
-_CAUSES = {"misfit", "novel", "correlated", "second_mode", "poor_fit", "high_jitter", "wrong_frame"}
+_CAUSES = {"novel", "second_light", "second_mode", "poor_fit", "high_jitter", "wrong_frame"}
 # Companions that are tried at every velocity, km/s apart: parts of the priors of teff and logg, rotation, and share of the light.
 _STEP = 8.0
 _TEFF, _LOGG, _ROTATION, _RATIO = (0.1, 0.4, 0.8), (0.3, 0.8), 8.0, 0.2
 _STARTS = 8
+
+
+def _is_wanting(single: Posterior) -> bool:
+    """Tell whether one star and independent pixels leave something unexplained."""
+    flags, found = {*single.flag_warn, *single.flag_bad}, single.diagnostics
+    misfit = found.misfit is not None and found.misfit.grade is not Grade.none
+    autocorrelated = found.residuals is not None and found.residuals.used
+    return "no_star" not in flags and bool(misfit or autocorrelated or _CAUSES & flags)
 
 
 def with_companion(
@@ -64,8 +72,7 @@ def with_companion(
         If the model holds a label.
     """
     companion = options.companion
-    flags = {*single.flag_warn, *single.flag_bad}
-    if companion == "no" or (companion == "auto" and ("no_star" in flags or not _CAUSES & flags)):
+    if companion == "no" or (companion == "auto" and not _is_wanting(single)):
         return single
     if single.held or single.target is None or single.labels.place(Role.nuisance) is None:
         raise InferenceError(f"{model.name} holds labels: a companion needs all of them, and jitter")
@@ -109,7 +116,10 @@ def _two_stars(
         spectrum, Pair(model.forward), labels, problem.degree, inside, emulator_error=problem.emulator_error,
         learned=problem.learned,
     )  # fmt: skip
-    nuisances = chosen(options.nuisances, likelihood.model, labels.names, problem.modes)
+    assumed = spectrum.meta.get("lsf_source") == "assumed"
+    nuisances = chosen(
+        options.nuisances, likelihood.model, labels.names, problem.modes, lsf_is_assumed=assumed
+    )
     likelihood = replace(likelihood, nuisances=nuisances, related=problem.related)
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])
     case = Case(spectrum, model, options, labels, to_model_grid(spectrum, model), single.p_novelty)

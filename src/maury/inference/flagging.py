@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,16 +11,18 @@ from numpy.typing import NDArray
 
 from maury.constants import C_KMS
 from maury.inference.refine import Verified
+from maury.inference.second_light import second_light
 from maury.labels import LabelSet
 from maury.likelihood.fit import Fit
+from maury.likelihood.influence import Influence
 from maury.likelihood.pixels import DEGREE, usable_pixels
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import Model
 from maury.networks.prepare import Preparation
-from maury.posterior.diagnostics import Misfit
+from maury.posterior.diagnostics import Misfit, SecondLight
 from maury.posterior.flags import FLAGS
-from maury.posterior.predictive import by_chip, by_line, worst
+from maury.posterior.predictive import checked, stretches, worst
 from maury.posterior.result import Posterior
 from maury.quantities import Role
 from maury.spectra.spectrum import Spectrum
@@ -29,37 +32,70 @@ Array = NDArray[np.float64]
 _NATURAL_BOUNDS = {("v_sini", "low"), ("jitter", "low")}
 # Of a chip, whose pulls on the velocity count as independent: each is some lines wide.
 _STRETCHES = 40
+# Standard deviations of a label's move that are laid to chance when a stretch is left out: of a dozen stretches and labels some come near.
+_BY_CHANCE = 2.0
 
 
 def check_misfit(
+    verified: Verified,
+    best: torch.Tensor,
     fit: Fit,
     spectrum: Spectrum,
-    v_rad: float,
-    n_labels: int,
+    model: Model,
+    errors: Mapping[str, float],
     p_novelty: float | None,
     false_alarm: float,
-    degree: int | None = DEGREE,
-) -> Misfit:
-    """Check a fit by chip and by line; see `Misfit`.
+) -> tuple[Misfit, SecondLight | None]:
+    """Check a fit by chip and by line, what a stretch that does not fit does to the labels, and whether it is a second star's.
+
+    The latter two are looked at where something is left unexplained: see `Misfit` and `SecondLight`.
 
     Parameters
     ----------
+    verified
+        The posterior.
+    best
+        Its best draw over u, shape ``(n_labels,)``.
     fit
-        At the best draw.
-    spectrum
-        What was observed.
-    v_rad
-        Of the star, km/s.
-    n_labels
-        Labels that were fitted; the continuum's coefficients are counted as well.
+        There.
+    spectrum, model
+        What was observed, and with what it was explained.
+    errors
+        Total errors of the star's labels, by name.
     p_novelty, false_alarm
-        See `Misfit`.
-    degree
-        Of the continuum.
+        See `Misfit`. Labels; the continuum's coefficients are counted as well.
     """
-    taken = n_labels + ((DEGREE if degree is None else degree) + 1) * len(spectrum.grid.chips)
-    chips, lines = by_chip(fit, spectrum.grid, taken), by_line(fit, spectrum.grid, v_rad, taken)
-    return Misfit((*chips, *lines), worst([*chips, *lines]), p_novelty, false_alarm)
+    labels, degree = verified.target.labels, model.problem.degree
+    theta = labels.from_normal(best)
+    v_rad = float(theta[labels.index("v_rad")]) if "v_rad" in labels.names else model.problem.held["v_rad"]
+    # Degrees of freedom that the fit took: of labels and of the continua.
+    taken = len(labels) + ((DEGREE if degree is None else degree) + 1) * len(spectrum.grid.chips)
+    members = stretches(fit, spectrum.grid, v_rad)
+    checks = checked(fit, members, taken)
+    limit = false_alarm / max(2 * len(checks), 1)
+    wrong = [check.name for check in checks if check.p_value < limit]
+    autocorrelated = verified.residuals is not None and verified.residuals.used
+    second = None
+    if wrong or autocorrelated:
+        influence = Influence.at(verified.target, best)
+        second = second_light(influence)
+        moves = influence.without(members[name] for name in wrong)
+        in_errors = {name: _farthest(labels, *of, errors) for name, of in zip(wrong, moves, strict=True)}
+        checks = [
+            replace(check, moves=in_errors[check.name][0], label=in_errors[check.name][1])
+            if check.name in in_errors
+            else check
+            for check in checks
+        ]
+    return Misfit(tuple(checks), worst(checks), p_novelty, false_alarm), second
+
+
+def _farthest(
+    labels: LabelSet, moves: Array, by_chance: Array, errors: Mapping[str, float]
+) -> tuple[float, str]:
+    """Largest move beyond what chance explains, in units of the errors, and of which label."""
+    beyond = np.clip(np.abs(moves) - _BY_CHANCE * by_chance, 0.0, None)
+    return max((float(beyond[labels.index(name)]) / e, name) for name, e in errors.items() if e > 0)
 
 
 def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, labels: LabelSet) -> list[str]:
@@ -78,7 +114,6 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     found += ["high_jitter"] * (scatter > FLAGS["high_jitter"]["error"])
     found += ["poor_fit"] * (fit.rchi2_jitter > FLAGS["poor_fit"]["rchi2"])
     found += ["low_snr"] * (spectrum.snr < FLAGS["low_snr"]["snr"])
-    found += ["correlated"] * (verified.residuals is not None and verified.residuals.used)
     found += ["rejected_pixels"] * (
         float(np.mean(~spectrum.good[inside])) > FLAGS["rejected_pixels"]["share"]
     )

@@ -27,7 +27,7 @@ from maury.inference.light import own_light
 from maury.inference.options import Options
 from maury.labels import Label, LabelSet, label
 from maury.likelihood.nuisances import DEFAULT as NUISANCES
-from maury.likelihood.nuisances import Choice
+from maury.likelihood.nuisances import Choice, for_several
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Product, Tied
@@ -224,9 +224,12 @@ def _parts(visits: Sequence[Posterior], names: Sequence[str], velocity: Velocity
             offset.append(b)
         assert visit.target is not None
         own = visit.target.likelihood
-        if i:
-            # What labels follow among real stars is a prior, and counts once.
-            own = replace(own, pixels=replace(own.pixels, related=()))
+        # What labels follow among real stars is a prior, and counts once.
+        pixels = own.pixels if i == 0 else replace(own.pixels, related=())
+        if pixels.linear is not None:
+            shared = for_several(pixels.nuisances, len(visits))
+            pixels = replace(pixels, nuisances=shared).linearised(pixels.linear.labels)
+        own = replace(own, pixels=pixels)
         parts.append(
             own.tied(
                 torch.tensor(places),

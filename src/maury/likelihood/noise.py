@@ -213,11 +213,13 @@ def innovations(residual: Array, variance: Array, deviation: Array, decay: Array
     """Whiten correlated residuals: what each pixel shows beyond what those before it predicted.
 
     A Kalman filter, which for the Ornstein-Uhlenbeck process is exact. Where the covariance is right, the first array is N(0, 1) and
-    independent.
+    independent. It is linear in the residuals: columns of a design are whitened as they are.
 
     Parameters
     ----------
-    residual, variance
+    residual
+        Shape ``(..., n_pixels)``.
+    variance
         Of the pixels, shape ``(n_pixels,)``.
     deviation, decay
         Of the process, see `Correlation`; shape ``(n_pixels,)``.
@@ -225,16 +227,22 @@ def innovations(residual: Array, variance: Array, deviation: Array, decay: Array
     Returns
     -------
     whitened, predicted
-        Shape ``(n_pixels,)`` each.
+        Shape ``(..., n_pixels)`` each.
     """
-    whitened, predicted = np.empty_like(residual), np.empty_like(residual)
-    mean, spread = 0.0, 0.0
-    rows = zip(residual.tolist(), variance.tolist(), deviation.tolist(), decay.tolist(), strict=True)
-    for i, (r, v, s, keep) in enumerate(rows):
+    n = len(variance)
+    total, gain = np.empty(n), np.empty(n)
+    spread = 0.0
+    for i, (v, s, keep) in enumerate(zip(variance.tolist(), deviation.tolist(), decay.tolist(), strict=True)):
         # The process itself has unit variance; s is what a pixel sees of it.
-        mean, spread = keep * mean, keep**2 * spread + 1 - keep**2
-        total = s * s * spread + v
-        whitened[i], predicted[i] = (r - s * mean) / total**0.5, s * mean
-        gain = s * spread / total
-        mean, spread = mean + gain * (r - s * mean), spread * (1 - gain * s)
-    return whitened, predicted
+        spread = keep**2 * spread + 1 - keep**2
+        total[i] = s * s * spread + v
+        gain[i] = s * spread / total[i]
+        spread *= 1 - gain[i] * s
+    # What is expected of the process at a pixel: ``x_i = keep_i ((1 - gain s) x + gain r)_{i-1}``, a band of two diagonals.
+    band = np.ones((2, n))
+    band[1, :-1] = -decay[1:] * (1 - gain[:-1] * deviation[:-1])
+    right = np.zeros_like(residual)
+    right[..., 1:] = decay[1:] * gain[:-1] * residual[..., :-1]
+    mean = solve_banded((1, 0), band, right.reshape(-1, n).T).T.reshape(residual.shape)
+    predicted = deviation * mean
+    return (residual - predicted) / np.sqrt(total), predicted

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -109,8 +109,12 @@ class Nuisance(Protocol):
         Of the width.
     source
         Where the width is from.
+    of_visit
+        Whether every spectrum has one of its own; what is of the star or of its library is the same in all visits.
     """
 
+    @property
+    def of_visit(self) -> bool: ...  # noqa: D102
     @property
     def name(self) -> str: ...  # noqa: D102
     @property
@@ -132,9 +136,10 @@ class Nuisance(Protocol):
 
 @dataclass(frozen=True)
 class _Common:
-    """What nuisances have in common: a width that is positive, and 0 as their mean."""
+    """What nuisances have in common: a width that is positive, and 0 as their mean; by default they are of the star or its library."""
 
     width: float
+    of_visit: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.width < math.inf:
@@ -155,7 +160,9 @@ class _Common:
 
 
 class _ByChip(_Common):
-    """A nuisance that each chip has of its own."""
+    """A nuisance that each chip of each spectrum has of its own."""
+
+    of_visit: ClassVar[bool] = True
 
     def each(self, at: Point) -> Sequence[str]:
         """Return the chips' numbers, from 1."""
@@ -188,6 +195,13 @@ class LineWidth(_ByChip):
     name: str = "line_width"
     unit: str = ""
     source: str = "widths of fibres about a smooth run, 2 to 4 % (HDU 10 of visits of data release 13)"
+
+    @classmethod
+    def assumed(cls) -> LineWidth:
+        """Return that of a nominal line-spread function, where the file has none."""
+        return cls(
+            0.1, source="chips and fibres of the survey differ from R = 22,500 by 10 %: 20,000 to 25,000"
+        )
 
     def derivative(self, at: Point) -> Tensor:
         """Return the derivative by the relative width of each chip, ``2 sigma^2`` times that by the variance."""
@@ -271,17 +285,19 @@ class LibraryByChip(_Common):
     width: float = 1.0
     widths: tuple[tuple[str, float], ...] = (
         ("teff", 40.0),
-        ("logg", 0.08),
-        ("m_h", 0.06),
+        ("logg", 0.06),
+        ("m_h", 0.05),
         ("alpha_m", 0.04),
         ("c_m", 0.04),
-        ("n_m", 0.06),
+        ("n_m", 0.05),
+        ("v_micro", 0.1),
+        ("v_sini", 1.0),
     )
     name: str = "library_by_chip"
     unit: str = ""
     source: str = (
-        "the chips of a real giant's visit, each inferred by itself, scatter by 45 K, 0.06 dex in m_h, 0.06 in logg and 0.04 in "
-        "alpha_m beyond their errors; 0.1 km/s in velocity, which is chip_velocity"
+        "chips of nine spectra of five stars, each inferred by itself (docs/results/sky): they scatter by 42 K, 0.04 dex in logg, m_h, "
+        "alpha_m and c_m, 0.1 km/s in v_micro and 1 km/s in v_sini beyond their errors; 0.2 km/s in velocity is chip_velocity"
     )
 
     def derivative(self, at: Point) -> Tensor:
@@ -459,6 +475,21 @@ class LibraryModes(_Common):
         )
 
 
+def for_several(nuisances: Sequence[Nuisance], n: int) -> tuple[Nuisance, ...]:
+    """Return the nuisances of one of ``n`` spectra of a star, whose likelihoods are multiplied.
+
+    What is of the star is the same in all of them. With a width ``sqrt(n)`` times larger in each, and independent, it leaves the labels the
+    same information as one amplitude for all: for spectra that tell alike, with A of the amplitudes, F of the labels and C between them,
+    ``n F - n C (n A + 1)^-1 n C^T = n (F - C (A + 1 / n)^-1 C^T)``.
+    """
+    return tuple(
+        replace(nuisance, width=nuisance.width * math.sqrt(n))
+        if is_dataclass(nuisance) and not getattr(nuisance, "of_visit", True)
+        else nuisance
+        for nuisance in nuisances
+    )
+
+
 def in_h_band(teff: float) -> float:
     """Linear coefficient of limb darkening in the H band of a star of this temperature, K."""
     return float(np.interp(teff, _TEFF, _IN_H))
@@ -515,6 +546,8 @@ def chosen(
     model: ForwardModel | Pair,
     inferred: Sequence[str],
     library: LibraryModes | None = None,
+    *,
+    lsf_is_assumed: bool = False,
 ) -> tuple[Nuisance, ...]:
     """Return the nuisances of a choice that a model has.
 
@@ -529,6 +562,8 @@ def chosen(
         holds them knows.
     library
         Of the model's library, if they are known.
+    lsf_is_assumed
+        Whether the line-spread function is a nominal one, as the file has none.
 
     Raises
     ------
@@ -540,7 +575,7 @@ def chosen(
     elements = tuple(name for name in left if _is_element(name))
     known: dict[str, Nuisance | None] = {
         "chip_velocity": ChipVelocity() if "v_rad" in model.label_names else None,
-        "line_width": LineWidth(),
+        "line_width": LineWidth.assumed() if lsf_is_assumed else LineWidth(),
         "limb_darkening": LimbDarkening(),
         "macroturbulence": Macroturbulence() if model.emulator.contained is None else None,
         "dilution": Dilution(),

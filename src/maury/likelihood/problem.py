@@ -147,7 +147,8 @@ class Problem:
             emulator_error=self.emulator_error,
             learned=self.learned,
         )
-        found = chosen(nuisances, self.forward, self.inferred.names, self.modes)
+        assumed = spectrum.meta.get("lsf_source") == "assumed"
+        found = chosen(nuisances, self.forward, self.inferred.names, self.modes, lsf_is_assumed=assumed)
         if self.emulator_error and any(isinstance(nuisance, EmulatorModes) for nuisance in found):
             pixels = pixels.with_error_left()
         return self.tied(replace(pixels, nuisances=found, related=self.related))

@@ -214,6 +214,14 @@ def column_named(name: str) -> Column:
     stem, _, ending = name.rpartition("_")
     if ending in QUANTILES:
         return next(c for c in of_label(stem) if c.name == name)
+    if ending == "total":
+        return Column(
+            name,
+            "float64",
+            quantity(stem).unit,
+            "stat.stdev",
+            f"total error of {stem}: statistical, and how far it moves with the choice of the library",
+        )
     if ending == "library":
         return Column(
             name,
@@ -256,6 +264,7 @@ def row(result: Result, where: Output = Output.table) -> dict[str, Any]:
     """
     out = _told(result, WHERE, where) | quantiles(result.summary(), result.spectrum.v_correction)
     if where is Output.table:
+        out |= {f"{name}_total": entry.std for name, entry in result.systematic.items()}
         out |= {f"{name}_library": entry.sigma for name, entry in result.systematic.items()}
     out |= _told(result, HOW, where)
     return {name: ",".join(value) if isinstance(value, tuple) else value for name, value in out.items()}
@@ -265,7 +274,11 @@ def line(posterior: Posterior) -> dict[str, Any]:
     """Return one line of ``--json``."""
     told = _told(posterior, (*WHERE, *HOW), Output.line)
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
-    summary = posterior.summary()
+    between = posterior.systematic
+    summary: dict[str, dict[str, Any]] = {
+        name: entry | {"total": between[name].std if name in between else entry["std"]}
+        for name, entry in posterior.summary().items()
+    }
     nuisance = {name: summary.pop(name) for name in tuple(summary) if quantity(name).role == Role.nuisance}
     labels = {"labels": summary, "v_bary": posterior.v_bary, "jitter": nuisance.get("jitter")}
     return {name: told.pop(name) for name in _HEAD} | labels | told | posterior.diagnostics.to_json()

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from maury.posterior.flags import FLAGS
 from maury.posterior.predictive import Check
+
+
+class Grade(StrEnum):
+    """How far labels move, in total errors, when the stretches that do not fit are left out one by one."""
+
+    none = "none"
+    """Everything fits."""
+    negligible = "negligible"
+    moderate = "moderate"
+    severe = "severe"
 
 
 @dataclass(frozen=True)
@@ -32,18 +44,33 @@ class Misfit:
     p_novelty: float | None
     false_alarm: float
 
+    @property
+    def grade(self) -> Grade:
+        """How much what the checks found matters to the labels."""
+        if self.p_predictive >= self.false_alarm:
+            return Grade.none
+        moves = max(check.moves for check in self.checks)
+        if moves < FLAGS["misfit"]["moves"]:
+            return Grade.negligible
+        return Grade.moderate if moves < FLAGS["severe_misfit"]["moves"] else Grade.severe
+
     def flags(self) -> list[str]:
-        """Return ``misfit`` and ``novel`` where they apply."""
+        """Return ``misfit`` or ``severe_misfit``, and ``novel``, where they apply."""
+        found = {Grade.moderate: ["misfit"], Grade.severe: ["severe_misfit"]}.get(self.grade, [])
         novel = self.p_novelty is not None and self.p_novelty < self.false_alarm
-        return ["misfit"] * (self.p_predictive < self.false_alarm) + ["novel"] * novel
+        return found + ["novel"] * novel
 
     def to_json(self) -> dict[str, Any]:
-        """Return p-values and, of each check, chi-squared and correlation."""
+        """Return p-values and, of each check, chi-squared, correlation, and what it does to labels."""
         return {
             "p_predictive": self.p_predictive,
             "p_novelty": self.p_novelty,
             "false_alarm": self.false_alarm,
-            "checks": {c.name: {"chi2": c.chi2, "correlation": c.correlation} for c in self.checks},
+            "grade": str(self.grade),
+            "checks": {
+                c.name: {"chi2": c.chi2, "correlation": c.correlation, "moves": c.moves, "label": c.label}
+                for c in self.checks
+            },
         }
 
 
@@ -155,6 +182,28 @@ class SecondStar:
 
 
 @dataclass(frozen=True)
+class SecondLight:
+    """What a little light of a second star would gain, by a linear test; see `maury.inference.second_light`.
+
+    Attributes
+    ----------
+    gain
+        Nats of log likelihood, at the best velocity.
+    elsewhere
+        What nine in ten velocities gain no more than: the library's errors gain a little anywhere.
+    velocity
+        Relative to the star, km/s.
+    share
+        Of the light, beside the star's.
+    """
+
+    gain: float
+    elsewhere: float
+    velocity: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """What was found out beside the draws; None, or nothing, of what was not asked or cannot be known.
 
@@ -170,6 +219,8 @@ class Diagnostics:
         The models that were tried, with ``model="auto"``.
     companion
         What a second star explains, if one was looked for.
+    second_light
+        A first look for one, where something is left unexplained.
     nuisances
         Those that were integrated out.
     outliers
@@ -181,6 +232,7 @@ class Diagnostics:
     systematic: Mapping[str, BetweenLibraries] = field(default_factory=dict)
     models: tuple[Tried, ...] = ()
     companion: SecondStar | None = None
+    second_light: SecondLight | None = None
     nuisances: tuple[NuisanceFound, ...] = ()
     outliers: int = 0
 
@@ -192,6 +244,7 @@ class Diagnostics:
             "systematic": {name: asdict(entry) for name, entry in self.systematic.items()},
             "models": [asdict(entry) for entry in self.models],
             "companion": self.companion and asdict(self.companion),
+            "second_light": self.second_light and asdict(self.second_light),
             "nuisances": [asdict(entry) for entry in self.nuisances],
             "outliers": self.outliers,
         }

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from maury.constants import FALSE_ALARM
 from maury.errors import MauryError
 from maury.likelihood.pixels import MIN_PIXELS
-from maury.likelihood.residuals import ENOUGH_GAIN
 from maury.names import meant
 from maury.sampling.verification import KHAT_LIMIT
 
@@ -90,6 +89,14 @@ _TABLE = (
         {"nats": 20.0},
     ),
     Flag(
+        "second_light",
+        _W,
+        "Light of a second star would gain {nats:g} nats or more (a linear test at every velocity apart from the star's own; "
+        "`second_light` says where): labels of one star are then wrong by more than their errors. --companion auto looks closer, "
+        "and gives it labels of its own.",
+        {"nats": 10.0},
+    ),
+    Flag(
         "companion",
         _W,
         "A second star was found in the spectrum (asked for by --companion): it gains more than {nats:g} nats and moves apart "
@@ -111,26 +118,28 @@ _TABLE = (
         {"rchi2": 1.5},
     ),
     Flag(
-        "correlated",
-        _N,
-        "The residuals of neighbouring pixels hang together: a correlated part of the noise (amplitude and length in "
-        "`residuals`) gained more than {nats:g} nats, and the errors account for it. Real spectra usually have this flag.",
-        {"nats": ENOUGH_GAIN},
-    ),
-    Flag(
         "misfit",
         _W,
-        "Residuals in units of their errors are too large, or hang together, in a chip or around the lines of a species: by "
-        "chance in fewer than --false-alarm of good spectra ({rate:.0%} unless it is given). `misfit.checks`, and the checks of "
-        "the report, say where.",
-        {"rate": FALSE_ALARM},
+        "Residuals in units of their errors are too large, or autocorrelated, in a chip or around the lines of a species, and it "
+        "matters: without those pixels a label moves by more than {moves:g} of its total errors, twice what chance does to it "
+        "taken off. `misfit.checks`, and the checks of the report, say where and by how much. What is found by chance in fewer "
+        "than --false-alarm of good spectra ({rate:.0%} unless it is given) and moves labels less is told there, and is no flag.",
+        {"rate": FALSE_ALARM, "moves": 0.5},
+    ),
+    Flag(
+        "severe_misfit",
+        _W,
+        "As `misfit`, and without those pixels a label moves by more than {moves:g} of its total errors: parts of the spectrum "
+        "contradict each other. A second star (--companion auto looks for one), a wrong calibration, or a star that the library "
+        "does not have.",
+        {"moves": 2.0},
     ),
     Flag(
         "novel",
-        _W,
+        _N,
         "The network was not trained on spectra like this one: fewer than --false-alarm of simulations of this S/N ({rate:.0%} "
-        "unless it is given) lie as far out in feature space. The verified posterior does not rest on the network, but an "
-        "unusual spectrum deserves a look.",
+        "unless it is given) lie as far out in feature space. The verified posterior does not rest on the network; whether the "
+        "spectrum's oddity matters to it, `misfit` says.",
         {"rate": FALSE_ALARM},
     ),
     Flag(

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from maury.display import card
+from maury.display import card, digits_for, number, with_error
 from maury.errors import InferenceError
 from maury.forward.doppler import add_velocities
 from maury.likelihood.fit import Fit
@@ -105,7 +105,10 @@ class Posterior(WeightedDraws):
     def _repr_html_(self) -> str:
         facts = [("", self._trust()), ("model", self.model), ("draws", f"{len(self.draws)}")]
         return card(
-            f"Posterior of {self._title}", facts, ("label", "mean ± standard deviation"), self.in_words()
+            f"Posterior of {self._title}",
+            facts,
+            ("label", "mean ± total error (statistical)"),
+            self.in_words(),
         )
 
     @property
@@ -117,6 +120,17 @@ class Posterior(WeightedDraws):
     def _trust(self) -> str:
         flags = ", ".join((*self.flag_bad, *self.flag_warn)) or "no flags"
         return f"{self.verdict}, {self.method}, k-hat {self.khat:.2f}, ESS {self.ess:.0f} of {len(self.draws)}; {flags}"
+
+    def in_words(self) -> list[tuple[str, str]]:
+        """Mean and total error of each label, and the statistical one where that is less: ``("teff", "4751 ± 119 K (± 12)")``."""
+        told, between = [], self.systematic
+        for name, entry in self.summary().items():
+            total = between[name].std if name in between else entry["std"]
+            text = with_error(entry["mean"], total, entry["unit"])
+            if name in between:
+                text += f" (± {number(entry['std'], digits_for(entry['std']))})"
+            told.append((name, text))
+        return told
 
     @property
     def efficiency(self) -> float:

@@ -45,7 +45,7 @@ from maury.posterior.diagnostics import Diagnostics
 from maury.posterior.draws import chain, draws_of, groups, origin
 from maury.posterior.flags import split_flags
 from maury.posterior.joint import JointPosterior
-from maury.posterior.predictive import by_chip, by_line
+from maury.posterior.predictive import checked, stretches
 from maury.posterior.result import Posterior
 from maury.spectra.spectrum import PixelGrid, Spectrum
 from maury.text import readable
@@ -465,7 +465,7 @@ def _from_format_1(
         told = extra["misfit"]
         v_rad = summary["labels"].get("v_rad", {"p50": 0.0})["p50"]
         taken = len(labels) + (DEGREE + 1) * len(spectrum.grid.chips)
-        checks = (*by_chip(fit, spectrum.grid, taken), *by_line(fit, spectrum.grid, v_rad, taken))
+        checks = checked(fit, stretches(fit, spectrum.grid, v_rad), taken)
         known["misfit"] = {key: told[key] for key in ("p_predictive", "p_novelty", "false_alarm")}
         known["misfit"]["checks"] = [asdict(check) for check in checks]
     return Diagnostics.from_record(known)

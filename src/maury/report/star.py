@@ -56,6 +56,7 @@ def star_page(posterior: Posterior) -> str:
         verdict=verdict(posterior),
         facts=_facts(posterior),
         labels=_label_rows(posterior),
+        has_total=bool(posterior.systematic),
         comparison=_comparison(posterior),
         corner=_corner(posterior, samples),
         marginals=_marginals(posterior, samples),
@@ -106,6 +107,8 @@ def _entry(name: str, entry: dict[str, Any], unit: str, note: str = "") -> dict[
         "median": number(entry["p50"], digits),
         "plus": number(plus, digits),
         "minus": number(minus, digits),
+        "total_plus": "",
+        "total_minus": "",
         "low": number(entry["p16"], digits),
         "high": number(entry["p84"], digits),
         "unit": unit,
@@ -127,11 +130,15 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
             }.get(posterior.spectrum.frame, "")
         elif name == "jitter":
             note = "a nuisance: what the model cannot explain, as a fraction of the continuum"
+        row = _entry(name, entry, entry["unit"], note)
         if name in between:
-            sigma = between[name].sigma
-            moves = f"moves by {number(sigma, digits_for(sigma))} with the choice of the library"
-            note = f"{note}; {moves}" if note else moves
-        rows.append(_entry(name, entry, entry["unit"], note))
+            wide = between[name]
+            digits = digits_for(wide.std)
+            row |= {
+                "total_plus": number(max(wide.p84 - entry["p50"], 0), digits),
+                "total_minus": number(max(entry["p50"] - wide.p16, 0), digits),
+            }
+        rows.append(row)
         if name == "v_rad" and posterior.v_bary is not None:
             rows.append(_entry("v_bary", posterior.v_bary, "km/s", "v rad with the barycentric correction"))
     return rows

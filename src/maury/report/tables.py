@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 
 def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Table:
-    """Rich table of one posterior: median, 68 % interval, and what to make of it."""
+    """Rich table of one posterior: medians with total and statistical 68 % errors, and what to make of it."""
     spectrum = posterior.spectrum
     table = Table(title=f"{spectrum.id}  (S/N {spectrum.snr:.0f}, {posterior.model})", title_justify="left")
-    for column in ("label", "unit", "median", "-", "+"):
-        table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     between = posterior.systematic
-    if between:
-        table.add_column("library", justify="right")
+    for column in ("label", "unit", "median", *(("total", "statistical") if between else ("error",))):
+        table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     if truth is not None:
         table.add_column("truth", justify="right")
     rows = posterior.summary()
@@ -34,10 +32,12 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         rows = rows | {"v_bary": posterior.v_bary | {"unit": quantity("v_bary").unit}}
     for name, entry in rows.items():
         digits = quantity(name).digits
-        cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
-        written = [f"{value:.{digits}f}" for value in cells]
+        own = interval(entry["p16"], entry["p50"], entry["p84"], digits)
+        written = [f"{entry['p50']:.{digits}f}", own]
         if between:
-            written.append(f"{between[name].sigma:.{digits}f}" if name in between else "")
+            wide = between.get(name)
+            # Without an error between libraries the statistical one is all that is known.
+            written.insert(1, own if wide is None else interval(wide.p16, entry["p50"], wide.p84, digits))
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
@@ -54,7 +54,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         )
     if between:
         table.caption += (
-            "\nlibrary: how far the label moves with the choice of the library, to be added to - and +"
+            "\ntotal: statistical error, and how far the label moves with the choice of the library"
         )
     if second := posterior.diagnostics.companion:
         used = "" if second.used else ", not used"
@@ -63,11 +63,16 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     return table
 
 
+def interval(low: float, middle: float, high: float, digits: int) -> str:
+    """Write the ends of an interval about its middle, ``+12 -10``."""
+    return f"+{max(high - middle, 0):.{digits}f} -{max(middle - low, 0):.{digits}f}"
+
+
 def joint_table(star: JointPosterior) -> Table:
     """Rich table of one star from several visits."""
     title = f"{star.visits[0].spectrum.id}: {len(star.visits)} visits together ({star.visits[0].model})"
     table = Table(title=title, title_justify="left")
-    for column in ("label", "unit", "median", "-", "+"):
+    for column in ("label", "unit", "median", "error"):
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     rows = star.summary()
     for i, v in enumerate(star.v_bary(), start=1):
@@ -79,8 +84,8 @@ def joint_table(star: JointPosterior) -> Table:
             }
     for name, entry in rows.items():
         digits = quantity(name).digits
-        cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
-        table.add_row(name, entry["unit"], *(f"{value:.{digits}f}" for value in cells))
+        error = interval(entry["p16"], entry["p50"], entry["p84"], digits)
+        table.add_row(name, entry["unit"], f"{entry['p50']:.{digits}f}", error)
     variation = star.velocity_variation
     table.caption = (
         f"velocity variation: ln evidence ratio {'unknown' if variation is None else f'{variation:.1f}'}\n"

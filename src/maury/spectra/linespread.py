@@ -21,6 +21,8 @@ from maury.spectra.spectrum import PixelGrid
 # Full width at half maximum of a Gaussian, in units of its standard deviation.
 FWHM = 2 * math.sqrt(2 * math.log(2))
 _RESOLUTIONS = (10.0, 1e9)
+# Share of a profile's area below zero: of no fibre of APOGEE that is known any is, but a series may ring a little.
+_NEGATIVE = 0.05
 
 
 Rows = NDArray[np.int64] | slice
@@ -237,7 +239,13 @@ class GaussHermite:
         return GaussHermite(out)
 
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
-        """Measure ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``."""
+        """Measure ``lambda / FWHM`` of the profile at each pixel, shape ``(n_pixels,)``.
+
+        Raises
+        ------
+        SpectrumError
+            If the profile has negative lobes, as that of no spectrograph has.
+        """
         fine = np.linspace(-12, 12, 481)
         omega = np.linspace(0, np.pi * 4, 256)
         waves = np.exp(1j * np.outer(omega, fine))
@@ -247,10 +255,21 @@ class GaussHermite:
             # Coefficients are polynomials of low order: a knot every 128 pixels serves.
             knots = np.unique(np.append(np.arange(0, stop - start, 128), stop - start - 1))
             profile = (chip.transform(knots, np.broadcast_to(omega, (len(knots), len(omega)))) @ waves).real
+            _refuse_lobes(profile)
             width = [_full_width(fine, row) for row in profile]
             x = np.arange(stop - start)[::-1]
             out[start:stop] = 1 / (np.interp(x, knots, width) * size[start:stop])
         return out
+
+
+def _refuse_lobes(profiles: NDArray[np.float64]) -> None:
+    """Refuse profiles ``(n, k)`` of which more than a few per cent of the area lies below zero."""
+    below = -np.minimum(profiles, 0).sum(1) / np.abs(profiles).sum(1)
+    if below.max() > _NEGATIVE:
+        raise SpectrumError(
+            f"the line-spread function has negative lobes of {below.max():.0%} of its area: its coefficients are damaged; give the "
+            "spectrum a resolving power instead"
+        )
 
 
 def _full_width(x: NDArray[np.float64], profile: NDArray[np.float64]) -> float:
@@ -330,7 +349,7 @@ class Tabulated:
     Raises
     ------
     SpectrumError
-        If the kernels are not finite, their number of columns is even, or a row sums to nothing.
+        If the kernels are not finite, their number of columns is even, a row sums to nothing, or has negative lobes.
     """
 
     kernels: NDArray[np.float64]
@@ -342,6 +361,7 @@ class Tabulated:
         total = kernels.sum(1, keepdims=True)
         if not np.all(np.isfinite(kernels)) or np.any(total <= 0):
             raise SpectrumError("tabulated kernels must be finite, each with a positive sum")
+        _refuse_lobes(kernels)
         object.__setattr__(self, "kernels", kernels / total)
 
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:

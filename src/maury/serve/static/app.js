@@ -328,9 +328,11 @@ const steps = (made) => {
 };
 
 const numbersOf = (result) => el("dl", { className: "numbers-list" }, ...Object.entries(rows(result)).map(([name, s]) => {
-  const n = digits(s.std);
+  // The total error first, which counts what the choice of the library does.
+  const total = s.total ?? s.std, n = digits(total);
+  const own = total > s.std ? ` (\u00b1 ${fixed(s.std, digits(s.std))} statistical)` : "";
   return el("div", {}, el("dt", { textContent: (NAMES[name] || name) + (s.unit ? ` [${s.unit}]` : "") }),
-    el("dd", { data: { label: name, p50: s.p50, std: s.std } }, `${fixed(s.p50, n)} `, el("small", { textContent: `± ${fixed(s.std, n)}` })));
+    el("dd", { data: { label: name, p50: s.p50, std: s.std } }, `${fixed(s.p50, n)} `, el("small", { textContent: `± ${fixed(total, n)}${own}` })));
 }));
 
 const flagsOf = (result) => {
