@@ -65,6 +65,24 @@ class Amplitude:
 
 
 @dataclass(frozen=True)
+class Leftover:
+    """What model, continuum and nuisances leave of a spectrum, all over the reference continuum.
+
+    Attributes
+    ----------
+    residual, variance, squared
+        Shape ``(n_pixels,)``: the residual, the variance without jitter, and what the squared jitter is multiplied by.
+    log_likelihood
+        Of the spectrum, not of the residual alone.
+    """
+
+    residual: Tensor
+    variance: Tensor
+    squared: Tensor
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
 class _Solution:
     """The most likely continuum and nuisances of n spectra, and how well they are known.
 
@@ -286,8 +304,11 @@ class Likelihood:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
 
-    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor, jitter: Tensor) -> _Solution:
-        """Find continuum and nuisances, given residuals ``r (n, n_pixels)`` and the jitter ``(n,)``."""
+    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor, jitter: Tensor | None) -> _Solution:
+        """Find continuum and nuisances, given residuals ``r (n, n_pixels)`` and the jitter ``(n,)``.
+
+        Without a jitter the columns' information is that of the covariance itself, not interpolated: of one spectrum.
+        """
         solved = covariance.solve(r[:, None])[:, 0]
         chips: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
         columns = self._columns
@@ -301,7 +322,11 @@ class Likelihood:
             chips.append((factor, right, departure, cross))
         if columns is None:
             return _Solution(solved, chips)
-        precision, right = self._information(jitter), solved @ columns.values.T
+        if jitter is None:
+            precision = covariance.solve(columns.values[None]) @ columns.values.T
+        else:
+            precision = self._information(jitter)
+        right = solved @ columns.values.T
         for factor, _, departure, cross in chips:
             assert cross is not None
             precision = precision - cross @ torch.cholesky_solve(cross.mT, factor)
@@ -493,6 +518,10 @@ class Likelihood:
         covariance = self._covariance(labels, m, variance)
         r = y - self._expected(m)
         found = self._solve(m, covariance, r, labels[:, self.jitter])
+        return self._value(labels, r, covariance, found)
+
+    def _value(self, labels: Tensor, r: Tensor, covariance: Covariance, found: _Solution) -> Tensor:
+        """Log likelihood of residuals ``r (n, n_pixels)``, continuum and nuisances integrated out."""
         out = -0.5 * ((r * found.solved).sum(1) + covariance.log_det) + found.log_integral()
         out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
         if self.related:
@@ -517,6 +546,25 @@ class Likelihood:
         return self.linear.offset + found.amplitudes @ self.linear.columns
 
     @torch.no_grad()
+    def left_over(self, labels: Tensor, spectra: Tensor) -> Leftover:
+        """Return what the labels ``(1, n_labels)`` leave of one spectrum, and its log likelihood, without interpolation in the jitter.
+
+        ``spectra (1, n_pixels)`` are the model's there.
+        """
+        y, variance = self._normalised()
+        covariance = self._covariance(labels, spectra, variance)
+        r = y - self._expected(spectra)
+        found = self._solve(spectra, covariance, r, None)
+        flux = spectra * self._continuum(spectra, found) + self._nuisance(spectra, found)
+        base, unit = labels.clone(), labels.clone()
+        base[:, self.jitter], unit[:, self.jitter] = 0.0, 1.0
+        known = self._total(base, spectra, variance)
+        return Leftover(
+            (y - flux)[0], known[0], (self._total(unit, spectra, variance) - known)[0],
+            float(self._value(labels, r, covariance, found)[0]),
+        )  # fmt: skip
+
+    @torch.no_grad()
     def curvature(self, labels: Tensor, on_grid: tuple[Tensor, Tensor] | None = None) -> Curvature:
         """Gradient and expected information at labels ``(n, n_labels)``, the continuum projected out.
 
@@ -527,7 +575,9 @@ class Likelihood:
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
-        m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, : self.jitter]))
+        flux, by_label = on_grid or self.model.jacobian(labels[:, : self.jitter])
+        together = self.to_pixels(torch.cat([flux[:, None], by_label], dim=1))
+        m, slopes = together[:, 0], together[:, 1:]
         jitter = labels[:, self.jitter, None]
         covariance = self._covariance(labels, m, variance)
         found = self._solve(m, covariance, y - self._expected(m), labels[:, self.jitter])
