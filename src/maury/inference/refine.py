@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maury.batching import Steps
 from maury.inference.options import Options
-from maury.inference.ridge import about_modes, along_jitter
+from maury.inference.proposing import Proposing
 from maury.labels import LabelSet
 from maury.likelihood.outliers import outliers
 from maury.likelihood.residuals import Noise, Residuals, autocorrelated, residual_fit
@@ -40,6 +40,8 @@ NESTED = 60_000
 # are known well enough before.
 _LOOKS, _FAR_STARTS = 256, 6
 _KNOWN = ("v_rad", "v_sini", "jitter")
+# Draws after which an uneven posterior has effective ones enough, unless their number is asked for.
+_PATIENCE = 8000
 # A draw that lies this much (nats) above every mode says that the climb has missed the mode; climbs go on from it, so many times.
 _HIGHER, _CLIMBS = 2.0, 3
 
@@ -217,7 +219,7 @@ def refine(
     start
         Where to begin.
     options
-        Their ``draws``, ``noise`` and ``budget``; residuals can be correlated only where a jitter is inferred.
+        Their ``draws``, ``ess``, ``noise`` and ``budget``; residuals can be correlated only where a jitter is inferred.
     generator
         Source of randomness.
     progress
@@ -250,19 +252,19 @@ def refine(
             modes, more = yield from _look_around(target, modes)
             spent += more
     for climbs_left in reversed(range(_CLIMBS)):
-        ridge = None
-        if jitter is not None:
-            ridge = yield from along_jitter(target, modes, jitter)
-            spent += ridge.evaluations
+        proposing = Proposing(target, modes, start.flow, generator)
+        proposal, otherwise = proposing.by_surrogate(), proposing.instead
         ceiling = float(modes.log_prob.max()) + _HIGHER if climbs_left else math.inf
         # Where nested sampling cannot follow, rounds go on as far as the budget reaches.
         follows = options.budget - spent - (ROUNDS + 1) * options.draws >= NESTED
         limit = math.inf if follows else max(options.budget - spent, options.draws)
+        if proposal is None:
+            proposal, otherwise = (yield from proposing.without()), None
         weighed = yield from weigh(
-            target, about_modes(modes, ridge, start.flow), options.draws, generator, partial(progress, "weigh"),
-            limit=limit, ceiling=ceiling,
+            target, proposal, options.draws, generator, partial(progress, "weigh"),
+            enough=options.enough, patience=_PATIENCE if options.ess is None else math.inf, limit=limit, ceiling=ceiling, otherwise=otherwise,
         )  # fmt: skip
-        spent += len(weighed.draws.u)
+        spent += len(weighed.draws.u) + proposing.evaluations
         if float(weighed.log_posterior.max()) <= ceiling:
             break
         modes = yield from _beside(target, modes, weighed.draws.u, weighed.log_posterior)
@@ -278,7 +280,7 @@ def refine(
         target=target,
         evaluations=spent,
         residuals=residuals,
-        converged=weighed.khat <= verification.KHAT_LIMIT,
+        converged=weighed.khat <= verification.KHAT_LIMIT and weighed.draws.ess >= (options.ess or 0),
         outliers=left_out,
     )
 

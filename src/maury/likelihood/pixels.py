@@ -83,6 +83,22 @@ class Leftover:
 
 
 @dataclass(frozen=True)
+class Reduced:
+    """Products of a spectrum and of parts of a model over the noise, with continuum and nuisances integrated out.
+
+    Attributes
+    ----------
+    gram
+        Of the data less the model, and of each part, shape ``(1 + k, 1 + k)``.
+    constant
+        What the log likelihood has beside ``-1/2`` of the first of them.
+    """
+
+    gram: Tensor
+    constant: float
+
+
+@dataclass(frozen=True)
 class _Solution:
     """The most likely continuum and nuisances of n spectra, and how well they are known.
 
@@ -469,11 +485,14 @@ class Likelihood:
 
     def _covariance(self, labels: Tensor, m: Tensor, variance: Tensor) -> Covariance:
         """Of noise, jitter and errors of emulator and library, over the squared reference continuum."""
-        total = self._total(labels, m, variance)
+        return self._with_correlation(self._total(labels, m, variance))
+
+    def _with_correlation(self, variance: Tensor) -> Covariance:
+        """Of pixels with variances ``(n, n_pixels)`` of their own."""
         if self.correlation is None:
-            return Independent(total)
+            return Independent(variance)
         decay = self.correlation.decay(self.wavelength, self.chip)
-        return Correlated(total, self.correlation.deviation, decay)
+        return Correlated(variance, self.correlation.deviation, decay)
 
     def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rms error of the emulator ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
@@ -524,6 +543,11 @@ class Likelihood:
         """Log likelihood of residuals ``r (n, n_pixels)``, continuum and nuisances integrated out."""
         out = -0.5 * ((r * found.solved).sum(1) + covariance.log_det) + found.log_integral()
         out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+        return out + self.prior_beside(labels)
+
+    def prior_beside(self, labels: Tensor) -> Tensor:
+        """What the log likelihood has of priors: relations between labels, and where there are stars; shape ``(n,)``."""
+        out = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         if self.related:
             z = self.model.standardised(labels[:, : self.jitter], self.related)
             out = out - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
@@ -563,6 +587,48 @@ class Likelihood:
             (y - flux)[0], known[0], (self._total(unit, spectra, variance) - known)[0],
             float(self._value(labels, r, covariance, found)[0]),
         )  # fmt: skip
+
+    def of_residual(self, left: Leftover, jitter: float) -> float:
+        """Log likelihood of what is left over, with another jitter; continuum and nuisances are known, and a constant is left out."""
+        variance = (left.variance + jitter**2 * left.squared)[None]
+        covariance = self._with_correlation(variance)
+        residual = left.residual[None, None]
+        return -0.5 * float((residual * covariance.solve(residual)).sum() + covariance.log_det)
+
+    @torch.no_grad()
+    def reduced(self, labels: Tensor, spectrum: Tensor, parts: Tensor) -> Reduced:
+        """Integrate continuum and nuisances out of the data less a model, and out of what is added to it.
+
+        The noise is that of labels ``(1, n_labels)``, the continuum that of the model ``spectrum (1, n_pixels)`` there; ``parts`` are
+        ``(k, n_pixels)``.
+        """
+        y, variance = self._normalised()
+        covariance = self._covariance(labels, spectrum, variance)
+        inner = torch.cat([y - self._expected(spectrum), parts])
+        columns = self._columns
+        if columns is not None:
+            inner = torch.cat([columns.values, inner])
+        solved = covariance.solve(inner[None])[0]
+        gram = solved @ inner.T
+        constant = -0.5 * float(covariance.log_det)
+        if self.bases:
+            n = self.bases[0][1].shape[1] // 2 + 1
+            continuum = torch.cat([basis[:, :n] for _, basis in self.bases]).T * spectrum
+            for chip, _ in self.bases:
+                right = solved[:, chip] @ continuum[:, chip].T
+                own = torch.zeros_like(continuum)
+                own[:, chip] = continuum[:, chip]
+                matrix = covariance.solve(own[None])[0][:, chip] @ continuum[:, chip].T
+                factor = torch.linalg.cholesky(matrix + torch.eye(n).to(matrix) / SPREAD**2)
+                gram = gram - right @ torch.cholesky_solve(right.T, factor)
+                constant -= float(factor.diagonal().log().sum()) + n * math.log(SPREAD)
+        if columns is not None:
+            k = len(columns.values)
+            factor = torch.linalg.cholesky(gram[:k, :k] + torch.eye(k).to(gram))
+            gram = gram[k:, k:] - gram[k:, :k] @ torch.cholesky_solve(gram[:k, k:], factor)
+            constant -= float(factor.diagonal().log().sum())
+        constant -= float(self.reference.log().sum()) + 0.5 * self.n_pixels * math.log(2 * math.pi)
+        return Reduced(gram, constant)
 
     @torch.no_grad()
     def curvature(self, labels: Tensor, on_grid: tuple[Tensor, Tensor] | None = None) -> Curvature:

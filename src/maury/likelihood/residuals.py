@@ -16,7 +16,7 @@ from scipy.special import chdtrc
 from torch import Tensor
 
 from maury.batching import Question, Steps, ask
-from maury.likelihood.noise import Correlated, Correlation, Covariance, Independent
+from maury.likelihood.noise import Correlation
 from maury.likelihood.pixels import Leftover, Likelihood
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
@@ -159,13 +159,7 @@ class _Process:
 
     def cheap(self, point: NDArray[np.float64], left: Leftover) -> float:
         """Log likelihood of the residuals alone."""
-        variance = (left.variance + math.exp(2 * point[0]) * left.squared)[None]
-        covariance: Covariance = Independent(variance)
-        if correlation := self.likelihood(point).correlation:
-            decay = correlation.decay(self.plain.wavelength, self.plain.chip)
-            covariance = Correlated(variance, correlation.deviation, decay)
-        residual = left.residual[None, None]
-        return -0.5 * float((residual * covariance.solve(residual)).sum() + covariance.log_det)
+        return self.likelihood(point).of_residual(left, math.exp(point[0]))
 
     def best(self, start: Sequence[float], rounds: int = 1) -> _Best:
         """Climb from a start, in so many rounds after a first one that knows no slope."""
