@@ -54,8 +54,8 @@ def infer(
     draws
         Importance draws a round; more rounds are added while the weights are uneven, or too few draws effective.
     ess
-        Effective draws that are wanted: rounds go on until they are counted, or the budget is spent (``not_converged``). By default 200 of
-        250 draws, or three tenths of more.
+        Effective draws that are wanted: rounds go on until they are counted, or the budget is spent (``not_converged``). By default 200, or
+        four fifths of fewer draws than 220.
     seed
         The same seed gives the same draws on the same device.
     priors

@@ -685,12 +685,12 @@ class Likelihood:
         full += 0.5 * columns.mT @ (weighted @ weighted.mT) @ columns
         gain = 0.5 * (by_pixel @ (solved.square() - diagonal)[..., None])
         gradient += (columns.mT @ gain)[..., 0]
-        for distance, slopes_of in self._relations(labels):
+        for distance, slopes_of in self.relations(labels):
             gradient[:, : self.jitter] -= distance[:, None] * slopes_of
             full[:, : self.jitter, : self.jitter] += slopes_of[:, :, None] * slopes_of[:, None]
         return Curvature(gradient.cpu(), full.cpu())
 
-    def _relations(self, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def relations(self, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Distance from each relation ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
         if not self.related:
             return

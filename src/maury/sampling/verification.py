@@ -43,6 +43,8 @@ ROUNDS = 8
 _ENOUGH = 0.3
 # Of what is missing by the efficiency so far, what a round takes; and the efficiency of a pilot below which a proposal is poor.
 _MORE, _POOR = 1.1, 0.4
+# A round is no smaller than this.
+_LEAST = 30
 # Of any density: draws of the proposal that are ranked, climbs that start from them, and the share that stays with the proposal.
 _RANKED, _STARTS, _GIVEN = 512, 12, 0.5
 # Fewer weights do not tell what their tail is like.
@@ -84,7 +86,7 @@ class _Rounds:
             size = self.draws - self.total if self.total else pilot
         elif trusted and self.enough > _ENOUGH * self.draws:
             missing = _MORE * (self.enough / ess - 1) * self.total
-            size = int(min(max(missing, self.draws), self.limit - self.total))
+            size = int(min(max(missing, _LEAST), self.limit - self.total))
         elif self.rounds < ROUNDS or self.limit < math.inf:
             size = int(min(self.draws if self.rounds < ROUNDS else self.total, self.limit - self.total))
             self.rounds += 1
