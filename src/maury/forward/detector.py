@@ -69,10 +69,11 @@ class Banded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``(..., n_in)``, giving ``(..., n_out)``."""
         flat = x.reshape(-1, x.shape[-1])
-        # (n_blocks, width, n) gathered from the transpose, so that each copy is a contiguous run.
+        # (n_blocks, width, n) gathered from the transpose, so that each copy is a contiguous run; the weights stand last, as they are read
+        # fastest where spectra are few.
         gathered = flat.T.contiguous()[self.windows]
-        out = torch.bmm(self.weights.transpose(1, 2), gathered)
-        return out.flatten(0, 1)[self.taken].T.contiguous().reshape(*x.shape[:-1], len(self.taken))
+        out = torch.bmm(gathered.transpose(1, 2), self.weights)
+        return out.transpose(0, 1).flatten(1)[:, self.taken].reshape(*x.shape[:-1], len(self.taken))
 
 
 class Winged(nn.Module):
@@ -247,20 +248,24 @@ def _winged(
     at = _position(grid, pixels.wavelength[rows])
     first, near = _kernels(grid, pixels, lsf, window, rows)
     distance = first[:, None] + np.arange(window) - at[:, None]
-    near = (near - wings.at(rows, distance, wings.wrapped(window))) * _core(distance, window)
+    near -= wings.at(rows, first - at, window, 1, wings.wrapped(window))
+    near *= _core(distance, window)
     if transmission is not None:
         near = near * transmission[first[:, None] + np.arange(window)]
     # Of the coarser points: straight lines between them are the wings.
     first_far = np.clip(np.floor(at / _STEP).astype(np.int64) - taps // 2 + 1, 0, points - taps)
     distance = _STEP * (first_far[:, None] + np.arange(taps)) - at[:, None]
-    far = wings.at(rows, distance, wings.table) * (1 - _core(distance, window))
+    far = wings.at(rows, _STEP * first_far - at, taps, _STEP, wings.table) * (1 - _core(distance, window))
     return Winged(Banded(first, near, grid.n_pixels), Banded(first_far, far, points), transmission)
 
 
 def _core(distance: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Share of a kernel that is not left to the wings, by distance in model pixels: 1 inside, 0 at the window's ends."""
-    share = np.clip((np.abs(distance) / (window / 2 - 2) - _INNER) / (1 - _INNER), 0, 1)
-    return np.asarray(np.cos(np.pi / 2 * share) ** 2)
+    share = (np.abs(distance) / (window / 2 - 2) - _INNER) / (1 - _INNER)
+    out = (share <= 0).astype(np.float64)
+    between = (share > 0) & (share < 1)
+    out[between] = np.cos(np.pi / 2 * share[between]) ** 2
+    return out
 
 
 @dataclass(frozen=True)
@@ -299,20 +304,34 @@ class _Wings:
         return out
 
     def at(
-        self, rows: NDArray[np.int64], distance: NDArray[np.float64], table: NDArray[np.float64]
+        self,
+        rows: NDArray[np.int64],
+        first: NDArray[np.float64],
+        number: int,
+        step: int,
+        table: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Interpolate a table between pixels and distances ``(n_rows, n)``."""
+        """Interpolate a table between pixels, at ``number`` distances a ``step`` apart from ``first (n_rows,)`` on."""
         after = np.clip(np.searchsorted(self.knots, rows), 1, max(1, len(self.knots) - 1))
         before = np.minimum(after - 1, len(self.knots) - 1)
         after = np.minimum(after, len(self.knots) - 1)
         gap = np.maximum(self.knots[after] - self.knots[before], 1)
         share = np.clip((rows - self.knots[before]) / gap, 0, 1)[:, None]
-        place = np.clip(distance + table.shape[1] // 2, 0, table.shape[1] - 1.001)
-        low = place.astype(np.int64)
-        step = place - low
+        place = first + table.shape[1] // 2
+        low = np.floor(place).astype(np.int64)
+        past = (place - low)[:, None]
+        # Beyond its ends the table goes on level; a row's distances are as far past whole ones all along, so that it takes runs of the table.
+        length = step * (number - 1) + 2
+        margin = max(0, -int(low.min())), max(0, int(low.max()) + length - table.shape[1])
+        runs = np.lib.stride_tricks.sliding_window_view(
+            np.pad(table, ((0, 0), margin), mode="edge"), length, axis=1
+        )
+        low = low + margin[0]
 
         def along(row: NDArray[np.int64]) -> NDArray[np.float64]:
-            return np.asarray((1 - step) * table[row[:, None], low] + step * table[row[:, None], low + 1])
+            out = (1 - past) * runs[..., :-1:step][row, low]
+            out += past * runs[..., 1::step][row, low]
+            return np.asarray(out)
 
         return np.asarray((1 - share) * along(before) + share * along(after))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,11 +26,6 @@ from maury.spectra.spectrum import PixelGrid
 
 # Light of a line farther than this from its pixel, km/s, is in the far wings: there a smooth spectrum serves as well.
 _REACH = 42.0
-
-
-# Levels of forward-mode differentiation are counted for the whole process: two threads must not be inside at once. What is inside is a
-# thousandth of a likelihood.
-_forward_mode = threading.Lock()
 
 
 class ForwardModel(nn.Module):
@@ -84,6 +78,10 @@ class ForwardModel(nn.Module):
         """Fourier transform ``(..., n_freq)`` of the components weighted by ``coefficients (..., 1 + n_components)``."""
         return torch.view_as_complex((coefficients @ self.basis).unflatten(-1, (-1, 2)))
 
+    def _slopes(self, coefficients: Tensor) -> Tensor:
+        """As `_combine`, of slopes ``(..., n_components)``, in which the mean spectrum has no share."""
+        return self._combine(torch.nn.functional.pad(coefficients.to(self.basis), (1, 0)))
+
     def _coefficients(self, stellar: Tensor, departures: Tensor | None = None) -> Tensor:
         coefficients = self.emulator.coefficients(stellar, departures)
         return torch.cat([torch.ones_like(coefficients[:, :1]), coefficients], dim=1)
@@ -120,13 +118,11 @@ class ForwardModel(nn.Module):
         phase = self._phase(v_rad)
         kernel = phase * rotation_transform(s, self.limb_darkening)
         stellar = labels[:, :-2].to(self.basis)
-        with _forward_mode:
-            slopes = torch.func.vmap(torch.func.jacfwd(lambda x: self._coefficients(x[None])[0]))(stellar)
         rest = self._combine(self._coefficients(stellar))
         flux = rest * kernel
         by_v_rad = flux * (-1j * f * log_shift_derivative(v_rad).float()[:, None])
         by_v_sini = rest * phase * (rotation_transform_derivative(s, self.limb_darkening) * f / C_KMS)
-        by_stellar = self._combine(slopes.mT) * kernel[:, None]
+        by_stellar = self._slopes(self.emulator.jacobian(stellar)) * kernel[:, None]
         stack = torch.cat([flux[:, None], by_stellar, by_v_rad[:, None], by_v_sini[:, None]], dim=1)
         out = torch.fft.irfft(stack, n=self.emulator.grid.n_pixels)
         return out[:, 0], out[:, 1:]
@@ -156,13 +152,8 @@ class ForwardModel(nn.Module):
     def by_departures(self, labels: Tensor) -> Tensor:
         """Return the flux's derivatives ``(n, n_tied, n_grid)`` by what each label that is tied has beside what it follows."""
         v_rad, v_sini = self._velocities(labels)
-        tied = self.emulator.ties.places
-        none = torch.zeros(len(labels), len(self.emulator.library), dtype=torch.float64)
-        with _forward_mode:
-            slopes = torch.func.vmap(torch.func.jacfwd(lambda d, x: self._coefficients(x[None], d[None])[0]))(
-                none.to(labels.device), labels[:, :-2]
-            )
-        by_tied = self._combine(slopes.mT[:, tied].to(self.basis)) * self._kernel(v_rad, v_sini)[:, None]
+        slopes = self.emulator.by_library(labels[:, :-2])[:, self.emulator.ties.places]
+        by_tied = self._slopes(slopes) * self._kernel(v_rad, v_sini)[:, None]
         return torch.fft.irfft(by_tied, n=self.emulator.grid.n_pixels)
 
     def error(self, labels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
-from maury.constants import BUDGET, FALSE_ALARM
+from maury.constants import BUDGET, DRAWS, ESS, FALSE_ALARM
 from maury.errors import InferenceError
 from maury.inference.arguments import MOST_DRAWS, as_priors, as_seed, whole_number
 from maury.likelihood.nuisances import DEFAULT, Choice, checked
@@ -28,6 +28,7 @@ class Keywords(TypedDict, total=False):
     """The fields of `Options` as keywords."""
 
     draws: int
+    ess: int | None
     seed: int
     priors: Mapping[str, PriorLike]
     noise: Noise
@@ -48,7 +49,8 @@ class Options:
         If one is impossible.
     """
 
-    draws: int = 1000
+    draws: int = DRAWS
+    ess: int | None = None
     seed: int = 0
     priors: Mapping[str, PriorLike] = field(default_factory=dict)
     noise: Noise = "auto"
@@ -65,6 +67,8 @@ class Options:
                 f"draws must be at least {FEWEST_DRAWS} for the weights to be judged, not {draws}"
             )
         object.__setattr__(self, "draws", draws)
+        if self.ess is not None:
+            object.__setattr__(self, "ess", whole_number(self.ess, "ess", 1, MOST_DRAWS))
         object.__setattr__(self, "seed", as_seed(self.seed))
         object.__setattr__(self, "priors", as_priors(self.priors))
         for name, kinds in (("noise", get_args(Noise)), ("companion", get_args(Companion))):
@@ -88,6 +92,13 @@ class Options:
                 raise InferenceError(
                     f"masks: {low:g} to {high:g} is no range of wavelengths, from low to high"
                 )
+
+    @property
+    def enough(self) -> float:
+        """Effective draws that are looked for: those asked for, else 200, or four fifths of fewer draws than are usual."""
+        if self.ess is not None:
+            return self.ess
+        return ESS if self.draws >= DRAWS else 0.8 * self.draws
 
     @classmethod
     def of(cls, options: Options | None, keywords: Keywords) -> Options:

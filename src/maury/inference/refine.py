@@ -12,23 +12,24 @@ from torch import Tensor
 
 from maury.batching import Steps
 from maury.inference.options import Options
-from maury.inference.ridge import about_modes, along_jitter
+from maury.inference.proposing import Proposing
 from maury.labels import LabelSet
 from maury.likelihood.outliers import outliers
 from maury.likelihood.residuals import Noise, Residuals, autocorrelated, residual_fit
+from maury.likelihood.screen import Screen
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.quantities import Role
 from maury.sampling import verification
 from maury.sampling.density import log_likelihood
 from maury.sampling.importance import Weighted
-from maury.sampling.modes import Modes, climb, joined, spread_out
+from maury.sampling.modes import Modes, climb, find_modes, joined, spread_out
 from maury.sampling.nested import nested_sampling
 from maury.sampling.proposal import Proposal, draw, inserted
 from maury.sampling.verification import ROUNDS, weigh
 
 # Flow draws that are ranked by the exact posterior, and how many of them refinement starts from.
-_RANKED = 64
+_RANKED = 32
 _STARTS = 4
 # Draws of the flow that are made in any case.
 _FEWEST = 256
@@ -36,10 +37,16 @@ _FEWEST = 256
 _FIRST_JITTER = 0.01
 # Nested sampling of six labels takes 40,000 to 60,000 likelihoods; it is not begun where the budget cannot see it through.
 NESTED = 60_000
-# Points all over the prior at which a likelihood with correlated residuals is looked at, and climbs that begin among them; these labels
-# are known well enough before.
-_LOOKS, _FAR_STARTS = 256, 6
-_KNOWN = ("v_rad", "v_sini", "jitter")
+# Points all over the prior at which a likelihood with correlated residuals is looked at, climbs that begin among them, and sigma and nats
+# from the best mode at which what they find is a mode of its own.
+_LOOKS, _FAR_STARTS = 512, 8
+_APART, _WITHIN = 3.0, 30.0
+# Sigma that a mode may move before what was found at it is looked for again.
+_FAR = 1.0
+# Nats that a climb may leave: to where something is made linear or fitted anew, and to where the posterior is drawn from.
+_LOOSELY, _CLOSELY = 0.3, 0.05
+# Draws after which an uneven posterior has effective ones enough, unless their number is asked for.
+_PATIENCE = 8000
 # A draw that lies this much (nats) above every mode says that the climb has missed the mode; climbs go on from it, so many times.
 _HIGHER, _CLIMBS = 2.0, 3
 
@@ -148,7 +155,7 @@ def start_from(
 def _correlate(
     target: Target[Tied], modes: Modes, noise: Noise, jitter: int
 ) -> Steps[tuple[Target[Tied], Modes, Residuals | None, int]]:
-    """Look for correlated residuals; where they are to be used, find the modes anew, twice: each moves the other.
+    """Look for correlated residuals; where they are to be used, find the modes anew, and, if those have moved, both again.
 
     ``jitter`` is its place among the labels.
     """
@@ -164,9 +171,21 @@ def _correlate(
         noise = "correlated"
         starts = modes.u.clone()
         starts[:, jitter] = u[jitter]
-        modes = yield from climb(target, starts)
+        before, modes = modes.u[0], (yield from climb(target, starts, tolerance=_CLOSELY))
         spent += modes.evaluations
+        if _moved(modes, before, jitter) < _FAR:
+            break
     return target, modes, residuals, spent
+
+
+def _moved(modes: Modes, before: Tensor, jitter: int | None = None) -> float:
+    """Sigma between the best mode and a place ``(n_labels,)``, the jitter's own way left out."""
+    offset = modes.u[0] - before
+    if jitter is not None:
+        # What the jitter's way took along is none of the others'.
+        covariance = modes.factor[0] @ modes.factor[0].T
+        offset = offset - offset[jitter] * covariance[jitter] / covariance[jitter, jitter]
+    return float(torch.linalg.solve_triangular(modes.factor[0], offset[:, None], upper=False).norm())
 
 
 def _without_outliers(target: Target[Tied], u: Tensor) -> tuple[Target[Tied], int]:
@@ -185,17 +204,27 @@ def _look_around(target: Target[Tied], modes: Modes) -> Steps[tuple[Modes, int]]
     """Search the whole prior for modes beside those known, with velocities and jitter as of the best; return all, and evaluations spent.
 
     Correlated residuals flatten the likelihood by thousands of nats: maxima far from the flow's draws, which were made for independent
-    pixels, then count as much as those among them.
+    pixels, then count as much as those among them. The search costs no likelihood: only what it finds is climbed to.
     """
-    free = [i for i, name in enumerate(target.labels.names) if name not in _KNOWN]
+    emulated = target.likelihood.pixels.model.emulator.labels.names
+    free = [i for i, name in enumerate(target.labels.names) if name in emulated]
     if not free:
         return modes, 0
-    u = modes.u[:1].repeat(_LOOKS, 1)
+    screen = Screen(target, modes.u[0], free)
+    known = modes.u[:1, free]
     cube = torch.quasirandom.SobolEngine(len(free), scramble=True, seed=0).draw(_LOOKS, dtype=torch.float64)
-    u[:, free] = torch.special.ndtri(cube.clamp(1e-3, 1 - 1e-3))
-    value = (yield from log_likelihood(target, u)) + target.log_prior(u)
-    found = yield from _beside(target, modes, u, value)
-    return found, len(u) + found.evaluations
+    u = torch.cat([known, torch.special.ndtri(cube.clamp(1e-3, 1 - 1e-3))])
+    found = find_modes(screen, spread_out(u, screen.log_prob(u), _FAR_STARTS), tolerance=_LOOSELY)
+    precision = torch.linalg.inv(modes.factor[0] @ modes.factor[0].T)[free][:, free]
+    offset = found.u - known
+    apart = ((offset @ precision) * offset).sum(1) > _APART**2
+    near = found.log_prob > float(screen.log_prob(known)) - _WITHIN
+    starts = screen.whole(found.u[apart & near])
+    if not len(starts):
+        return modes, 1
+    ends = yield from climb(target, starts, tolerance=_CLOSELY)
+    found = replace(joined(modes, ends), evaluations=ends.evaluations)
+    return found, 1 + found.evaluations
 
 
 def _beside(target: Target[Tied], modes: Modes, u: Tensor, log_posterior: Tensor) -> Steps[Modes]:
@@ -217,7 +246,7 @@ def refine(
     start
         Where to begin.
     options
-        Their ``draws``, ``noise`` and ``budget``; residuals can be correlated only where a jitter is inferred.
+        Their ``draws``, ``ess``, ``noise`` and ``budget``; residuals can be correlated only where a jitter is inferred.
     generator
         Source of randomness.
     progress
@@ -231,15 +260,15 @@ def refine(
     target, labels = start.target, start.target.labels
     jitter = labels.place(Role.nuisance)
     progress("refine")
-    first = yield from climb(target, start.u)
+    first = yield from climb(target, start.u, tolerance=_LOOSELY)
     target = target.with_reference_continuum(labels.from_normal(first.u[0])).linearised(first.u[0])
-    modes = yield from climb(target, first.u)
+    modes = yield from climb(target, first.u, tolerance=_LOOSELY)
     spent = start.evaluations + first.evaluations + modes.evaluations
     target, left_out = _without_outliers(target, modes.u[0])
-    if left_out or target.likelihood.pixels.linear is not None:
+    if left_out or _moved(modes, first.u[0]) > _FAR:
         # What was taken out, and what nuisances take, has moved the mode, and with it what they are linear about.
         target = target.linearised(modes.u[0])
-        modes = yield from climb(target, modes.u)
+        modes = yield from climb(target, modes.u, tolerance=_CLOSELY)
         spent += modes.evaluations
     residuals = None
     if options.noise != "independent" and jitter is not None:
@@ -250,19 +279,19 @@ def refine(
             modes, more = yield from _look_around(target, modes)
             spent += more
     for climbs_left in reversed(range(_CLIMBS)):
-        ridge = None
-        if jitter is not None:
-            ridge = yield from along_jitter(target, modes, jitter)
-            spent += ridge.evaluations
+        proposing = Proposing(target, modes, start.flow, generator)
+        proposal, otherwise = proposing.by_surrogate(), proposing.instead
         ceiling = float(modes.log_prob.max()) + _HIGHER if climbs_left else math.inf
         # Where nested sampling cannot follow, rounds go on as far as the budget reaches.
         follows = options.budget - spent - (ROUNDS + 1) * options.draws >= NESTED
         limit = math.inf if follows else max(options.budget - spent, options.draws)
+        if proposal is None:
+            proposal, otherwise = (yield from proposing.without()), None
         weighed = yield from weigh(
-            target, about_modes(modes, ridge, start.flow), options.draws, generator, partial(progress, "weigh"),
-            limit=limit, ceiling=ceiling,
+            target, proposal, options.draws, generator, partial(progress, "weigh"),
+            enough=options.enough, patience=_PATIENCE if options.ess is None else math.inf, limit=limit, ceiling=ceiling, otherwise=otherwise,
         )  # fmt: skip
-        spent += len(weighed.draws.u)
+        spent += len(weighed.draws.u) + proposing.evaluations
         if float(weighed.log_posterior.max()) <= ceiling:
             break
         modes = yield from _beside(target, modes, weighed.draws.u, weighed.log_posterior)
@@ -278,7 +307,7 @@ def refine(
         target=target,
         evaluations=spent,
         residuals=residuals,
-        converged=weighed.khat <= verification.KHAT_LIMIT,
+        converged=weighed.khat <= verification.KHAT_LIMIT and weighed.draws.ess >= (options.ess or 0),
         outliers=left_out,
     )
 

@@ -15,12 +15,10 @@ from maury.sampling.modes import Modes, climb_beside, laplace_factor
 from maury.sampling.proposal import (
     Beside,
     Extended,
-    Mixture,
     Proposal,
     StudentT,
     around,
     mode_shares,
-    with_given,
 )
 
 # A jitter well below the noise has a long lower tail, where its likelihood no longer changes: a share of the draws takes it from its
@@ -78,23 +76,28 @@ def along_jitter(target: Target[Tied], modes: Modes, place: int) -> Steps[Ridge]
     return Ridge(place, along, laplace_factor(precision), along.evaluations + len(modes.u))
 
 
-def about_modes(modes: Modes, ridge: Ridge | None, flow: Proposal | None) -> Mixture:
-    """Student-t distributions about the modes and a share of the flow; with a ridge also along it."""
+def about_modes(modes: Modes, ridge: Ridge | None) -> tuple[list[StudentT], Tensor]:
+    """Student-t distributions about the modes, with a ridge also along it, and their shares, which sum to 1."""
     mass = mode_shares(modes)
-    parts, shares = around(modes.u, modes.factor), mass
-    beside = None
-    if ridge is not None:
-        place = ridge.jitter
-        wide = ridge.broad.clone()
-        wide[:, place] *= _WIDE
-        free = ridge.broad.clone()
-        free[:, place] = free[:, :, place] = 0.0
-        free[:, place, place] = 1.0
-        anywhere = modes.u.clone()
-        anywhere[:, place] = 0.0
-        parts += [*around(ridge.along.u, ridge.along.factor), *around(modes.u, wide), *around(anywhere, free)]
-        narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
-        shares = torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
-        width = _JITTER_WIDTH * modes.factor[0][place].norm()
-        beside = Beside(place, StudentT(modes.u[0, place, None], width.view(1, 1)))
-    return with_given(parts, shares, None if flow is None else Extended(flow, beside))
+    parts = around(modes.u, modes.factor)
+    if ridge is None:
+        return parts, mass
+    place = ridge.jitter
+    wide = ridge.broad.clone()
+    wide[:, place] *= _WIDE
+    free = ridge.broad.clone()
+    free[:, place] = free[:, :, place] = 0.0
+    free[:, place, place] = 1.0
+    anywhere = modes.u.clone()
+    anywhere[:, place] = 0.0
+    parts += [*around(ridge.along.u, ridge.along.factor), *around(modes.u, wide), *around(anywhere, free)]
+    narrow = torch.softmax(torch.cat([modes.log_mass, ridge.along.log_mass]), 0)
+    return parts, torch.cat([(1 - 2 * _WIDE_SHARE) * narrow, _WIDE_SHARE * mass, _WIDE_SHARE * mass])
+
+
+def beside_flow(modes: Modes, flow: Proposal | None, jitter: int | None) -> Extended | None:
+    """Return a flow with a density of the jitter, at its place among the labels, if that is none of the flow's."""
+    if flow is None or jitter is None:
+        return None if flow is None else Extended(flow)
+    width = _JITTER_WIDTH * modes.factor[0][jitter].norm()
+    return Extended(flow, Beside(jitter, StudentT(modes.u[0, jitter, None], width.view(1, 1))))

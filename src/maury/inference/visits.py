@@ -102,9 +102,9 @@ def infer_visits(
     """
     options = Options(
         draws,
-        seed,
-        priors or {},
-        noise,
+        seed=seed,
+        priors=priors or {},
+        noise=noise,
         false_alarm=false_alarm,
         masks=masks,
         budget=budget,

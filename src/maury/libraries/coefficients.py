@@ -20,6 +20,9 @@ class Coefficients(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """Return the coefficients."""
 
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Return their slopes by each label, ``(n, n_labels, n_components)``."""
+
     def settings(self) -> dict[str, int | str]:
         """Return what it needs to be built again by `from_settings`."""
 
@@ -42,6 +45,16 @@ class LabelNetwork(nn.Module):
             x = nn.functional.silu(layer(x))
         return self.out(x)
 
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Slopes by each label, ``(n, n_labels, n_components)``."""
+        slopes = torch.eye(x.shape[1]).to(x).expand(len(x), -1, -1)
+        for layer in self.hidden:
+            before = layer(x)
+            gate = torch.sigmoid(before)
+            slopes = (slopes @ layer.weight.T) * (gate * (1 + before * (1 - gate)))[:, None]
+            x = before * gate
+        return slopes @ self.out.weight.T
+
     def settings(self) -> dict[str, int | str]:
         """Return what `LabelNetwork` needs to be built again."""
         return {"kind": "network", "width": self.out.in_features, "depth": len(self.hidden)}
@@ -51,6 +64,15 @@ def quadratics(x: Tensor) -> Tensor:
     """1, the labels, and their products, shape ``(n, 1 + d + d (d + 1) / 2)``, of ``x (n, d)``."""
     i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
     return torch.cat([torch.ones_like(x[..., :1]), x, x[..., i] * x[..., j]], dim=-1)
+
+
+def quadratic_slopes(x: Tensor) -> Tensor:
+    """Slopes of `quadratics` by each label, shape ``(n, d, n_terms)``."""
+    n, d = x.shape
+    i, j = torch.triu_indices(d, d)
+    one = torch.eye(d).to(x)
+    products = x[:, None, i] * one[:, j] + x[:, None, j] * one[:, i]
+    return torch.cat([torch.zeros(n, d, 1).to(x), one.expand(n, -1, -1), products], dim=-1)
 
 
 class GaussianProcess(nn.Module):
@@ -102,6 +124,16 @@ class GaussianProcess(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(n, n_labels)`` to ``(n, n_components)``."""
         return quadratics(x) @ self.trend + self.kernel(x) @ self.weights
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Slopes by each label, ``(n, n_labels, n_components)``."""
+        scale = torch.exp(-self.log_length).to(x)
+        difference = (x[:, None] - self.nodes.to(x)) * scale
+        r = (5 * difference.square().sum(-1) + 1e-12).sqrt()
+        # d k / d r^2 = -(1 + r) exp(-r) / 6.
+        by_square = -5 / 3 * (1 + r) * torch.exp(-r)
+        kernel = (by_square[..., None] * difference * scale).mT
+        return quadratic_slopes(x) @ self.trend + kernel @ self.weights
 
     def covariance(self) -> Tensor:
         """Prior covariance of the nodes with trend and nugget, float64, shape ``(n_nodes, n_nodes)``."""

@@ -104,6 +104,7 @@ class Emulator(nn.Module):
     _matrix: Tensor
     _offset: Tensor
     _by_logarithm: Tensor
+    _tied: Tensor
 
     def __init__(
         self,
@@ -145,6 +146,9 @@ class Emulator(nn.Module):
         self.register_buffer("_matrix", ties.matrix().float())
         self.register_buffer("_offset", ties.offset().float())
         self.register_buffer("_by_logarithm", ties.logarithmic())
+        tied = torch.zeros(len(ties.library), dtype=torch.bool)
+        tied[ties.places] = True
+        self.register_buffer("_tied", tied)
 
     def tied(self, ties: Ties) -> Emulator:
         """Return the emulator of other labels; weights are shared."""
@@ -216,6 +220,25 @@ class Emulator(nn.Module):
     def coefficients(self, labels: Tensor, departures: Tensor | None = None) -> Tensor:
         """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``, and perhaps departures as of `complete`."""
         return self.network(self.scaled(self.complete(labels, departures))) * self.scale
+
+    def jacobian(self, labels: Tensor) -> Tensor:
+        """Slopes of the coefficients by each label, shape ``(n, n_labels, n_components)``, at labels ``(n, n_labels)``."""
+        by_library = self.by_library(labels)
+        return by_library if not self.ties.ties else self._matrix.to(by_library).T @ by_library
+
+    def by_library(self, labels: Tensor) -> Tensor:
+        """Slopes ``(n, n_library, n_components)`` by what each label of the library has beside what it follows; see `complete`."""
+        whole = self.complete(labels)
+        slopes = self.network.jacobian(self.scaled(whole)) * self.scale
+        by_scaled = (2 / self._range).expand(len(labels), -1).clone()
+        for i, _, length in self._logarithmic:
+            by_scaled[:, i] = 2 / length / whole[:, i]
+        if self.ties.ties:
+            by_scaled = torch.where(self._by_logarithm, by_scaled * whole, by_scaled)
+            # At the library's ends what follows stands still.
+            free = (whole > self._low) & (whole < self._low + self._range)
+            by_scaled = by_scaled * (free | ~self._tied)
+        return slopes * by_scaled.to(slopes)[..., None]
 
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the flux, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""

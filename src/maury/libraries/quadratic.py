@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maury.errors import ModelError
 from maury.files import first_line
 from maury.labels import LabelSet, label
-from maury.libraries.coefficients import quadratics
+from maury.libraries.coefficients import quadratic_slopes, quadratics
 from maury.libraries.emulator import Emulator, LogGrid
 from maury.libraries.process import fast_length
 from maury.priors import Uniform
@@ -46,6 +46,10 @@ class Quadratic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(n, 3)`` to ``(n, 9)``."""
         return quadratics(self.slope * x + self.offset)[:, 1:]
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Slopes by each label, ``(n, 3, 9)``."""
+        return self.slope[:, None] * quadratic_slopes(self.slope * x + self.offset)[..., 1:]
 
     def settings(self) -> dict[str, int | str]:
         """Return that it cannot be built again from settings: it is read from its own files."""

@@ -200,13 +200,14 @@ class Correlated:
         k = bases[0][1].shape[1] // 2 + 1
         continuum = torch.cat([basis[:, :k] for _, basis in bases]).T * m[:, None]
         solved = self.solve(continuum)
-        return [
-            (
-                continuum[..., chip] @ solved[..., chip].mT,
-                None if columns is None else columns.values[:, chip] @ solved[..., chip].mT,
-            )
-            for chip, _ in bases
-        ]
+        normals: Normals = []
+        for chip, _ in bases:
+            part, cross = solved[..., chip], None
+            if columns is not None:
+                # One product of two matrices for all spectra.
+                cross = (part.flatten(0, 1) @ columns.values[:, chip].T).unflatten(0, part.shape[:2]).mT
+            normals.append((continuum[..., chip] @ part.mT, cross))
+        return normals
 
 
 def innovations(residual: Array, variance: Array, deviation: Array, decay: Array) -> tuple[Array, Array]:

@@ -65,6 +65,40 @@ class Amplitude:
 
 
 @dataclass(frozen=True)
+class Leftover:
+    """What model, continuum and nuisances leave of a spectrum, all over the reference continuum.
+
+    Attributes
+    ----------
+    residual, variance, squared
+        Shape ``(n_pixels,)``: the residual, the variance without jitter, and what the squared jitter is multiplied by.
+    log_likelihood
+        Of the spectrum, not of the residual alone.
+    """
+
+    residual: Tensor
+    variance: Tensor
+    squared: Tensor
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Products of a spectrum and of parts of a model over the noise, with continuum and nuisances integrated out.
+
+    Attributes
+    ----------
+    gram
+        Of the data less the model, and of each part, shape ``(1 + k, 1 + k)``.
+    constant
+        What the log likelihood has beside ``-1/2`` of the first of them.
+    """
+
+    gram: Tensor
+    constant: float
+
+
+@dataclass(frozen=True)
 class _Solution:
     """The most likely continuum and nuisances of n spectra, and how well they are known.
 
@@ -286,8 +320,11 @@ class Likelihood:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
 
-    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor, jitter: Tensor) -> _Solution:
-        """Find continuum and nuisances, given residuals ``r (n, n_pixels)`` and the jitter ``(n,)``."""
+    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor, jitter: Tensor | None) -> _Solution:
+        """Find continuum and nuisances, given residuals ``r (n, n_pixels)`` and the jitter ``(n,)``.
+
+        Without a jitter the columns' information is that of the covariance itself, not interpolated: of one spectrum.
+        """
         solved = covariance.solve(r[:, None])[:, 0]
         chips: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
         columns = self._columns
@@ -301,7 +338,11 @@ class Likelihood:
             chips.append((factor, right, departure, cross))
         if columns is None:
             return _Solution(solved, chips)
-        precision, right = self._information(jitter), solved @ columns.values.T
+        if jitter is None:
+            precision = covariance.solve(columns.values[None]) @ columns.values.T
+        else:
+            precision = self._information(jitter)
+        right = solved @ columns.values.T
         for factor, _, departure, cross in chips:
             assert cross is not None
             precision = precision - cross @ torch.cholesky_solve(cross.mT, factor)
@@ -444,11 +485,14 @@ class Likelihood:
 
     def _covariance(self, labels: Tensor, m: Tensor, variance: Tensor) -> Covariance:
         """Of noise, jitter and errors of emulator and library, over the squared reference continuum."""
-        total = self._total(labels, m, variance)
+        return self._with_correlation(self._total(labels, m, variance))
+
+    def _with_correlation(self, variance: Tensor) -> Covariance:
+        """Of pixels with variances ``(n, n_pixels)`` of their own."""
         if self.correlation is None:
-            return Independent(total)
+            return Independent(variance)
         decay = self.correlation.decay(self.wavelength, self.chip)
-        return Correlated(total, self.correlation.deviation, decay)
+        return Correlated(variance, self.correlation.deviation, decay)
 
     def _error(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rms error of the emulator ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
@@ -493,8 +537,17 @@ class Likelihood:
         covariance = self._covariance(labels, m, variance)
         r = y - self._expected(m)
         found = self._solve(m, covariance, r, labels[:, self.jitter])
+        return self._value(labels, r, covariance, found)
+
+    def _value(self, labels: Tensor, r: Tensor, covariance: Covariance, found: _Solution) -> Tensor:
+        """Log likelihood of residuals ``r (n, n_pixels)``, continuum and nuisances integrated out."""
         out = -0.5 * ((r * found.solved).sum(1) + covariance.log_det) + found.log_integral()
         out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
+        return out + self.prior_beside(labels)
+
+    def prior_beside(self, labels: Tensor) -> Tensor:
+        """What the log likelihood has of priors: relations between labels, and where there are stars; shape ``(n,)``."""
+        out = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         if self.related:
             z = self.model.standardised(labels[:, : self.jitter], self.related)
             out = out - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
@@ -517,6 +570,67 @@ class Likelihood:
         return self.linear.offset + found.amplitudes @ self.linear.columns
 
     @torch.no_grad()
+    def left_over(self, labels: Tensor, spectra: Tensor) -> Leftover:
+        """Return what the labels ``(1, n_labels)`` leave of one spectrum, and its log likelihood, without interpolation in the jitter.
+
+        ``spectra (1, n_pixels)`` are the model's there.
+        """
+        y, variance = self._normalised()
+        covariance = self._covariance(labels, spectra, variance)
+        r = y - self._expected(spectra)
+        found = self._solve(spectra, covariance, r, None)
+        flux = spectra * self._continuum(spectra, found) + self._nuisance(spectra, found)
+        base, unit = labels.clone(), labels.clone()
+        base[:, self.jitter], unit[:, self.jitter] = 0.0, 1.0
+        known = self._total(base, spectra, variance)
+        return Leftover(
+            (y - flux)[0], known[0], (self._total(unit, spectra, variance) - known)[0],
+            float(self._value(labels, r, covariance, found)[0]),
+        )  # fmt: skip
+
+    def of_residual(self, left: Leftover, jitter: float) -> float:
+        """Log likelihood of what is left over, with another jitter; continuum and nuisances are known, and a constant is left out."""
+        variance = (left.variance + jitter**2 * left.squared)[None]
+        covariance = self._with_correlation(variance)
+        residual = left.residual[None, None]
+        return -0.5 * float((residual * covariance.solve(residual)).sum() + covariance.log_det)
+
+    @torch.no_grad()
+    def reduced(self, labels: Tensor, spectrum: Tensor, parts: Tensor) -> Reduced:
+        """Integrate continuum and nuisances out of the data less a model, and out of what is added to it.
+
+        The noise is that of labels ``(1, n_labels)``, the continuum that of the model ``spectrum (1, n_pixels)`` there; ``parts`` are
+        ``(k, n_pixels)``.
+        """
+        y, variance = self._normalised()
+        covariance = self._covariance(labels, spectrum, variance)
+        inner = torch.cat([y - self._expected(spectrum), parts])
+        columns = self._columns
+        if columns is not None:
+            inner = torch.cat([columns.values, inner])
+        solved = covariance.solve(inner[None])[0]
+        gram = solved @ inner.T
+        constant = -0.5 * float(covariance.log_det)
+        if self.bases:
+            n = self.bases[0][1].shape[1] // 2 + 1
+            continuum = torch.cat([basis[:, :n] for _, basis in self.bases]).T * spectrum
+            for chip, _ in self.bases:
+                right = solved[:, chip] @ continuum[:, chip].T
+                own = torch.zeros_like(continuum)
+                own[:, chip] = continuum[:, chip]
+                matrix = covariance.solve(own[None])[0][:, chip] @ continuum[:, chip].T
+                factor = torch.linalg.cholesky(matrix + torch.eye(n).to(matrix) / SPREAD**2)
+                gram = gram - right @ torch.cholesky_solve(right.T, factor)
+                constant -= float(factor.diagonal().log().sum()) + n * math.log(SPREAD)
+        if columns is not None:
+            k = len(columns.values)
+            factor = torch.linalg.cholesky(gram[:k, :k] + torch.eye(k).to(gram))
+            gram = gram[k:, k:] - gram[k:, :k] @ torch.cholesky_solve(gram[:k, k:], factor)
+            constant -= float(factor.diagonal().log().sum())
+        constant -= float(self.reference.log().sum()) + 0.5 * self.n_pixels * math.log(2 * math.pi)
+        return Reduced(gram, constant)
+
+    @torch.no_grad()
     def curvature(self, labels: Tensor, on_grid: tuple[Tensor, Tensor] | None = None) -> Curvature:
         """Gradient and expected information at labels ``(n, n_labels)``, the continuum projected out.
 
@@ -527,7 +641,9 @@ class Likelihood:
         """
         labels = self._moved(labels)
         y, variance = self._normalised()
-        m, slopes = map(self.to_pixels, on_grid or self.model.jacobian(labels[:, : self.jitter]))
+        flux, by_label = on_grid or self.model.jacobian(labels[:, : self.jitter])
+        together = self.to_pixels(torch.cat([flux[:, None], by_label], dim=1))
+        m, slopes = together[:, 0], together[:, 1:]
         jitter = labels[:, self.jitter, None]
         covariance = self._covariance(labels, m, variance)
         found = self._solve(m, covariance, y - self._expected(m), labels[:, self.jitter])
@@ -569,12 +685,12 @@ class Likelihood:
         full += 0.5 * columns.mT @ (weighted @ weighted.mT) @ columns
         gain = 0.5 * (by_pixel @ (solved.square() - diagonal)[..., None])
         gradient += (columns.mT @ gain)[..., 0]
-        for distance, slopes_of in self._relations(labels):
+        for distance, slopes_of in self.relations(labels):
             gradient[:, : self.jitter] -= distance[:, None] * slopes_of
             full[:, : self.jitter, : self.jitter] += slopes_of[:, :, None] * slopes_of[:, None]
         return Curvature(gradient.cpu(), full.cpu())
 
-    def _relations(self, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def relations(self, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Distance from each relation ``(n,)``, and its slopes by the model's labels, ``(n, n_labels - 1)``."""
         if not self.related:
             return

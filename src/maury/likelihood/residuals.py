@@ -11,13 +11,13 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.optimize import minimize
+from scipy.special import chdtrc
 from torch import Tensor
 
 from maury.batching import Question, Steps, ask
 from maury.likelihood.noise import Correlation
-from maury.likelihood.pixels import Likelihood
+from maury.likelihood.pixels import Leftover, Likelihood
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.quantities import Role
@@ -31,6 +31,8 @@ _IN_LINES = (1e-4, 1.0)
 _SCALE = (2.0, 500.0)
 _START = (0.005, 0.03, 12.0)
 _BY_CHANCE = 0.01
+# Rounds of the search after its first, steps of its slopes, and sizes of the first and of later simplices, all in logarithms.
+_ROUNDS, _STEP, _WIDE, _NARROW = 2, 0.05, 0.5, 0.1
 # Pixels over which residuals are asked to be independent, and fewest pairs of pixels that tell.
 _LAGS, _FEWEST = 8, 15
 
@@ -80,53 +82,115 @@ def fit_residuals(target: Target[Tied], u: Tensor, noise: Noise) -> tuple[Target
     Target, Residuals, Tensor
         The posterior to go on with, what was found, and ``u`` with the jitter that goes with it.
     """
-    theta = target.labels.from_normal(u)
-    full = target.likelihood.complete(theta)
+    full = target.likelihood.complete(target.labels.from_normal(u))
+    known = target.likelihood.pixels.correlation
     plain = replace(target.likelihood.pixels, correlation=None)
     place = target.labels.place(Role.nuisance)
     assert place is not None, "residuals are fitted together with a jitter"
     prior = target.labels.labels[place].prior
     with torch.no_grad():
         spectra = plain.spectra(full[None])
-    depth = (1 - spectra[0]).cpu().numpy()
-    evaluations = 0
-
-    def value(point: NDArray[np.float64]) -> tuple[Likelihood, float]:
-        """Likelihood and its log at (log jitter[, log amplitude, log in_lines, log scale])."""
-        nonlocal evaluations
-        evaluations += 1
-        labels = full.clone()
-        labels[plain.jitter] = math.exp(point[0])
-        likelihood = plain
-        if len(point) > 1:
-            amplitude, in_lines, scale = np.exp(point[1:]).tolist()
-            likelihood = replace(plain, correlation=Correlation(amplitude, in_lines, scale, depth))
-        return likelihood, float(likelihood.log_prob(labels[None], spectra))
-
     low, high = math.log(prior.low * 1.01), math.log(prior.high * 0.99)
-    start = min(max(math.log(float(theta[place])), low), high)
+    start = min(max(math.log(float(full[plain.jitter])), low), high)
     bounds = [(low, high), *(tuple(map(math.log, ends)) for ends in (_AMPLITUDE, _IN_LINES, _SCALE))]
-
-    def best(point: list[float]) -> tuple[NDArray[np.float64], float]:
-        options = {"xatol": 0.02, "fatol": 0.05, "maxfev": 250}
-        found = minimize(
-            lambda x: -value(x)[1], point, bounds=bounds[: len(point)], method="Nelder-Mead", options=options
-        )
-        return found.x, -float(found.fun)
-
-    _, without = best([start])
-    point, with_it = best([max(start - 1.0, low), *map(math.log, _START)])
-    likelihood, _ = value(point)
-    correlation = likelihood.correlation
-    assert correlation is not None
-    gain = with_it - without
+    process = _Process(plain, full, spectra, bounds)
+    without = process.best([start])
+    if known is None:
+        first, rounds = [max(start - 1.0, low), *map(math.log, _START)], _ROUNDS
+    else:
+        first, rounds = [start, *map(math.log, (known.amplitude, known.in_lines, known.scale))], 1
+    found = process.best(first, rounds)
+    gain = found.value - without.value
     used = noise == "correlated" or (noise == "auto" and gain > ENOUGH_GAIN)
-    found = Residuals(correlation, gain, used, evaluations)
+    correlation = process.likelihood(found.point).correlation
+    assert correlation is not None
+    residuals = Residuals(correlation, gain, used, process.evaluations)
     if not used:
-        return target, found, u
+        return target, residuals, u
     moved = u.clone()
-    moved[place] = prior.to_normal(torch.tensor([math.exp(point[0])], dtype=torch.float64))[0]
-    return target.with_pixels(likelihood), found, moved
+    moved[place] = prior.to_normal(torch.tensor([math.exp(found.point[0])], dtype=torch.float64))[0]
+    return target.with_pixels(process.likelihood(found.point)), residuals, moved
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The logarithms of jitter, and perhaps of amplitude, in_lines and scale, and the log likelihood there."""
+
+    point: NDArray[np.float64]
+    value: float
+
+
+class _Process:
+    """Search of the most likely jitter and correlation of the residuals of one spectrum, at given labels.
+
+    A likelihood of the spectrum costs a hundred times one of its residuals, continuum and nuisances taken for known. What they add
+    changes slowly: the residuals' likelihood is climbed, with the difference's slope there, a few times.
+
+    Parameters
+    ----------
+    plain
+        Likelihood without correlation.
+    labels, spectra
+        All labels, ``(n_all,)``, and the model there, ``(1, n_pixels)``.
+    bounds
+        Of the logarithms of the four.
+    """
+
+    def __init__(
+        self, plain: Likelihood, labels: Tensor, spectra: Tensor, bounds: Sequence[tuple[float, ...]]
+    ) -> None:
+        self.plain, self.labels, self.spectra, self.bounds = plain, labels, spectra, bounds
+        self.depth = (1 - spectra[0]).cpu().numpy()
+        self.evaluations = 0
+
+    def likelihood(self, point: NDArray[np.float64]) -> Likelihood:
+        """Likelihood with the correlation that a point tells."""
+        if len(point) == 1:
+            return self.plain
+        amplitude, in_lines, scale = np.exp(point[1:]).tolist()
+        return replace(self.plain, correlation=Correlation(amplitude, in_lines, scale, self.depth))
+
+    def exact(self, point: NDArray[np.float64]) -> Leftover:
+        """What the labels leave of the spectrum, and its likelihood."""
+        self.evaluations += 1
+        labels = self.labels.clone()
+        labels[self.plain.jitter] = math.exp(point[0])
+        return self.likelihood(point).left_over(labels[None], self.spectra)
+
+    def cheap(self, point: NDArray[np.float64], left: Leftover) -> float:
+        """Log likelihood of the residuals alone."""
+        return self.likelihood(point).of_residual(left, math.exp(point[0]))
+
+    def best(self, start: Sequence[float], rounds: int = 1) -> _Best:
+        """Climb from a start, in so many rounds after a first one that knows no slope."""
+        bounds = np.array(self.bounds[: len(start)])
+        point = np.clip(start, *bounds.T)
+        left, slope = self.exact(point), np.zeros(len(point))
+        for round_ in range(rounds + 1):
+            found = self._climbed(point, left, slope, _WIDE if round_ == 0 else _NARROW)
+            moved = self.exact(found)
+            if round_ == rounds:
+                break
+            # Of the difference between the two likelihoods, at the residuals of the point that was reached.
+            step = np.where(found + _STEP < bounds[:, 1], _STEP, -_STEP)
+            beside = [found + step * (np.arange(len(found)) == i) for i in range(len(found))]
+            here = moved.log_likelihood - self.cheap(found, moved)
+            there = [self.exact(x).log_likelihood - self.cheap(x, moved) for x in beside]
+            slope = (np.array(there) - here) / step
+            point, left = found, moved
+        return _Best(found, moved.log_likelihood)
+
+    def _climbed(
+        self, point: NDArray[np.float64], left: Leftover, slope: NDArray[np.float64], width: float
+    ) -> NDArray[np.float64]:
+        bounds = np.array(self.bounds[: len(point)])
+        inward = np.where(point + width < bounds[:, 1], width, -width)
+        simplex = np.clip(np.vstack([point, point + np.diag(inward)]), *bounds.T)
+        options = {"xatol": 0.02, "fatol": 0.02, "maxfev": 250, "initial_simplex": simplex}
+        found = minimize(
+            lambda x: -self.cheap(x, left) - slope @ x, point, bounds=bounds, method="Nelder-Mead", options=options
+        )  # fmt: skip
+        return np.asarray(found.x)
 
 
 @dataclass(frozen=True)
@@ -177,4 +241,4 @@ def ljung_box(
         total += len(pair) * float(products.mean()) ** 2
         if lag == 1:
             first = float(products.mean())
-    return first, float(stats.chi2.sf(total, lags))
+    return first, float(chdtrc(lags, total))

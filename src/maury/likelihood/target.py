@@ -16,7 +16,7 @@ from maury.sampling.density import Density
 
 L_co = TypeVar("L_co", bound=LogLikelihood, covariant=True)
 # Labels whose square the spectrum depends on, and the smallest value that its slope is divided by.
-_SQUARED, _AT_LEAST = {"v_sini", "v_sini_2"}, 1e-3
+SQUARED, _AT_LEAST = {"v_sini", "v_sini_2"}, 1e-3
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Target(Density, Generic[L_co]):
         """As `newton`, from the likelihood's curvature at ``u``."""
         theta = self.labels.from_normal(u)
         fisher = curvature.fisher.clone()
-        for name in _SQUARED.intersection(self.labels.names):
+        for name in SQUARED.intersection(self.labels.names):
             i = self.labels.index(name)
             # Near 0 the slope by such a label vanishes, and the curvature is the slope over the label.
             fisher[:, i, i] += (-curvature.gradient[:, i] / theta[:, i].clamp_min(_AT_LEAST)).clamp_min(0)

@@ -102,6 +102,10 @@ class Tied:
         """As `Likelihood.log_prob_with_gradient`."""
         return self.pixels.log_prob_with_gradient(self.complete(labels))
 
+    def prior_beside(self, labels: Tensor) -> Tensor:
+        """As `Likelihood.prior_beside`."""
+        return self.pixels.prior_beside(self.complete(labels))
+
     def curvature(self, labels: Tensor) -> Curvature:
         """Gradient and information of the inferred labels."""
         return self.pulled_back(self.pixels.curvature(self.complete(labels)), labels.shape[-1])

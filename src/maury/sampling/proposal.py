@@ -182,9 +182,12 @@ class Extended:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Student-t distributions and, perhaps, a given proposal, with weights that sum to 1; the given one's comes last."""
+    """Student-t distributions and others and, perhaps, a given proposal, with weights that sum to 1; the given one's comes last.
 
-    parts: Sequence[StudentT]
+    What is given is asked for, as others may share it; the parts are drawn from at once.
+    """
+
+    parts: Sequence[Proposal]
     weights: Tensor
     given: Extended | None = None
 
@@ -218,10 +221,10 @@ class Mixture:
             each.append(self.given.log_prob(u, known))
         return torch.logsumexp(torch.stack(each) + self.weights.log()[:, None], dim=0)
 
-    def plus(self, parts: Sequence[StudentT], share: float) -> Mixture:
-        """Return the mixture with further parts, which have ``share`` of the weight, evenly."""
+    def plus(self, parts: Sequence[Proposal], share: float, among: Tensor | None = None) -> Mixture:
+        """Return the mixture with further parts, which have ``share`` of the weight: evenly, or as ``among (k,)`` says."""
         weights, at = (1 - share) * self.weights, len(self.parts)
-        new = weights.new_full((len(parts),), share / len(parts))
+        new = weights.new_full((len(parts),), share / len(parts)) if among is None else share * among
         return Mixture([*self.parts, *parts], torch.cat([weights[:at], new, weights[at:]]), self.given)
 
 
@@ -249,7 +252,7 @@ def mode_shares(modes: Modes) -> Tensor:
 
 
 def with_given(
-    parts: Sequence[StudentT], shares: Tensor, given: Extended | None, share: float = _GIVEN_SHARE
+    parts: Sequence[Proposal], shares: Tensor, given: Extended | None, share: float = _GIVEN_SHARE
 ) -> Mixture:
     """Return the mixture of parts with these shares, of which a given proposal takes its ``share``."""
     if given is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -41,6 +41,10 @@ _PILOT = 0.3
 _GOOD = 0.65
 ROUNDS = 8
 _ENOUGH = 0.3
+# Of what is missing by the efficiency so far, what a round takes; and the efficiency of a pilot below which a proposal is poor.
+_MORE, _POOR = 1.1, 0.4
+# A round is no smaller than this.
+_LEAST = 30
 # Of any density: draws of the proposal that are ranked, climbs that start from them, and the share that stays with the proposal.
 _RANKED, _STARTS, _GIVEN = 512, 12, 0.5
 # Fewer weights do not tell what their tail is like.
@@ -65,16 +69,31 @@ class Weighed:
         return self.draws.log_likelihood + self.draws.log_prior
 
 
-def _sizes(draws: int, limit: float) -> Iterator[int]:
-    """Draws of each round: a pilot and its rest, eight rounds more, and then rounds that double all draws, up to the limit."""
-    pilot, total, rounds = int(_PILOT * draws), draws, 0
-    yield from (pilot, draws - pilot)
-    while rounds < ROUNDS or limit < math.inf:
-        size = int(min(draws if rounds < ROUNDS else total, limit - total))
-        if size <= 0:
-            return
-        rounds, total = rounds + 1, total + size
-        yield size
+class _Rounds:
+    """How many draws each round takes: a pilot and its rest, rounds of as many, and, where a limit allows more, rounds that double all.
+
+    Where the weights are to be trusted and only their number is short, a round is as large as what is missing.
+    """
+
+    def __init__(self, draws: int, limit: float, enough: float) -> None:
+        self.draws, self.limit, self.enough = draws, limit, enough
+        self.total, self.rounds = 0, 0
+
+    def next(self, ess: float, trusted: bool) -> int:
+        """Return how many draws to take; 0 if there are no more."""
+        pilot = int(_PILOT * self.draws)
+        if self.total < self.draws:
+            size = self.draws - self.total if self.total else pilot
+        elif trusted and self.enough > _ENOUGH * self.draws:
+            missing = _MORE * (self.enough / ess - 1) * self.total
+            size = int(min(max(missing, _LEAST), self.limit - self.total))
+        elif self.rounds < ROUNDS or self.limit < math.inf:
+            size = int(min(self.draws if self.rounds < ROUNDS else self.total, self.limit - self.total))
+            self.rounds += 1
+        else:
+            size = 0
+        self.total += max(size, 0)
+        return max(size, 0)
 
 
 def weigh(
@@ -84,8 +103,11 @@ def weigh(
     generator: torch.Generator,
     progress: Callable[[], None] = lambda: None,
     *,
+    enough: float | None = None,
+    patience: float | None = None,
     limit: float = math.inf,
     ceiling: float = math.inf,
+    otherwise: Callable[[Mixture], Steps[Mixture]] | None = None,
 ) -> Steps[Weighed]:
     """Draw from a proposal and weigh with the exact density; adapt the proposal, and draw more, while the weights are uneven.
 
@@ -103,17 +125,27 @@ def weigh(
         Source of randomness.
     progress
         Called before every round; what it raises ends the weighing.
+    enough
+        Effective draws that end it, three tenths of ``draws`` if None. They are counted, not foretold: rounds go on until they are there.
+    patience
+        Draws in all that end it even if fewer are effective, as long as the weights can be trusted; eight rounds if None.
     limit
         Draws in all, beyond the first ``draws``: where it is finite, rounds go on up to it; eight are added at most where it is not.
     ceiling
         A log posterior that no draw should exceed: one that does ends the weighing.
+    otherwise
+        Adds to a proposal that the pilot shows to be poor, in place of what the pilot's draws alone would add.
     """
     proposals: list[Mixture] = []
     counts: list[int] = []
     given = proposal.given
     u = torch.empty(0, target.dim, dtype=torch.float64)
     log_l = log_given = torch.empty(0, dtype=torch.float64)
-    for size in _sizes(draws, limit):
+    wanted = _ENOUGH * draws if enough is None else enough
+    patience = ROUNDS * draws if patience is None else patience
+    rounds = _Rounds(draws, limit, wanted)
+    size = rounds.next(0.0, False)
+    while size:
         progress()
         number = proposal.counts(size, generator)
         of_given = None
@@ -125,19 +157,21 @@ def weigh(
         if given is not None:
             log_given = torch.cat([log_given, (yield from log_density(given.proposal, given.seen(new)))])
         proposals.append(proposal)
-        counts.append(size)
+        counts.append(len(new))
         log_proposal = average(proposals, counts).log_prob(u, log_given)
         weighted = Weighted(u, log_l, target.log_prior(u), log_proposal)
         log_weights, khat = weighted.smoothed()
         found = Weighed(weighted, log_weights, khat)
         if float(found.log_posterior.max()) > ceiling:
             break
-        if len(u) >= draws and khat <= KHAT_LIMIT and weighted.ess >= _ENOUGH * draws:
+        trusted = len(u) >= draws and khat <= KHAT_LIMIT
+        if trusted and (weighted.ess >= wanted or len(u) > patience):
             break
-        if len(u) > ROUNDS * draws and khat <= KHAT_LIMIT:
-            break
-        if weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
+        if otherwise is not None and weighted.ess < _POOR * len(u):
+            proposal, otherwise = (yield from otherwise(proposal)), None
+        elif weighted.ess < _GOOD * len(u) or (len(u) >= draws and khat > KHAT_LIMIT):
             proposal = adapted(weighted, log_weights, proposal, generator, closely=len(u) >= draws)
+        size = rounds.next(weighted.ess, trusted)
     return found
 
 
