@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from maury.forward.rotation import (
 )
 from maury.labels import LabelSet
 from maury.libraries.emulator import Emulator
+from maury.libraries.ties import Ties
 from maury.spectra.linespread import LineSpread
 from maury.spectra.spectrum import PixelGrid
 
@@ -68,6 +70,13 @@ class ForwardModel(nn.Module):
         # Real and imaginary parts side by side: a real matrix product is faster than a complex one.
         self.register_buffer("basis", torch.view_as_real(transform).flatten(1), persistent=False)
         self.register_buffer("frequency", frequency.float(), persistent=False)
+
+    def tied(self, ties: Ties) -> ForwardModel:
+        """Return the forward model of other labels of the library; all arrays are shared."""
+        out = copy.copy(self)
+        out._modules = {**self._modules, "emulator": self.emulator.tied(ties)}
+        out.label_names = (*ties.labels.names, "v_rad", "v_sini")
+        return out
 
     @property
     def n_labels(self) -> int:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from maury.batching import Steps, together
 from maury.errors import LabelError, MauryWarning
+from maury.inference.abundances import tied_labels, with_abundances
 from maury.inference.arguments import as_priors, one_each, several_spectra
 from maury.inference.flagging import check_misfit, faults, warnings
 from maury.inference.flow import Flow, NetworkInput, encoded, prepared
@@ -38,7 +39,14 @@ from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import DEFAULT, Model, load_model, to_model_grid
 from maury.networks.prepare import preparation_of
-from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, NuisanceFound, ResidualProcess
+from maury.posterior.abundances import abundances
+from maury.posterior.diagnostics import (
+    Abundance,
+    BetweenLibraries,
+    Diagnostics,
+    NuisanceFound,
+    ResidualProcess,
+)
 from maury.posterior.flags import FLAGS
 from maury.posterior.result import Posterior
 from maury.posterior.store import provenance
@@ -225,7 +233,7 @@ def infer_together(
         for row, (case, problem, likelihood) in enumerate(started.values()):
             flow = Flow(model.estimator, context, problem.stellar, row)
             case = replace(case, p_novelty=novelty[row])
-            steps.append(_infer(case, likelihood, flow, nested, progress))
+            steps.append(_infer(case, problem, likelihood, flow, nested, progress))
         for i, result in zip(started, together(steps), strict=True):
             found[i] = result
     seconds = (time.perf_counter() - began) / len(spectra)
@@ -233,7 +241,7 @@ def infer_together(
 
 
 def _infer(
-    case: Case, likelihood: Tied, flow: Flow, nested: bool, progress: Callable[[str], None]
+    case: Case, problem: Problem, likelihood: Tied, flow: Flow, nested: bool, progress: Callable[[str], None]
 ) -> Steps[Posterior]:
     """Infer one spectrum as of one star."""
     generator = torch.Generator().manual_seed(case.options.seed)
@@ -241,6 +249,9 @@ def _infer(
     verified = yield from refine(start, case.options, generator, progress)
     if nested and verified.khat > verification.KHAT_LIMIT:
         verified = nested_again(verified, case.options, generator, progress)
+    if names := tied_labels(case.options.labels, problem):
+        verified = yield from with_abundances(verified, problem, names, case.options, generator, progress)
+        case = replace(case, labels=verified.target.labels)
     return posterior_of(case, verified)
 
 
@@ -264,7 +275,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
     errors = {
         name: entry["std"]
         for name, entry in summarise(labels, theta.numpy(), weights).items()
-        if labels[name].role is not Role.nuisance
+        if name in model.labels.names and labels[name].role is not Role.nuisance
     } | {name: entry.std for name, entry in between.items()}
     misfit, second = check_misfit(
         verified, u, fit, spectrum, model, errors, case.p_novelty, case.options.false_alarm
@@ -278,6 +289,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         residuals=None if verified.residuals is None else _process(verified.residuals),
         systematic={} if "no_star" in bad else between,
         nuisances=_nuisances(verified.target, best),
+        abundances=_abundances(verified.target, theta.numpy(), weights),
         outliers=verified.outliers,
     )
     return Posterior(
@@ -327,6 +339,24 @@ def _nuisances(target: Target[Tied], best: torch.Tensor) -> tuple[NuisanceFound,
         NuisanceFound(a.nuisance.name, a.of, a.nuisance.width, a.nuisance.unit, a.mean, a.std)
         for a in likelihood.pixels.amplitudes(likelihood.complete(best))
     )
+
+
+def _abundances(
+    target: Target[Tied], draws: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[Abundance, ...]:
+    """Sum up the elements among the labels; their priors are about what they follow, or as wide as their range."""
+    ties = target.likelihood.pixels.model.emulator.ties
+    inferred = [name for name in ties.relations if name.endswith("_m")]
+    if not inferred:
+        return ()
+    priors = {
+        label.name: ties.relations[label.name].scatter
+        if label.name in ties.relations
+        else (label.prior.high - label.prior.low) / math.sqrt(12)
+        for label in target.labels
+        if label.name.endswith("_m") and label.name != "alpha_m"
+    }
+    return abundances(target.labels, draws, weights, priors)
 
 
 def _common(target: Target[Tied]) -> dict[str, float]:

@@ -74,6 +74,8 @@ def with_companion(
     companion = options.companion
     if companion == "no" or (companion == "auto" and not _is_wanting(single)):
         return single
+    if options.labels != "basic":
+        raise InferenceError("a companion has no abundances of its own: infer with labels='basic'")
     if single.held or single.target is None or single.labels.place(Role.nuisance) is None:
         raise InferenceError(f"{model.name} holds labels: a companion needs all of them, and jitter")
     began = time.perf_counter()

@@ -41,6 +41,7 @@ def infer(
     masks: Sequence[tuple[float, float]] = (),
     budget: int = BUDGET,
     nuisances: Choice = NUISANCES,
+    labels: str | Sequence[str] = "basic",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:
     """Infer a star's labels from its spectrum.
@@ -78,6 +79,10 @@ def infer(
     nuisances
         What else the model is uncertain of, integrated out: ``"default"``, all that the model has (`maury.likelihood.nuisances`);
         ``"none"``; or names and nuisances of one's own.
+    labels
+        Which are inferred: ``"basic"``, those that the model infers by itself; ``"cno"``, ``"elements"``, or names of any that its library
+        has, separated by commas or one by one, beside those. Abundances are inferred about what they follow in other stars, with twice
+        the scatter of those: see `Posterior.abundances`.
     progress
         Told what stage begins, and now and then that it goes on; what it raises ends the inference.
 
@@ -106,7 +111,7 @@ def infer(
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
     options = Options(
-        draws, ess, seed, priors or {}, noise, companion, false_alarm, masks, budget, nuisances
+        draws, ess, seed, priors or {}, noise, companion, false_alarm, masks, budget, nuisances, labels
     )
     return infer_with(spectrum, model, options, progress)
 

@@ -37,6 +37,7 @@ class Keywords(TypedDict, total=False):
     masks: Sequence[tuple[float, float]]
     budget: int
     nuisances: Choice
+    labels: str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,13 @@ class Options:
     masks: Sequence[tuple[float, float]] = ()
     budget: int = BUDGET
     nuisances: Choice = DEFAULT
+    labels: str | Sequence[str] = "basic"
 
     def __post_init__(self) -> None:
+        named = [self.labels] if isinstance(self.labels, str) else self.labels
+        if not isinstance(named, Iterable) or not all(isinstance(name, str) for name in named):
+            raise InferenceError(f"labels: needs names of labels, not {self.labels!r}")
+        object.__setattr__(self, "labels", ",".join(named))
         draws = whole_number(self.draws, "draws", 0, MOST_DRAWS)
         if draws < FEWEST_DRAWS:
             raise InferenceError(

@@ -162,7 +162,7 @@ class Emulator(nn.Module):
 
         ``departures (n, n_library)`` are what a star's tied labels have beside what they follow; see `Ties.departures`.
         """
-        if not self.ties.ties:
+        if self.ties.is_identity:
             return labels
         out = labels.to(self._matrix) @ self._matrix.T + self._offset
         if departures is not None:
@@ -224,7 +224,7 @@ class Emulator(nn.Module):
     def jacobian(self, labels: Tensor) -> Tensor:
         """Slopes of the coefficients by each label, shape ``(n, n_labels, n_components)``, at labels ``(n, n_labels)``."""
         by_library = self.by_library(labels)
-        return by_library if not self.ties.ties else self._matrix.to(by_library).T @ by_library
+        return by_library if self.ties.is_identity else self._matrix.to(by_library).T @ by_library
 
     def by_library(self, labels: Tensor) -> Tensor:
         """Slopes ``(n, n_library, n_components)`` by what each label of the library has beside what it follows; see `complete`."""

@@ -91,7 +91,8 @@ class Ties:
                     raise LabelError(
                         f"ties.{name}: follows {other}, which is not inferred; {meant(other, self.labels.names)}"
                     )
-        followed = {other for tie in self.ties.values() for other in tie.follows}
+        following = (*self.ties.values(), *self.relations.values())
+        followed = {other for tie in following for other in tie.follows}
         for name in self.labels.names:
             if name not in self.library.names and name not in followed:
                 raise LabelError(f"{name}: no label of the library is this or follows it")
@@ -113,9 +114,54 @@ class Ties:
         )
 
     @property
+    def is_identity(self) -> bool:
+        """Whether the labels are the library's own."""
+        return self.labels.names == self.library.names
+
+    @property
     def places(self) -> list[int]:
         """Places of the tied labels among the library's."""
         return [i for i, name in enumerate(self.library.names) if name in self.ties]
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Names of the tied labels, in the library's order."""
+        return tuple(name for name in self.library.names if name in self.ties)
+
+    def inferring(self, scatters: Mapping[str, float]) -> Ties:
+        """Return the ties of which some tied labels are inferred themselves, about what they followed, with these scatters.
+
+        Raises
+        ------
+        LabelError
+            If one of them is not tied.
+        """
+        for name in scatters:
+            if name not in self.ties:
+                raise LabelError(f"{name} is not tied to others; {meant(name, self.tied)}")
+        free = [name for name in self.tied if name in scatters]
+        labels = LabelSet((*self.labels.labels, *(self.library[name] for name in free)))
+        relations = {name: self.ties[name].model_copy(update={"scatter": scatters[name]}) for name in free}
+        left = {name: tie for name, tie in self.ties.items() if name not in scatters}
+        return Ties(self.library, labels, left, {**self.relations, **relations})
+
+    def moved(self, beside: Mapping[str, float]) -> Ties:
+        """Return the ties of which some labels have something beside what they follow, and no scatter about that."""
+        ties = {
+            name: tie.model_copy(update={"at": tie.at + beside[name], "scatter": 0.0})
+            if name in beside
+            else tie
+            for name, tie in self.ties.items()
+        }
+        return Ties(self.library, self.labels, ties, self.relations)
+
+    def followed(self, labels: Tensor, name: str) -> Tensor:
+        """Return what a tied label follows, ``(n,)``, of labels ``(n, n_labels)``: of one that is scaled by its logarithm, that of it."""
+        tie = self.ties[name]
+        mean = torch.full_like(labels[:, 0], tie.at)
+        for other, slope in tie.follows.items():
+            mean = mean + slope * labels[:, self.labels.index(other)]
+        return mean
 
     def scatter(self) -> Tensor:
         """Return the standard deviations of real stars about what a label follows, ``(n_library,)``; 0 of what is inferred."""
@@ -162,7 +208,7 @@ class Ties:
     def _distance(self, labels: Tensor, name: str) -> Tensor:
         relation, value = self.relations[name], labels[:, self.labels.index(name)]
         return (
-            (value.log() if self._is_logarithmic(name) else value) - self._mean(labels, name)
+            (value.log() if self.is_logarithmic(name) else value) - self._mean(labels, name)
         ) / relation.scatter
 
     def _mean(self, labels: Tensor, name: str) -> Tensor:
@@ -172,8 +218,10 @@ class Ties:
             mean = mean + slope * labels[:, self.labels.index(other)]
         return mean
 
-    def _is_logarithmic(self, name: str) -> bool:
-        return isinstance(self.labels[name].prior, LogUniform)
+    def is_logarithmic(self, name: str) -> bool:
+        """Whether a label is followed in its logarithm."""
+        of = self.labels if name in self.labels.names else self.library
+        return isinstance(of[name].prior, LogUniform)
 
     def related(self, labels: Tensor, names: Collection[str], generator: torch.Generator) -> Tensor:
         """Return labels ``(n, n_labels)`` in which the named ones are drawn about what they follow."""
@@ -182,7 +230,7 @@ class Ties:
             prior = self.labels[name].prior
             z = torch.randn(len(out), generator=generator, dtype=out.dtype).clamp(-_FARTHEST, _FARTHEST)
             value = self._mean(out, name) + self.relations[name].scatter * z
-            out[:, self.labels.index(name)] = (value.exp() if self._is_logarithmic(name) else value).clamp(
+            out[:, self.labels.index(name)] = (value.exp() if self.is_logarithmic(name) else value).clamp(
                 prior.low, prior.high
             )
         return out

@@ -127,8 +127,8 @@ class Nuisance(Protocol):
     def derivative(self, at: Point) -> Tensor:
         """Return the derivative of the model by it, shape ``(k, n_pixels)``: k amplitudes with the same prior."""
 
-    def centre(self, at: Point) -> float:
-        """Return the mean of its prior, relative to what the model takes."""
+    def centre(self, at: Point) -> float | Sequence[float]:
+        """Return the mean of its prior, relative to what the model takes, in units of its columns; one for all amplitudes, or one each."""
 
     def each(self, at: Point) -> Sequence[str]:
         """Return what each of the k amplitudes is of."""
@@ -150,7 +150,7 @@ class _Common:
         """As options and outputs have it."""
         raise NotImplementedError
 
-    def centre(self, at: Point) -> float:
+    def centre(self, at: Point) -> float | Sequence[float]:
         """Return the mean of its prior, relative to what the model takes."""
         return 0.0
 
@@ -372,7 +372,47 @@ class Departures(_Common):
 
     def each(self, at: Point) -> Sequence[str]:
         """Return the labels."""
-        return tuple(at.model.emulator.ties.ties)
+        return at.model.emulator.ties.tied
+
+
+@dataclass(frozen=True)
+class Abundances(_Common):
+    """Labels of the library that are wanted themselves, about what they follow: what is found of them is a measurement.
+
+    Parameters
+    ----------
+    labels
+        Which.
+    scatter
+        Standard deviation of each about what it follows.
+    beside
+        What each has beside what it follows in the labels about which the model is linear.
+    """
+
+    width: float = 1.0
+    labels: tuple[str, ...] = ()
+    scatter: tuple[float, ...] = ()
+    beside: tuple[float, ...] = ()
+    name: str = "abundances"
+    unit: str = "scatter"
+    source: str = "twice the scatter of stars, see `maury.libraries.ties`"
+
+    def derivative(self, at: Point) -> Tensor:
+        """Return the derivative by each, in units of its scatter, shape ``(n_labels, n_pixels)``."""
+        ties = at.model.emulator.ties
+        slopes = at.to_pixels(at.model.by_departures(at.labels))[0]
+        return (
+            slopes[[ties.tied.index(name) for name in self.labels]]
+            * torch.tensor(self.scatter).to(slopes)[:, None]
+        )
+
+    def centre(self, at: Point) -> Sequence[float]:
+        """Return how far what is followed lies from where the model is."""
+        return [-beside / scatter for beside, scatter in zip(self.beside, self.scatter, strict=True)]
+
+    def each(self, at: Point) -> Sequence[str]:
+        """Return the labels."""
+        return self.labels
 
 
 @dataclass(frozen=True)
@@ -672,11 +712,11 @@ def linear(
             raise InferenceError(
                 f"nuisance {nuisance.name}: its derivative must be finite and (k, {len(offset)}), not {tuple(slopes.shape)}"
             )
-        centre = nuisance.centre(at)
-        offset = offset + centre * slopes.sum(0)
+        centre = torch.as_tensor(nuisance.centre(at)).to(slopes).expand(len(slopes))
+        offset = offset + centre @ slopes
         columns.append(nuisance.width * slopes)
         of += [(nuisance, text) for text in nuisance.each(at)]
-        centres += [centre] * len(slopes)
+        centres += centre.tolist()
     all_columns = project(torch.cat(columns))
     values, vectors = torch.linalg.eigh(information(all_columns))
     told = values > _NEGLIGIBLE

@@ -436,24 +436,39 @@ class Likelihood:
         """Return what the spectrum tells of each nuisance, with the labels ``(n_labels,)`` known."""
         if self.linear is None:
             return []
-        turn, labels = self.linear.turn, self._moved(labels)[None]
-        y, variance = self._normalised()
-        m = self.spectra(labels)
-        found = self._solve(
-            m, self._covariance(labels, m, variance), y - self._expected(m), labels[:, self.jitter]
-        )
-        mean, known = torch.zeros(len(turn)).to(m), torch.zeros(len(turn)).to(m)
-        if found.factor is not None and found.amplitudes is not None:
-            mean = turn @ found.amplitudes[0]
-            known = (turn @ torch.cholesky_solve(turn.T[None], found.factor)[0]).diagonal()
-        # What the columns leave out is as the prior has it.
-        std = (1 - turn.square().sum(1) + known).clamp_min(0).sqrt()
+        means, covariance = self.amplitudes_given(labels[None])
+        mean, std = means[0], covariance.diagonal().clamp_min(0).sqrt()
         return [
             Amplitude(nuisance, of, centre + nuisance.width * x, nuisance.width * s)
             for (nuisance, of), centre, x, s in zip(
                 self.linear.of, self.linear.centre.tolist(), mean.tolist(), std.tolist(), strict=True
             )
         ]
+
+    @torch.no_grad()
+    def amplitudes_given(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Means ``(n, n_amplitudes)`` of all amplitudes given labels ``(n, n_all)``, about their centres in units of their widths.
+
+        And their covariance ``(n_amplitudes, n_amplitudes)``, of the first labels, which do little to it.
+        """
+        assert self.linear is not None, "nuisances are linear about some labels"
+        turn, labels = self.linear.turn, self._moved(labels)
+        y, variance = self._normalised()
+        means, known = [], torch.zeros(len(turn), len(turn)).to(turn)
+        for i, chunk in enumerate(labels.split(self.chunk)):
+            m = self.spectra(chunk)
+            found = self._solve(
+                m, self._covariance(chunk, m, variance), y - self._expected(m), chunk[:, self.jitter]
+            )
+            if found.factor is None or found.amplitudes is None:
+                means.append(torch.zeros(len(chunk), len(turn)).to(m))
+                continue
+            means.append(found.amplitudes @ turn.T)
+            if i == 0:
+                known = turn @ torch.cholesky_solve(turn.T, found.factor[0])
+        # What the columns leave out is as the prior has it.
+        covariance = torch.eye(len(turn)).to(turn) - turn @ turn.T + known
+        return torch.cat(means).cpu(), covariance.cpu()
 
     @torch.no_grad()
     def log_prob(self, labels: Tensor, spectra: Tensor | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -23,6 +23,8 @@ from maury.quantities import Role
 from maury.spectra.instrument import Instrument, apogee
 from maury.spectra.spectrum import Spectrum
 
+# Of labels that are inferred instead of following others: their scatter about those in units of the scatter of stars, and at least, dex.
+_WIDER, _LEAST_SCATTER = 2.0, 0.15
 # Rounds of drawing until all stars are possible ones; half of a wide prior is.
 _TRIES = 200
 
@@ -130,6 +132,25 @@ class Problem:
                 return out
             out[outside] = self.complete(self.labels.sample(int(outside.sum()), generator))
         raise LabelError("the prior holds hardly any star: teff and logg lie where no atmosphere is")
+
+    def inferring(self, names: Collection[str]) -> Problem:
+        """Return the problem in which some tied labels are inferred too, about what they follow with twice the scatter of stars.
+
+        Raises
+        ------
+        LabelError
+            If one is not tied, or does not belong to the library.
+        """
+        ties = self.forward.emulator.ties
+        scatters = {
+            name: max(_WIDER * ties.ties[name].scatter, _LEAST_SCATTER) if name in ties.ties else 0.0
+            for name in names
+        }
+        forward = self.forward.tied(ties.inferring(scatters))
+        new = [label for label in forward.emulator.labels if label.name not in self.labels.names]
+        known = len(self.forward.emulator.labels)
+        labels = LabelSet((*self.labels.labels[:known], *new, *self.labels.labels[known:]))
+        return replace(self, forward=forward, labels=labels)
 
     def likelihood(
         self, spectrum: Spectrum, inside: NDArray[np.bool_] | None = None, nuisances: Choice = NONE

@@ -182,6 +182,43 @@ class SecondStar:
 
 
 @dataclass(frozen=True)
+class Abundance:
+    """An element, in dex relative to the Sun.
+
+    Attributes
+    ----------
+    element
+        Its symbol.
+    label
+        The label that was inferred.
+    fe_p16, fe_p50, fe_p84, fe_std
+        Of [X/Fe].
+    h_p16, h_p50, h_p84, h_std
+        Of [X/H], whose error knows how the element goes with the metallicity.
+    fe_ul95
+        95 % upper limit of [X/Fe].
+    share
+        Of the prior's standard deviation that is left: near 1 the spectrum has told nothing.
+    measured
+        Whether it has told enough.
+    """
+
+    element: str
+    label: str
+    fe_p16: float
+    fe_p50: float
+    fe_p84: float
+    fe_std: float
+    h_p16: float
+    h_p50: float
+    h_p84: float
+    h_std: float
+    fe_ul95: float
+    share: float
+    measured: bool
+
+
+@dataclass(frozen=True)
 class SecondLight:
     """What a little light of a second star would gain, by a linear test; see `maury.inference.second_light`.
 
@@ -223,6 +260,8 @@ class Diagnostics:
         A first look for one, where something is left unexplained.
     nuisances
         Those that were integrated out.
+    abundances
+        Elements, by atomic number, if they were inferred.
     outliers
         Pixels that were left out since nothing in a star explains them.
     """
@@ -234,6 +273,7 @@ class Diagnostics:
     companion: SecondStar | None = None
     second_light: SecondLight | None = None
     nuisances: tuple[NuisanceFound, ...] = ()
+    abundances: tuple[Abundance, ...] = ()
     outliers: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -246,6 +286,7 @@ class Diagnostics:
             "companion": self.companion and asdict(self.companion),
             "second_light": self.second_light and asdict(self.second_light),
             "nuisances": [asdict(entry) for entry in self.nuisances],
+            "abundances": [asdict(entry) for entry in self.abundances],
             "outliers": self.outliers,
         }
         return {key: value for key, value in told.items() if value}

@@ -203,7 +203,7 @@ class Simulator:
         for nuisance in self._nuisances:
             slopes = nuisance.derivative(at)
             drawn = torch.randn(len(slopes), generator=generator, dtype=torch.float64)
-            out += (nuisance.centre(at) + nuisance.width * drawn) @ slopes
+            out += (torch.as_tensor(nuisance.centre(at)) + nuisance.width * drawn) @ slopes
         return out.float()
 
     @torch.no_grad()

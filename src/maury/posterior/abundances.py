@@ -1,0 +1,50 @@
+"""Elements as people look at them: [X/Fe] and [X/H], by atomic number, and whether the spectrum has told of them at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maury.labels import LabelSet
+from maury.posterior.diagnostics import Abundance
+from maury.posterior.summary import QUANTILES, weighted_quantile
+from maury.quantities import ELEMENTS
+
+Array = NDArray[np.float64]
+# Share of the prior's width above which an element counts as not measured.
+_TOLD = 0.7
+_BY_NUMBER = {symbol: number for number, symbol in enumerate(ELEMENTS)}
+
+
+def abundances(
+    labels: LabelSet, draws: Array, weights: Array, priors: Mapping[str, float]
+) -> tuple[Abundance, ...]:
+    """Sum up elements.
+
+    Parameters
+    ----------
+    labels, draws, weights
+        Of a posterior, ``(n, n_labels)`` and ``(n,)``; iron is what ``m_h`` scales with.
+    priors
+        Standard deviation of the prior of each label that is an element over the metals.
+    """
+    if "m_h" not in labels.names:
+        return ()
+    m_h, found = draws[:, labels.index("m_h")], []
+    for name, prior in priors.items():
+        symbol = name.removesuffix("_m").capitalize()
+        if symbol not in ELEMENTS or name not in labels.names:
+            continue
+        x = draws[:, labels.index(name)]
+        fe, h = ({q: weighted_quantile(v, weights, p) for q, p in QUANTILES.items()} for v in (x, x + m_h))
+        std = [float(np.sqrt(weights @ (v - weights @ v) ** 2)) for v in (x, x + m_h)]
+        share = std[0] / prior
+        found.append(
+            Abundance(
+                symbol, name, fe["p16"], fe["p50"], fe["p84"], std[0], h["p16"], h["p50"], h["p84"], std[1],
+                weighted_quantile(x, weights, 0.95), share, share < _TOLD,
+            )
+        )  # fmt: skip
+    return tuple(sorted(found, key=lambda entry: _BY_NUMBER[entry.element]))
