@@ -27,7 +27,7 @@ from maury.commands.console import (
     print_json,
     stages,
 )
-from maury.constants import BUDGET, DEFAULT_MODEL, FALSE_ALARM
+from maury.constants import BUDGET, DEFAULT_MODEL, DRAWS, FALSE_ALARM
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
 
@@ -68,7 +68,11 @@ def infer(
             autocompletion=complete_model_or_auto,
         ),
     ] = DEFAULT_MODEL,
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = DRAWS,
+    ess: Annotated[
+        int | None,
+        typer.Option(help="Effective draws that are wanted: rounds go on until they are there.", min=1),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
@@ -134,7 +138,7 @@ def infer(
     names = _OutputNames(files)
     with stages("reading") as tell:
         found = infer_files(
-            files, loaded, draws=draws, seed=seed, noise=noise.value,
+            files, loaded, draws=draws, ess=ess, seed=seed, noise=noise.value,
             companion=companion.value, false_alarm=false_alarm, budget=budget,
             nuisances=nuisances, isolated=isolated, progress=tell,
         )  # fmt: skip

@@ -28,7 +28,6 @@ class Keywords(TypedDict, total=False):
     """The fields of `Options` as keywords."""
 
     draws: int
-    ess: int | None
     seed: int
     priors: Mapping[str, PriorLike]
     noise: Noise
@@ -37,6 +36,7 @@ class Keywords(TypedDict, total=False):
     masks: Sequence[tuple[float, float]]
     budget: int
     nuisances: Choice
+    ess: int | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Options:
     """
 
     draws: int = DRAWS
-    ess: int | None = None
     seed: int = 0
     priors: Mapping[str, PriorLike] = field(default_factory=dict)
     noise: Noise = "auto"
@@ -59,6 +58,7 @@ class Options:
     masks: Sequence[tuple[float, float]] = ()
     budget: int = BUDGET
     nuisances: Choice = DEFAULT
+    ess: int | None = None
 
     def __post_init__(self) -> None:
         draws = whole_number(self.draws, "draws", 0, MOST_DRAWS)

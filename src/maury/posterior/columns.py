@@ -266,6 +266,7 @@ def line(posterior: Posterior) -> dict[str, Any]:
     told = _told(posterior, (*WHERE, *HOW), Output.line)
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
     summary = posterior.summary()
+    summary = {name: entry | posterior.certificate[name].to_json() for name, entry in summary.items()}
     nuisance = {name: summary.pop(name) for name in tuple(summary) if quantity(name).role == Role.nuisance}
     labels = {"labels": summary, "v_bary": posterior.v_bary, "jitter": nuisance.get("jitter")}
     return {name: told.pop(name) for name in _HEAD} | labels | told | posterior.diagnostics.to_json()

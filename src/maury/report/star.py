@@ -114,7 +114,7 @@ def _entry(name: str, entry: dict[str, Any], unit: str, note: str = "") -> dict[
 
 
 def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
-    rows, between = [], posterior.systematic
+    rows, between, certificate = [], posterior.systematic, posterior.certificate
     for name, entry in posterior.summary().items():
         note = ""
         if name == "v_sini":
@@ -127,6 +127,9 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
             }.get(posterior.spectrum.frame, "")
         elif name == "jitter":
             note = "a nuisance: what the model cannot explain, as a fraction of the continuum"
+        if told := certificate.get(name):
+            tail = "" if told.khat is None else f", k-hat {number(told.khat, 2)}"
+            note += ("; " if note else "") + f"Monte-Carlo error of the median {told.mcse['p50']:.1g}{tail}"
         if name in between:
             sigma = between[name].sigma
             moves = f"moves by {number(sigma, digits_for(sigma))} with the choice of the library"

@@ -22,7 +22,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     """Rich table of one posterior: median, 68 % interval, and what to make of it."""
     spectrum = posterior.spectrum
     table = Table(title=f"{spectrum.id}  (S/N {spectrum.snr:.0f}, {posterior.model})", title_justify="left")
-    for column in ("label", "unit", "median", "-", "+"):
+    for column in ("label", "unit", "median", "-", "+", "MC"):
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     between = posterior.systematic
     if between:
@@ -36,6 +36,9 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         digits = quantity(name).digits
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
         written = [f"{value:.{digits}f}" for value in cells]
+        # An error of the weights shows in its first digit.
+        of_label = posterior.certificate.get("v_rad" if name == "v_bary" else name)
+        written.append(f"{of_label.mcse['p50']:.1g}" if of_label else "")
         if between:
             written.append(f"{between[name].sigma:.{digits}f}" if name in between else "")
         if truth is not None and name in truth:
@@ -48,6 +51,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
         f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
     )
+    table.caption += "\nMC: Monte-Carlo error of the median" + _tails(posterior)
     for tried in posterior.diagnostics.models:
         table.caption += (
             f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
@@ -61,6 +65,15 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.caption += f"\na second star gains {second.gain:.1f} nats{used}"
     table.caption_justify = "left"
     return table
+
+
+def _tails(posterior: Posterior) -> str:
+    """Name the label with the heaviest tail."""
+    known = {name: one.khat for name, one in posterior.certificate.items() if one.khat is not None}
+    if not known:
+        return ""
+    name, khat = max(known.items(), key=lambda item: item[1])
+    return f"; the heaviest tail is that of {name}, k-hat {khat:.2f}"
 
 
 def joint_table(star: JointPosterior) -> Table:
