@@ -27,7 +27,7 @@ from maury.commands.console import (
     print_json,
     stages,
 )
-from maury.constants import BUDGET, DEFAULT_MODEL, FALSE_ALARM
+from maury.constants import BUDGET, DEFAULT_MODEL, DRAWS, FALSE_ALARM
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
 
@@ -62,7 +62,17 @@ def infer(
         typer.Argument(metavar="FILE...", help="apVisit, apStar, aspcapStar, mwmVisit, mwmStar or a table."),
     ],
     model: AutoModelOption = DEFAULT_MODEL,
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="What is inferred: basic, cno, elements, or names of the library's labels beside the model's own, separated by commas."
+        ),
+    ] = "basic",
+    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = DRAWS,
+    ess: Annotated[
+        int | None,
+        typer.Option(help="Effective draws that are wanted: rounds go on until they are there.", min=1),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
@@ -107,6 +117,8 @@ def infer(
         raise MauryError("--joint needs one --model: the visits of a star share their library")
     if joint and companion != Companion.no:
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
+    if joint and labels != "basic":
+        raise MauryError("--joint infers the model's own labels: leave --labels out")
     if joint:
         options = Options(
             max(draws, 2000),
@@ -128,9 +140,9 @@ def infer(
     names = _OutputNames(files)
     with stages("reading") as tell:
         found = infer_files(
-            files, loaded, draws=draws, seed=seed, noise=noise.value,
+            files, loaded, draws=draws, ess=ess, seed=seed, noise=noise.value,
             companion=companion.value, false_alarm=false_alarm, budget=budget,
-            nuisances=nuisances, isolated=isolated, progress=tell,
+            nuisances=nuisances, labels=labels, isolated=isolated, progress=tell,
         )  # fmt: skip
         for item in found:
             if isinstance(item, Failure):

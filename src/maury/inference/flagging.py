@@ -20,6 +20,7 @@ from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.models import Model
 from maury.networks.prepare import Preparation
+from maury.posterior.certificate import certify
 from maury.posterior.diagnostics import Misfit, SecondLight
 from maury.posterior.flags import FLAGS
 from maury.posterior.predictive import checked, stretches, worst
@@ -122,7 +123,19 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     found += ["hits"] * ("hits" in spectrum.meta)
     found += ["outliers"] * (verified.outliers > 0)
     found += ["khat"] * (verified.khat > FLAGS["khat"]["khat"])
-    return found
+    return found + _unknown_tails(verified, labels, theta)
+
+
+def _unknown_tails(verified: Verified, labels: LabelSet, theta: Array) -> list[str]:
+    """Return flags ``tail:<label>`` of labels whose tail is not known, where that of the weights is."""
+    of = FLAGS["tail"]
+    if verified.method == "nested" or verified.khat > of["khat"]:
+        return []
+    raw, smooth = verified.draws.log_weights.numpy(), verified.log_weights.numpy()
+    told = certify(labels, theta, smooth, raw)
+    return [
+        f"{of.name}:{name}" for name, one in told.items() if one.khat is not None and one.khat > of["khat"]
+    ]
 
 
 def _at_bounds(labels: LabelSet, theta: Array, weights: Array) -> list[str]:

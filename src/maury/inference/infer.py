@@ -111,7 +111,7 @@ def infer(
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
     options = Options(
-        draws, ess, seed, priors or {}, noise, companion, false_alarm, masks, budget, nuisances, labels
+        draws, seed, priors or {}, noise, companion, false_alarm, masks, budget, nuisances, ess, labels
     )
     return infer_with(spectrum, model, options, progress)
 

@@ -28,7 +28,6 @@ class Keywords(TypedDict, total=False):
     """The fields of `Options` as keywords."""
 
     draws: int
-    ess: int | None
     seed: int
     priors: Mapping[str, PriorLike]
     noise: Noise
@@ -37,6 +36,7 @@ class Keywords(TypedDict, total=False):
     masks: Sequence[tuple[float, float]]
     budget: int
     nuisances: Choice
+    ess: int | None
     labels: str | Sequence[str]
 
 
@@ -51,7 +51,6 @@ class Options:
     """
 
     draws: int = DRAWS
-    ess: int | None = None
     seed: int = 0
     priors: Mapping[str, PriorLike] = field(default_factory=dict)
     noise: Noise = "auto"
@@ -60,6 +59,7 @@ class Options:
     masks: Sequence[tuple[float, float]] = ()
     budget: int = BUDGET
     nuisances: Choice = DEFAULT
+    ess: int | None = None
     labels: str | Sequence[str] = "basic"
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ _APART, _WITHIN = 3.0, 30.0
 # Sigma that a mode may move before what was found at it is looked for again.
 _FAR = 1.0
 # Nats that a climb may leave: to where something is made linear or fitted anew, and to where the posterior is drawn from.
-_LOOSELY, _CLOSELY = 0.3, 0.05
+_LOOSELY, _CLOSELY = 0.3, 0.01
 # Draws after which an uneven posterior has effective ones enough, unless their number is asked for.
 _PATIENCE = 8000
 # A draw that lies this much (nats) above every mode says that the climb has missed the mode; climbs go on from it, so many times.
@@ -262,11 +262,11 @@ def refine(
     progress("refine")
     first = yield from climb(target, start.u, tolerance=_LOOSELY)
     target = target.with_reference_continuum(labels.from_normal(first.u[0])).linearised(first.u[0])
-    modes = yield from climb(target, first.u, tolerance=_LOOSELY)
+    modes = yield from climb(target, first.u, tolerance=_CLOSELY)
     spent = start.evaluations + first.evaluations + modes.evaluations
     target, left_out = _without_outliers(target, modes.u[0])
-    if left_out or _moved(modes, first.u[0]) > _FAR:
-        # What was taken out, and what nuisances take, has moved the mode, and with it what they are linear about.
+    if left_out or target.likelihood.pixels.linear is not None:
+        # What was taken out, and what nuisances take, has moved the mode, and with it what they are linear about: the noise is as of there.
         target = target.linearised(modes.u[0])
         modes = yield from climb(target, modes.u, tolerance=_CLOSELY)
         spent += modes.evaluations

@@ -41,7 +41,7 @@ from maury.sampling.proposal import DOF_MANY, FEW_DIMENSIONS, Mixture, StudentT
 from maury.sampling.verification import Weighed, weigh
 from maury.spectra.spectrum import Spectrum
 
-# Importance draws a round of each visit by itself.
+# Importance draws a round of each visit by itself, whose moments are where the joint posterior is looked for.
 _DRAWS_ALONE = 1000
 _DOF = 8
 _WIDE, _WIDE_SHARE = 2.0, 0.1
@@ -102,9 +102,9 @@ def infer_visits(
     """
     options = Options(
         draws,
-        seed=seed,
-        priors=priors or {},
-        noise=noise,
+        seed,
+        priors or {},
+        noise,
         false_alarm=false_alarm,
         masks=masks,
         budget=budget,

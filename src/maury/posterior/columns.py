@@ -274,9 +274,11 @@ def line(posterior: Posterior) -> dict[str, Any]:
     """Return one line of ``--json``."""
     told = _told(posterior, (*WHERE, *HOW), Output.line)
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
-    between = posterior.systematic
+    between, certificate = posterior.systematic, posterior.certificate
     summary: dict[str, dict[str, Any]] = {
-        name: entry | {"total": between[name].std if name in between else entry["std"]}
+        name: entry
+        | {"total": between[name].std if name in between else entry["std"]}
+        | certificate[name].to_json()
         for name, entry in posterior.summary().items()
     }
     nuisance = {name: summary.pop(name) for name in tuple(summary) if quantity(name).role == Role.nuisance}

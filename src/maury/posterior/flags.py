@@ -177,6 +177,14 @@ _TABLE = (
         {"khat": KHAT_LIMIT},
     ),
     Flag(
+        "tail",
+        _W,
+        "The tail of {label} is not known, while that of the weights is (Pareto k-hat of weights times the distance from the mean "
+        "above {khat:g}): its mean and standard deviation may be off by more than their Monte-Carlo errors. --ess 1000 draws more.",
+        {"khat": KHAT_LIMIT},
+        of_label=True,
+    ),
+    Flag(
         "hits",
         _N,
         "Pixels that cosmic rays have hit, narrower than the line-spread function and far off the level, were left out with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from maury.forward.doppler import add_velocities
 from maury.likelihood.fit import Fit
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
+from maury.posterior.certificate import Certificate, certify
 from maury.posterior.columns import line, row
 from maury.posterior.diagnostics import BetweenLibraries, Diagnostics
 from maury.posterior.draws import CornerArrays, corner_arrays, to_pandas
@@ -131,6 +133,15 @@ class Posterior(WeightedDraws):
                 text += f" (± {number(entry['std'], digits_for(entry['std']))})"
             told.append((name, text))
         return told
+
+    @cached_property
+    def certificate(self) -> dict[str, Certificate]:
+        """Of each label: Monte-Carlo errors and effective draws of mean and percentiles, and whether its tail is known."""
+        raw = None
+        # Draws of nested sampling, and of the prior in place of a star's, have no importance weights.
+        if self.method != "nested" and "no_star" not in self.flag_bad:
+            raw = self.log_likelihood + self.log_prior - self.log_proposal
+        return certify(self.labels, self.draws, self.log_weights, raw)
 
     @property
     def efficiency(self) -> float:

@@ -117,7 +117,7 @@ def _entry(name: str, entry: dict[str, Any], unit: str, note: str = "") -> dict[
 
 
 def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
-    rows, between = [], posterior.systematic
+    rows, between, certificate = [], posterior.systematic, posterior.certificate
     for name, entry in posterior.summary().items():
         note = ""
         if name == "v_sini":
@@ -130,6 +130,9 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
             }.get(posterior.spectrum.frame, "")
         elif name == "jitter":
             note = "a nuisance: what the model cannot explain, as a fraction of the continuum"
+        if told := certificate.get(name):
+            tail = "" if told.khat is None else f", k-hat {number(told.khat, 2)}"
+            note += ("; " if note else "") + f"Monte-Carlo error of the median {told.mcse['p50']:.1g}{tail}"
         row = _entry(name, entry, entry["unit"], note)
         if name in between:
             wide = between[name]

@@ -23,7 +23,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     spectrum = posterior.spectrum
     table = Table(title=f"{spectrum.id}  (S/N {spectrum.snr:.0f}, {posterior.model})", title_justify="left")
     between = posterior.systematic
-    for column in ("label", "unit", "median", *(("total", "statistical") if between else ("error",))):
+    for column in ("label", "unit", "median", *(("total", "statistical") if between else ("error",)), "MC"):
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     if truth is not None:
         table.add_column("truth", justify="right")
@@ -34,10 +34,13 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         digits = quantity(name).digits
         own = interval(entry["p16"], entry["p50"], entry["p84"], digits)
         written = [f"{entry['p50']:.{digits}f}", own]
+        # An error of the weights shows in its first digit.
+        of_label = posterior.certificate.get("v_rad" if name == "v_bary" else name)
         if between:
             wide = between.get(name)
             # Without an error between libraries the statistical one is all that is known.
             written.insert(1, own if wide is None else interval(wide.p16, entry["p50"], wide.p84, digits))
+        written.append(f"{of_label.mcse['p50']:.1g}" if of_label else "")
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
@@ -48,6 +51,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
         f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
     )
+    table.caption += "\nMC: Monte-Carlo error of the median" + _tails(posterior)
     for tried in posterior.diagnostics.models:
         table.caption += (
             f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
@@ -66,6 +70,15 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
 def interval(low: float, middle: float, high: float, digits: int) -> str:
     """Write the ends of an interval about its middle, ``+12 -10``."""
     return f"+{max(high - middle, 0):.{digits}f} -{max(middle - low, 0):.{digits}f}"
+
+
+def _tails(posterior: Posterior) -> str:
+    """Name the label with the heaviest tail."""
+    known = {name: one.khat for name, one in posterior.certificate.items() if one.khat is not None}
+    if not known:
+        return ""
+    name, khat = max(known.items(), key=lambda item: item[1])
+    return f"; the heaviest tail is that of {name}, k-hat {khat:.2f}"
 
 
 def joint_table(star: JointPosterior) -> Table:

@@ -17,7 +17,7 @@ _FITTING, _ROUNDS, _GOOD = 3000, 4, 0.5
 # Draws that measure the density's integral: it is right to a hundredth where a third of them are effective.
 _MEASURING = 15_000
 # Share of the density's mass that may lie above the ceiling.
-_ABOVE = 2e-3
+_ABOVE = 1e-2
 # Draws of the mixture in one go, and goes until draws must be there.
 _AT_ONCE, _GOES = 2048, 400
 
@@ -80,7 +80,7 @@ def rejected(
     base: Mixture,
     generator: torch.Generator,
     *,
-    least_acceptance: float = 0.01,
+    least_acceptance: float = 0.002,
 ) -> Rejected | None:
     """Fit a mixture to a cheap density, and measure the density's integral.
 
