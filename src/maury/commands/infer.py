@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maury.commands.choices import MaskOption, PriorOption, priors_for, read_masks, read_priors
 from maury.commands.console import (
     BAD_INPUT,
     BudgetOption,
@@ -77,6 +78,8 @@ def infer(
     seed: SeedOption = 0,
     noise: NoiseOption = NoiseModel.auto,
     nuisances: NuisancesOption = "default",
+    prior: PriorOption = None,
+    mask: MaskOption = None,
     companion: Annotated[
         Companion,
         typer.Option(
@@ -113,19 +116,17 @@ def infer(
         raise MauryError("--joint needs one --model: the visits of a star share their library")
     if joint and companion != Companion.no:
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
-    if joint:
-        options = Options(
-            max(draws, 2000),
-            seed,
-            noise=noise.value,
-            false_alarm=false_alarm,
-            budget=budget,
-            nuisances=nuisances,
-        )
-        one = load_model(model, device.value, trust_code=trust_code)
-        _infer_joint(files, one, options, output, as_json, isolated)
+    priors, masks = read_priors(prior or []), read_masks(mask or [])
+    loaded: str | Model = AUTO
+    if model != AUTO:
+        loaded = load_model(model, device.value, trust_code=trust_code)
+        priors = priors_for(loaded, priors)
+    options = Options(
+        max(draws, 2000) if joint else draws, seed, priors, noise.value, companion.value, false_alarm, masks, budget, nuisances
+    )  # fmt: skip
+    if joint and not isinstance(loaded, str):
+        _infer_joint(files, loaded, options, output, as_json, isolated)
         return
-    loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
     if output:
         make_folder(output)
     rows: list[dict[str, Any]] = []
@@ -133,12 +134,7 @@ def infer(
         raise MauryError(f"{output / SUMMARY}: would be overwritten by the summary; choose another --output")
     names = _OutputNames(files)
     with stages("reading") as tell:
-        found = infer_files(
-            files, loaded, draws=draws, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, budget=budget,
-            nuisances=nuisances, isolated=isolated, progress=tell,
-        )  # fmt: skip
-        for item in found:
+        for item in infer_files(files, loaded, options, isolated=isolated, progress=tell):
             if isinstance(item, Failure):
                 print_error(item.message)
                 rows.append(failed_row(item))

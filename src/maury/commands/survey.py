@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from maury.commands.choices import MaskOption, PriorOption, priors_for, read_masks, read_priors
 from maury.commands.console import (
     BAD_INPUT,
     BudgetOption,
@@ -107,6 +108,8 @@ def survey_run(
     keep: Annotated[int, typer.Option(help="Draws of each spectrum that are kept.", min=0)] = 0,
     noise: NoiseOption = NoiseModel.auto,
     nuisances: NuisancesOption = "default",
+    prior: PriorOption = None,
+    mask: MaskOption = None,
     files_per_task: Annotated[
         int, typer.Option(help="Files that are done and committed together.", min=1)
     ] = 50,
@@ -121,6 +124,7 @@ def survey_run(
     import maury
     from maury.inference.options import FEWEST_DRAWS
     from maury.models import folder as model_folder
+    from maury.models import load_model
     from maury.survey.inputs import expand
     from maury.survey.run import prepare
     from maury.survey.store import Store, SurveySettings, model_version
@@ -133,6 +137,11 @@ def survey_run(
     draws = draws or (_FLOW_DRAWS if flow_only else _DRAWS)
     if not flow_only and draws < FEWEST_DRAWS:
         raise MauryError(f"--draws {draws}: verification needs {FEWEST_DRAWS} to judge its weights")
+    priors = read_priors(prior or [])
+    if priors and flow_only:
+        raise MauryError("--flow-only knows no priors but the model's: leave --prior out, or --flow-only")
+    if priors:
+        priors = priors_for(load_model(path), priors)
     wanted = SurveySettings(
         # Workers may run in another folder.
         model=str(path.absolute()) if path == Path(model) else model,
@@ -146,6 +155,8 @@ def survey_run(
         seed=seed,
         keep=keep,
         files_per_task=files_per_task,
+        priors=priors,
+        masks=tuple(read_masks(mask or [])),
     )
     settings = wanted if stored is None else _as_begun(context, stored, wanted)
     files = (lambda: expand(inputs or [], catalogue or [])) if inputs or catalogue else None
@@ -164,6 +175,8 @@ _OPTIONS = {
     "seed": "seed",
     "keep": "keep",
     "files_per_task": "files_per_task",
+    "priors": "prior",
+    "masks": "mask",
 }
 
 
