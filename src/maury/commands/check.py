@@ -15,7 +15,6 @@ from maury.commands.console import (
     ModelOption,
     NuisancesOption,
     SeedOption,
-    bar,
     check_rate,
     err,
     make_folder,
@@ -23,9 +22,17 @@ from maury.commands.console import (
     print_json,
     read_range,
 )
+from maury.commands.progress import counted, stoppable
 from maury.constants import DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import MauryError
 from maury.files import finite, writing
+
+
+def _kept(output: Path | None) -> str:
+    if output is None:
+        return "nothing was kept: with --output DIR, what is done is kept and the next run goes on"
+    return f"what is done is in {output}; the same command goes on from there"
+
 
 app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
 
@@ -66,13 +73,9 @@ def check_calibration(
     if output:
         make_folder(output)
         store = output / "outcomes.jsonl"
-    outcomes = list(
-        bar(
-            calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed, jobs=jobs, store=store),
-            "inferring",
-            number,
-        )
-    )
+    everything = calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed, jobs=jobs, store=store)
+    with stoppable(lambda: _kept(output)):
+        outcomes = list(counted(everything, "spectra", number))
     figures = report(outcomes, loaded)
     if output:
         write_outcomes(output, outcomes, figures, loaded)
@@ -117,10 +120,11 @@ def check_exact(
         seed=seed, jobs=jobs, store=store,
     )  # fmt: skip
     found = []
-    for item in bar(everything, "comparing", number * len(kinds)):
-        found.append(item)
-        if as_json:
-            print_json(asdict(item))
+    with stoppable(lambda: _kept(output)):
+        for item in counted(everything, "comparisons", number * len(kinds)):
+            found.append(item)
+            if as_json:
+                print_json(asdict(item))
     figures = summary(found)
     if output:
         with writing(output / "exact.json") as temporary:
@@ -180,7 +184,8 @@ def check_misfit(
         spoil(loaded, [(NONE, 0.0)], n_clean, options=["auto"], seed=seed, jobs=jobs, store=clean_store),
         spoil(loaded, tried, number, seed=seed + 1, jobs=jobs, store=spoilt_store),
     )
-    results = list(bar(everything, "inferring", len(OPTIONS) * number * len(tried) + n_clean))
+    with stoppable(lambda: _kept(output)):
+        results = list(counted(everything, "posteriors", len(OPTIONS) * number * len(tried) + n_clean))
     single = [r for r in results if r.options == "auto"]
     figures = {
         "model": model,
@@ -230,7 +235,8 @@ def check_sky(
         make_folder(output)
         store = output / "seen.jsonl"
     everything = look(stars, loaded, labels.parent, options, chips=chips, jobs=jobs, store=store)
-    seen = list(bar(everything, "inferring", len(stars)))
+    with stoppable(lambda: _kept(output)):
+        seen = list(counted(everything, "stars", len(stars)))
     figures = figures_of(stars, seen, loaded)
     if output:
         write(output, figures, stars, seen)
@@ -262,8 +268,9 @@ def check_libraries(
     known = libraries(phoenix)
     pairs = [(a, b) for a in known if not a.startswith("phoenix") for b in known if a != b]
     found: list[Compared] = []
-    for a, b in bar(pairs, "comparing", len(pairs)):
-        found += compare(known[a], known[b], number, seed)
+    with stoppable(lambda: "nothing is kept of a comparison that is not complete"):
+        for a, b in counted(pairs, "pairs of libraries", len(pairs)):
+            found += compare(known[a], known[b], number, seed)
     with writing(output / "libraries.json") as temporary:
         temporary.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
     with writing(output / "libraries.md") as temporary:

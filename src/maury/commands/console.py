@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,8 +19,6 @@ from maury.errors import MauryError, MauryWarning
 from maury.files import finite, sweep
 from maury.names import shipped
 from maury.text import readable
-
-T = TypeVar("T")
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -93,13 +91,6 @@ BudgetOption = Annotated[
         min=1000,
     ),
 ]
-
-
-def bar(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
-    """Show a progress bar while the items are taken, if anyone is watching."""
-    from rich.progress import track
-
-    return track(items, text, total, console=err, disable=not err.is_terminal)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import BAD_INPUT, err, out, print_error
+from maury.commands.console import BAD_INPUT, out, print_error
+from maury.commands.progress import counting, stoppable
 from maury.errors import MauryError
 
 app = typer.Typer(help="Download observed spectra from public archives.", no_args_is_help=True)
@@ -47,8 +48,6 @@ def fetch_apogee(
 
     Example: maury fetch apogee --release dr17 --id 2M00242666+5341178 --output spectra
     """
-    from rich.progress import Progress
-
     from maury.archive.catalogue import QUERIES, query, read_catalogue
     from maury.archive.fetch import fetch_products
     from maury.archive.products import BASE, product
@@ -60,16 +59,12 @@ def fetch_apogee(
     rows = list(query(wanted, star or [], field or [], address=queries or QUERIES))
     if catalogue:
         rows += read_catalogue(catalogue, wanted)
-    with Progress(console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task(f"{kind} of {release.value}", total=None)
-        found = fetch_products(
-            output,
-            wanted,
-            rows,
-            Archive(base or BASE, rate=rate),
-            jobs=jobs,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with (
+        stoppable(lambda: f"what was downloaded is in {output}; the same command goes on from there"),
+        counting(f"{kind} of {release.value}") as progress,
+    ):
+        archive = Archive(base or BASE, rate=rate)
+        found = fetch_products(output, wanted, rows, archive, jobs=jobs, progress=progress)
     for path in found.missing:
         print_error(f"{path}: not in the archive")
     for error in found.errors:

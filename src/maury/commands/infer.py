@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,7 @@ from maury.commands.console import (
     print_json,
     stages,
 )
+from maury.commands.progress import stoppable
 from maury.constants import BUDGET, DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
@@ -110,6 +112,7 @@ def infer(
     from maury.inference.options import Options
     from maury.models import load_model
     from maury.posterior.columns import failed_line, failed_row
+    from maury.report.tables import write_summary
 
     check_rate(false_alarm)
     if joint and model == AUTO:
@@ -133,8 +136,15 @@ def infer(
     if output and any(file.resolve() == (output / SUMMARY).resolve() for file in files):
         raise MauryError(f"{output / SUMMARY}: would be overwritten by the summary; choose another --output")
     names = _OutputNames(files)
-    with stages("reading") as tell:
-        for item in infer_files(files, loaded, options, isolated=isolated, progress=tell):
+
+    def kept() -> str:
+        if output and rows:
+            write_summary(output / SUMMARY, rows)
+            return f"results of {len(rows)} spectra are in {output}; to go on, infer the other files into another folder"
+        return "no spectrum was finished" if not rows else f"{len(rows)} spectra were inferred"
+
+    with stoppable(kept), stages("reading") as tell:
+        for item in infer_files(files, loaded, options, isolated=isolated, progress=_numbered(rows, tell)):
             if isinstance(item, Failure):
                 print_error(item.message)
                 rows.append(failed_row(item))
@@ -153,12 +163,25 @@ def infer(
                     # The table and the other stars' files are still worth having.
                     print_error(str(error))
     if output:
-        from maury.report.tables import write_summary
-
         write_summary(output / SUMMARY, rows)
         err.print(f"written to {output}", highlight=False, soft_wrap=True)
     if all("reason" in row for row in rows):
         raise typer.Exit(BAD_INPUT)
+
+
+def _numbered(rows: list[dict[str, Any]], tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Tell which spectrum is inferred, and how long one has taken so far, before the stage."""
+    from maury.commands.progress import Pace
+
+    pace = Pace()
+
+    def told(stage: str) -> None:
+        if rows:
+            pace.add(len(rows))
+            stage = f"spectrum {len(rows) + 1} ({pace.in_words(None)}): {stage}"
+        tell(stage)
+
+    return told
 
 
 def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
@@ -248,7 +271,7 @@ def _infer_joint(
             print_error(item.message)
         else:
             spectra.append(item)
-    with stages("reading") as tell:
+    with stoppable(lambda: "nothing is kept of a star that is not complete"), stages("reading") as tell:
         star = infer_visits_with(spectra, model, options, tell)
     if as_json:
         print_json(star.to_json())

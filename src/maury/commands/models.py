@@ -14,7 +14,6 @@ import typer
 from maury.commands.console import (
     ModelOption,
     SeedOption,
-    bar,
     complete_model,
     err,
     make_folder,
@@ -22,6 +21,7 @@ from maury.commands.console import (
     print_error,
     read_range,
 )
+from maury.commands.progress import counted, counting, stoppable
 from maury.commands.synthesise import models_calibrate, models_synthesise
 from maury.constants import DEFAULT_MODEL
 from maury.errors import MauryError
@@ -127,8 +127,9 @@ def models_tune(
     from maury.spectra.formats.registry import read_all
 
     loaded = load_model(model)
-    items = bar(read_all(files, loaded.instrument), "fitting", None)
-    tuned = tune(items, loaded, seed=seed)
+    items = counted(read_all(files, loaded.instrument), "spectra", None)
+    with stoppable(lambda: "nothing is kept of a tuning that is not complete"):
+        tuned = tune(items, loaded, seed=seed)
     for failure in tuned.failures:
         print_error(f"{failure.path}: {failure.reason}")
     save_tuned(tuned, loaded, output)
@@ -159,8 +160,6 @@ def models_fetch(
 
     Example: maury models fetch phoenix-aces --teff 2300:4500 --output phoenix.h5
     """
-    from rich.progress import Progress
-
     from maury.download import Archive
     from maury.libraries.fetch import ARCHIVE, fetch
     from maury.libraries.phoenix import nodes_within
@@ -175,15 +174,17 @@ def models_fetch(
         _fetch_parts(base, output)
         return
     nodes = nodes_within(ranges)
-    with Progress(console=err, disable=not err.is_terminal) as shown:
-        task = shown.add_task(f"{library} spectra", total=len(nodes))
+    with (
+        stoppable(lambda: f"what was downloaded is in {output}; the same command goes on from there"),
+        counting(f"{library} spectra", len(nodes)) as progress,
+    ):
         fetch(
             output,
             nodes,
             read_range(band, "--band"),
             archive=Archive(base or ARCHIVE),
             jobs=jobs,
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
+            progress=progress,
         )
     err.print(f"grid written to {output}", highlight=False, soft_wrap=True)
 

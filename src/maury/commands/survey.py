@@ -25,6 +25,7 @@ from maury.commands.console import (
     out,
     print_error,
 )
+from maury.commands.progress import stoppable
 from maury.constants import BUDGET, DEFAULT_MODEL
 from maury.errors import MauryError
 
@@ -198,8 +199,12 @@ def _run(folder: Path, tasks: int, scheduler: str | None, workers: int | None, d
 
     from maury.survey.run import cluster, supervise
 
+    command = f"maury survey --output {folder} --resume"
     columns = (TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=err, disable=not err.is_terminal) as bar:
+    with (
+        stoppable(lambda: f"tasks that are done are in {folder}; {command} goes on"),
+        Bar(*columns, console=err, disable=not err.is_terminal) as bar,
+    ):
         line, told = bar.add_task("", total=tasks), time.monotonic()
 
         def show(progress: Progress) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from maury.commands.console import err
+from maury.commands.progress import counting, stoppable
 
 
 def models_synthesise(
@@ -29,14 +30,6 @@ def models_synthesise(
     Example: maury models synthesise marcs-maury.toml --jobs 2 --output grids/marcs-maury
     """
     import numpy as np
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from maury.libraries.synthesis.compress import CompressedGrid, compress
     from maury.libraries.synthesis.grid import SynthesisConfig, synthesise
@@ -45,23 +38,14 @@ def models_synthesise(
     settings = read_config(config, SynthesisConfig)
     parts = compressed is not None and any(compressed.glob("part-*.npz"))
     known = CompressedGrid.read(compressed).known if compressed is not None and parts else set()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as shown:
-        task = shown.add_task("spectra", total=settings.number)
+    with (
+        stoppable(lambda: f"the spectra so far are in {output}; the same command goes on from there"),
+        counting("spectra", settings.number) as progress,
+    ):
         holes = synthesise(
-            settings,
-            output,
-            jobs,
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
-            stop_after=None if minutes is None else 60 * minutes,
-            known=known,
-        )
+            settings, output, jobs, progress=progress,
+            stop_after=None if minutes is None else 60 * minutes, known=known,
+        )  # fmt: skip
     if compressed is not None:
         part = compress(output, compressed, (settings.low, settings.step))
         if part is not None:
@@ -93,5 +77,6 @@ def models_calibrate(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     settings = read_config(config, CalibrationConfig)
-    Calibration(settings, output, jobs).run()
+    with stoppable(lambda: f"the steps so far are in {output}; the same command goes on from there"):
+        Calibration(settings, output, jobs).run()
     sys.stdout.write((output / f"{settings.name}.json").read_text(encoding="utf-8") + "\n")

@@ -203,6 +203,16 @@ class Posterior(WeightedDraws):
         """Observed spectrum with model, residual and masked pixels, chip by chip."""
         return made_elsewhere("report.plots", "fit_figure")(self)
 
+    def plot_companion(self, low: float, high: float) -> Figure:
+        """Observed spectrum from ``low`` to ``high`` (Angstrom, vacuum) with both stars' light, and each star's alone.
+
+        Raises
+        ------
+        InferenceError
+            If no companion was fitted, or the posterior was loaded from a file.
+        """
+        return made_elsewhere("report.plots", "companion_figure")(self, low, high)
+
     def to_arviz(self, **options: Any) -> Any:
         """``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x), draws equally weighted; see `maury.interop.arviz.to_arviz`."""
         return made_elsewhere("interop.arviz", "to_arviz")(self, **options)
