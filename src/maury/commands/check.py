@@ -49,7 +49,7 @@ class Reference(StrEnum):
 def check_calibration(
     model: ModelOption = DEFAULT_MODEL,
     number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 500,
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = 1000,
     pixels: Annotated[
         str, typer.Option(help="'native', or 'network': the grid that networks take.")
     ] = "native",
@@ -98,7 +98,7 @@ def check_exact(
     output: Annotated[
         Path | None, typer.Option(help="Folder for exact.json and exact.jsonl; an interrupted run goes on.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a comparison.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per comparison.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
@@ -136,15 +136,15 @@ def check_exact(
 @app.command("misfit")
 def check_misfit(
     model: ModelOption = DEFAULT_MODEL,
-    number: Annotated[int, typer.Option(help="Spectra a fault and strength.", min=1)] = 20,
+    number: Annotated[int, typer.Option(help="Spectra per fault and strength.", min=1)] = 20,
     clean: Annotated[
-        int | None, typer.Option(help="Spectra without fault, for the rate of false alarms.")
+        int | None, typer.Option(help="Spectra without a fault, for the rate of false alarms.")
     ] = None,
     fault: Annotated[
-        list[str] | None, typer.Option(help="Which faults; all by default. May be given more than once.")
+        list[str] | None, typer.Option(help="A fault, may be given more than once; all by default.")
     ] = None,
     curves: Annotated[
-        bool, typer.Option("--curves/--default-strengths", help="All strengths, or the common one alone.")
+        bool, typer.Option("--curves/--default-strengths", help="All strengths, or only the default one.")
     ] = True,
     false_alarm: Annotated[
         float, typer.Option(help="Share of good spectra that may be flagged.")
@@ -155,7 +155,7 @@ def check_misfit(
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
-    """Spoil simulated spectra in known ways; tell whether it is noticed, and what becomes of the labels.
+    """Spoil simulated spectra in known ways, and see whether it is noticed and what happens to the labels.
 
     Example: maury check misfit --fault fringes --fault companion --number 10
     """
@@ -209,8 +209,8 @@ def check_sky(
         ),
     ],
     model: ModelOption = "kurucz-apogee",
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
-    chips: Annotated[bool, typer.Option("--chips", help="Infer each chip by itself as well.")] = False,
+    draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = 1000,
+    chips: Annotated[bool, typer.Option("--chips", help="Also infer each chip by itself.")] = False,
     nuisances: NuisancesOption = "default",
     output: Annotated[
         Path | None,
@@ -220,7 +220,7 @@ def check_sky(
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
-    """Infer real spectra; report bias, scatter and scatter over stated errors, repeats and chips against each other.
+    """Infer real spectra; report bias, scatter and scatter in units of the stated errors, and compare repeats and chips.
 
     Example: maury check sky labels.csv --chips --output sky
     """
@@ -251,13 +251,13 @@ def check_libraries(
     output: Annotated[
         Path, typer.Option(help="Folder for libraries.json, a table, and each model's systematic.json.")
     ],
-    number: Annotated[int, typer.Option(help="Stars of each pair of libraries.", min=1)] = 40,
+    number: Annotated[int, typer.Option(help="Stars per pair of libraries.", min=1)] = 40,
     phoenix: Annotated[
         Path | None, typer.Option(help="Folder of quadratic models of PHOENIX, as of apogee_tools.")
     ] = None,
     seed: SeedOption = 100,
 ) -> None:
-    """Compare the shipped libraries: what each says of stars that another has made.
+    """Compare the shipped libraries: fit spectra of each one with the others.
 
     Example: maury check libraries --number 40 --output libraries
     """

@@ -43,7 +43,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Import the network that the model or configuration names: runs code of whoever wrote it.",
+        help="Import the network that the model or configuration names. This runs code of whoever wrote it.",
     ),
 ]
 
@@ -72,14 +72,15 @@ class NoiseModel(StrEnum):
 
 
 NoiseOption = Annotated[
-    NoiseModel, typer.Option(help="Residuals: auto lets the spectrum say whether they hang together.")
+    NoiseModel,
+    typer.Option(help="Noise of the residuals: auto makes it correlated where the spectrum asks for it."),
 ]
 
 
 NuisancesOption = Annotated[
     str,
     typer.Option(
-        help="What else the model is uncertain of, integrated out: default, none, or names separated by commas.",
+        help="What else is uncertain and integrated out: default, none, or names separated by commas.",
     ),
 ]
 
@@ -87,7 +88,7 @@ NuisancesOption = Annotated[
 BudgetOption = Annotated[
     int,
     typer.Option(
-        help="Likelihoods a spectrum may take; after them the best answer is given, flagged not_converged. Nested sampling needs 100000.",
+        help="Likelihoods per spectrum; then the best answer so far is given, flagged not_converged. Nested sampling needs 100000.",
         min=1000,
     ),
 ]

@@ -24,15 +24,15 @@ class Release(StrEnum):
 
 @app.command("apogee")
 def fetch_apogee(
-    output: Annotated[Path, typer.Option(help="Folder; files lie in it as in the archive.")],
+    output: Annotated[Path, typer.Option(help="Folder; it gets the archive's structure.")],
     release: Annotated[Release, typer.Option(help="Which data release.")] = Release.dr17,
     kind: Annotated[
-        str, typer.Option(help="apVisit, apStar, aspcapStar; of dr19 also mwmStar and mwmVisit.")
+        str, typer.Option(help="apVisit, apStar or aspcapStar; for dr19 also mwmStar and mwmVisit.")
     ] = "apStar",
     star: Annotated[
         list[str] | None, typer.Option("--id", help="A star: 2M..., or sdss_id. May be given more than once.")
     ] = None,
-    field: Annotated[list[str] | None, typer.Option(help="All of a field, such as 150-08.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="All spectra of a field, such as 150-08.")] = None,
     catalogue: Annotated[
         Path | None,
         typer.Option("--from", help="A table with the columns that the paths need, such as allVisit."),

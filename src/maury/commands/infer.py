@@ -67,14 +67,14 @@ def infer(
     model: Annotated[
         str,
         typer.Option(
-            help="Name of a shipped model, a folder, or 'auto': the evidence chooses.",
+            help="Name of a shipped model, a folder, or 'auto', which lets the evidence choose.",
             autocompletion=complete_model_or_auto,
         ),
     ] = DEFAULT_MODEL,
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = 1000,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
+        bool, typer.Option("--json", help="One JSON object per spectrum on standard output.")
     ] = False,
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: SeedOption = 0,
@@ -85,26 +85,30 @@ def infer(
     companion: Annotated[
         Companion,
         typer.Option(
-            help="A second star in the spectrum: auto looks where one is not enough, and asks the evidence."
+            help="A second star: auto looks for one where a single star is not enough, and keeps it if the evidence says so."
         ),
     ] = Companion.no,
     false_alarm: Annotated[
-        float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
+        float, typer.Option(help="Share of good spectra that may be flagged misfit or novel by chance.")
     ] = FALSE_ALARM,
     budget: BudgetOption = BUDGET,
     joint: Annotated[
-        bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
+        bool,
+        typer.Option(
+            "--joint",
+            help="All spectra are of one star: one set of labels, and a velocity for each spectrum.",
+        ),
     ] = False,
     isolated: Annotated[
         bool,
         typer.Option(
             "--isolated",
-            help="Files of strangers: another process reads them, with limits of time and memory.",
+            help="For files from strangers: another process reads them, with limits of time and memory.",
         ),
     ] = False,
     trust_code: TrustOption = False,
 ) -> None:
-    """Infer the labels of stars from their spectra; a file may hold many.
+    """Infer the labels of stars from their spectra; a file may hold many spectra.
 
     Example: maury infer apVisit-r13-9518-57729-104.fits --output results
     """

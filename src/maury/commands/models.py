@@ -86,10 +86,13 @@ def models_build(
     output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
     instrument: Annotated[
         str | None,
-        typer.Option(help="Spectrograph that it is for: a name of 'maury instruments list', or a TOML file."),
+        typer.Option(help="The spectrograph: a name from 'maury instruments list', or a TOML file."),
     ] = None,
     restrict: Annotated[
-        bool, typer.Option("--restrict", help="Leave out what of the instrument the library does not cover.")
+        bool,
+        typer.Option(
+            "--restrict", help="Leave out the parts of the instrument that the library does not cover."
+        ),
     ] = False,
 ) -> None:
     """Compute an emulator from a model library; print its error.
@@ -139,7 +142,7 @@ def models_tune(
 @app.command("fetch")
 def models_fetch(
     library: Annotated[Library, typer.Argument(help="Which library.")],
-    output: Annotated[Path, typer.Option(help="The grid file, HDF5; of marcs-maury a folder.")],
+    output: Annotated[Path, typer.Option(help="The grid file, HDF5; for marcs-maury a folder.")],
     band: Annotated[str, typer.Option(help="Wavelengths, Angstrom in vacuum.")] = "15000:17100",
     teff: Annotated[str, typer.Option(help="K.")] = "2300:7000",
     logg: Annotated[str, typer.Option()] = "0:6",
@@ -148,7 +151,7 @@ def models_fetch(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Address of the archive's folder HiResFITS, if not the public one; of marcs-maury, of its parts.",
+            help="Address of the archive's folder HiResFITS, if not the public one; for marcs-maury, of its parts.",
             envvar="MAURY_ARCHIVE",
         ),
     ] = None,
@@ -156,7 +159,7 @@ def models_fetch(
 ) -> None:
     """Download a model library's spectra, cropped to a band, into one grid file; run it again to go on.
 
-    The parts of marcs-maury are copied whole: ranges are of phoenix-aces.
+    Ranges are for phoenix-aces; the parts of marcs-maury are copied whole.
 
     Example: maury models fetch phoenix-aces --teff 2300:4500 --output phoenix.h5
     """

@@ -72,11 +72,12 @@ Scheduler = Annotated[
     typer.Option(help="Address of a Dask scheduler; by default a cluster of this machine's cores."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Workers of the local cluster; by default one a GPU, or one a core.", min=1)
+    int | None,
+    typer.Option(help="Workers of the local cluster; by default one per GPU, or one per core.", min=1),
 ]
 DeviceOption = Annotated[
     Device,
-    typer.Option(help="auto takes a GPU where a worker has one; cuda asks workers for the resource GPU."),
+    typer.Option(help="auto uses a GPU where a worker has one; cuda needs workers with the resource GPU."),
 ]
 
 
@@ -98,7 +99,7 @@ def survey_run(
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the survey in the folder.")] = False,
     flow_only: Annotated[
-        bool, typer.Option("--flow-only", help="The flow's posterior, not verified: much faster.")
+        bool, typer.Option("--flow-only", help="The network's posterior alone, not verified: much faster.")
     ] = False,
     draws: Annotated[
         int | None,
@@ -112,13 +113,13 @@ def survey_run(
     prior: PriorOption = None,
     mask: MaskOption = None,
     files_per_task: Annotated[
-        int, typer.Option(help="Files that are done and committed together.", min=1)
+        int, typer.Option(help="Files per task; a task is done and committed as a whole.", min=1)
     ] = 50,
     budget: BudgetOption = BUDGET,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
-    """Infer every spectrum of many files into a catalogue (Parquet); --output DIR --resume alone goes on with what it was begun with.
+    """Infer every spectrum of many files into a catalogue (Parquet). To go on with it: --output DIR --resume.
 
     Example: maury survey 'visits/**/*.fits' --output my-survey
     """
@@ -271,7 +272,7 @@ def survey_repair(
     workers: Workers = None,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Do again what is missing, damaged or changed.
+    """Infer again what is missing, damaged or changed.
 
     Example: maury survey repair my-survey
     """

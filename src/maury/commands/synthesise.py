@@ -13,7 +13,7 @@ from maury.commands.progress import counting, stoppable
 
 def models_synthesise(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="See docs/libraries.md.")],
-    output: Annotated[Path, typer.Option(help="Folder of the grid's files; what is there is kept.")],
+    output: Annotated[Path, typer.Option(help="Folder of the grid's files; files that are there are kept.")],
     jobs: Annotated[int, typer.Option(help="Spectra computed at the same time.", min=1, max=256)] = 1,
     compressed: Annotated[
         Path | None,
@@ -22,10 +22,10 @@ def models_synthesise(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin nothing new after so many minutes.", min=0)
+        float | None, typer.Option(help="Begin no new spectra after so many minutes.", min=0)
     ] = None,
 ) -> None:
-    """Compute a grid of synthetic spectra with an engine of radiative transfer; run it again to go on.
+    """Compute a grid of synthetic spectra with a radiative-transfer code; run it again to go on.
 
     Example: maury models synthesise marcs-maury.toml --jobs 2 --output grids/marcs-maury
     """
@@ -65,7 +65,7 @@ def models_calibrate(
     output: Annotated[Path, typer.Option(help="Folder of the steps, the list and its card.")],
     jobs: Annotated[int, typer.Option(help="Spectra computed at the same time.", min=1, max=256)] = 1,
 ) -> None:
-    """Fit line strengths and damping to standard stars; print how well they agree then. Run it again to go on.
+    """Fit line strengths and damping to standard stars, and print how well they agree. Run it again to go on.
 
     Example: maury models calibrate marcs-maury.toml --jobs 2 --output lines
     """

@@ -90,10 +90,10 @@ def simulate(
     prior: Annotated[Path | None, typer.Option(help=r"TOML file with \[priors] and \[fixed].")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**62 - 1)] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with all of it: pixels, noise, masks, continua.")
+        Path | None, typer.Option(help="TOML file with all settings: pixels, noise, masks, continua.")
     ] = None,
 ) -> None:
-    """Simulate spectra into a file, to train on; run it again to go on where it was stopped.
+    """Simulate spectra for training, into a file; run it again to go on where it was stopped.
 
     Example: maury simulate --number 50000 --output training.h5
     """
