@@ -189,8 +189,10 @@ def _numbered(rows: list[dict[str, Any]], tell: Callable[[str], None]) -> Callab
 
 
 def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
-    from maury.report.tables import summary_table
+    from maury.report.tables import summary_table, verdict_line
+    from maury.report.verdict import verdict
 
+    out.print(verdict_line(posterior.spectrum.id, verdict(posterior)))
     out.print(summary_table(posterior, truth))
 
 
@@ -263,7 +265,8 @@ def _infer_joint(
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
     from maury.inference.visits import infer_visits_with
-    from maury.report.tables import joint_table
+    from maury.report.tables import joint_table, verdict_line
+    from maury.report.verdict import judge
     from maury.spectra.formats.isolated import read_all as read_all_isolated
     from maury.spectra.formats.registry import read_all
 
@@ -280,6 +283,7 @@ def _infer_joint(
     if as_json:
         print_json(star.to_json())
     else:
+        out.print(verdict_line(star.visits[0].spectrum.id, judge(star.flag_bad, star.flag_warn, "refined")))
         out.print(joint_table(star))
     if output:
         _write_joint(star, output)

@@ -100,12 +100,16 @@ class Posterior(WeightedDraws):
 
     def __str__(self) -> str:
         values = "".join(f"\n  {name:<10} {text}" for name, text in self.in_words())
-        return f"Posterior of {self._title}, {self.model}{values}\n{self._trust()}"
+        return f"Posterior of {self._title}, {self.model}\n{self._said()}{values}\n{self._trust()}"
 
     def _repr_html_(self) -> str:
         facts = [("", self._trust()), ("model", self.model), ("draws", f"{len(self.draws)}")]
         return card(
-            f"Posterior of {self._title}", facts, ("label", "mean ± standard deviation"), self.in_words()
+            f"Posterior of {self._title}",
+            facts,
+            ("label", "mean ± standard deviation"),
+            self.in_words(),
+            self._said(),
         )
 
     @property
@@ -113,6 +117,11 @@ class Posterior(WeightedDraws):
         return self.spectrum.id or (
             Path(self.spectrum.path).name if self.spectrum.path else "a spectrum in memory"
         )
+
+    def _said(self) -> str:
+        """One sentence on whether to believe it, and what to do next."""
+        text: str = made_elsewhere("report.verdict", "verdict")(self).text
+        return text
 
     def _trust(self) -> str:
         flags = ", ".join((*self.flag_bad, *self.flag_warn)) or "no flags"

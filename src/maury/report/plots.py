@@ -245,7 +245,9 @@ def companion_figure(posterior: Posterior, low: float, high: float) -> Figure:
     pixels = None if posterior.target is None else posterior.target.likelihood.pixels
     pair = None if pixels is None else pixels.model
     if pixels is None or not isinstance(pair, Pair):
-        raise InferenceError("one star's light was fitted, or the posterior comes from a file: infer the spectrum with companion='auto'")
+        raise InferenceError(
+            "one star's light was fitted, or the posterior comes from a file: infer the spectrum with companion='auto'"
+        )
     fit = posterior.fit
     wavelength = posterior.spectrum.grid.wavelength[fit.pixels]
     shown = (wavelength > low) & (wavelength < high)
@@ -253,7 +255,9 @@ def companion_figure(posterior: Posterior, low: float, high: float) -> Figure:
         raise InferenceError(f"no pixel of the spectrum was used between {low:g} and {high:g} Angstrom")
     best = torch.from_numpy(posterior.draws[(posterior.log_likelihood + posterior.log_prior).argmax()])
     with torch.no_grad():
-        first, second = pixels.to_pixels(pair.single(pair.stars(best[None, : pair.n_labels]))).double().numpy()
+        first, second = (
+            pixels.to_pixels(pair.single(pair.stars(best[None, : pair.n_labels]))).double().numpy()
+        )
     ratio = float(best[posterior.labels.index(RATIO)])
     curves = {
         "both stars": (RED, fit.flux / fit.continuum),

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from maury.files import write_ecsv
 from maury.posterior.columns import column_named
+from maury.posterior.flags import Kind
 from maury.posterior.result import Posterior
 from maury.quantities import quantity
+from maury.report.verdict import Verdict, upper_limits
 from maury.text import readable
 
 if TYPE_CHECKING:
@@ -29,38 +32,60 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.add_column("library", justify="right")
     if truth is not None:
         table.add_column("truth", justify="right")
-    rows = posterior.summary()
+    rows, limits = posterior.summary(), upper_limits(posterior)
     if posterior.v_bary is not None:
         rows = rows | {"v_bary": posterior.v_bary | {"unit": quantity("v_bary").unit}}
     for name, entry in rows.items():
         digits = quantity(name).digits
         cells = [entry["p50"], entry["p50"] - entry["p16"], entry["p84"] - entry["p50"]]
         written = [f"{value:.{digits}f}" for value in cells]
+        if name in limits:
+            written = [f"< {limits[name]:.1f}", "", ""]
         if between:
             written.append(f"{between[name].sigma:.{digits}f}" if name in between else "")
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
-    flags = ", ".join((*posterior.flag_bad, *posterior.flag_warn)) or "no flags"
     table.caption = (
-        f"v_sini < {posterior.quantile('v_sini', 0.95):.1f} km/s (95 %); chi2/n {posterior.fit.rchi2:.2f}, "
-        f"with jitter {posterior.fit.rchi2_jitter:.2f}\n"
+        f"chi2/n {posterior.fit.rchi2:.2f}, with jitter {posterior.fit.rchi2_jitter:.2f}\n"
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
-        f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
+        f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s\n{flags_line(posterior.flag_bad, posterior.flag_warn)}"
     )
+    if limits:
+        table.caption += "\n<: upper limit, 95 %"
     for tried in posterior.diagnostics.models:
         table.caption += (
             f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
         )
     if between:
-        table.caption += (
-            "\nlibrary: how far the label moves with the choice of the library, to be added to - and +"
-        )
+        table.caption += "\nlibrary: error by the choice of the library, to be added to - and +"
     if second := posterior.diagnostics.companion:
         used = "" if second.used else ", not used"
         table.caption += f"\na second star gains {second.gain:.1f} nats{used}"
     table.caption_justify = "left"
     return table
+
+
+# Colours of verdicts on a terminal.
+_STYLES: Mapping[Kind, str] = {
+    "verified": "green",
+    "flagged": "yellow",
+    "unverified": "yellow",
+    "unusable": "red",
+}
+
+
+def verdict_line(name: str, found: Verdict) -> Text:
+    """Return what to make of a result as a line: the sentence in its colour, then what to do next."""
+    line = Text(f"{readable(name)}: ") if name else Text()
+    line.append(found.sentence, f"bold {_STYLES[found.kind]}")
+    return line.append(f" {found.advice}" if found.advice else "")
+
+
+def flags_line(bad: Sequence[str], warn: Sequence[str]) -> str:
+    """Return the flags, and how to learn what they mean."""
+    flags = (*bad, *warn)
+    return f"flags: {', '.join(flags)} (maury explain {flags[0]})" if flags else "no flags"
 
 
 def joint_table(star: JointPosterior) -> Table:
@@ -85,7 +110,7 @@ def joint_table(star: JointPosterior) -> Table:
     table.caption = (
         f"velocity variation: ln evidence ratio {'unknown' if variation is None else f'{variation:.1f}'}\n"
         f"k-hat {star.khat:.2f}, ESS {star.ess:.0f} of {len(star.draws)} draws, ln Z {star.log_evidence:.1f}; "
-        f"{star.seconds:.1f} s; {', '.join((*star.flag_bad, *star.flag_warn)) or 'no flags'}"
+        f"{star.seconds:.1f} s\n{flags_line(star.flag_bad, star.flag_warn)}"
     )
     table.caption_justify = "left"
     return table
