@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Builds of torch for processors, a tenth of those for CUDA ("2.13.0+cpu" sorts above "2.13.0"); the registry's own, TORCH_INDEX=https://pypi.org/simple, is for a GPU.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-all lint venv calibration peers docs lock supply-chain wheel-test clean
+.PHONY: demo test test-all lint venv calibration peers docs tutorials lock supply-chain wheel-test clean
 
 demo: $(STAMP)
 	$(BIN)/maury demo --output demo
@@ -26,9 +28,13 @@ calibration: $(STAMP)
 	  $(BIN)/maury check calibration --model $$model --number 2000 --jobs 2 --output docs/results/calibration/$$model; \
 	done
 
-# Tutorials are run as the site is built: minutes. Open build/site/index.html.
+# The site, from pages that hold what their tutorials printed. Open build/site/index.html.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Runs the tutorials and writes what they print and draw into their pages: a quarter of an hour. PAGES="trust survey" runs these alone.
+tutorials: $(STAMP)
+	$(BIN)/python docs/tools/tutorials.py $(PAGES)
 
 venv: $(STAMP)
 
@@ -36,7 +42,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt hashes.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement hashes.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --extra-index-url $(TORCH_INDEX) torch
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 

@@ -37,6 +37,7 @@ def test_many_names_are_not_listed_beside_the_one_that_was_meant():
             {"network": {"featurizer": {"kind": "aligned", "widht": 3}}},
             r"network.featurizer.aligned.widht: .*did you mean 'width'\?",
         ),
+        ({"network": {"flow": {"hidden": [16]}}}, "network.flow: does not say which kind it is"),
         ({"optimizer": "adm"}, r"optimizer: no 'adm'; known are adam, adamw; did you mean 'adam'\?"),
         (
             {"problem": {"priors": {"teff": {"kind": "uniform", "low": 1, "hgh": 2}}}},

@@ -59,7 +59,7 @@ def main():
         if kind == "score":
             start = folder / "aligned" / "estimator.safetensors"
             settings |= {"start": start, "epoch": 50, "learning_rate": 5e-4}
-    estimator = train(TrainConfig(**settings), folder / kind, progress=False)
+    estimator = train(TrainConfig(**settings), folder / kind)
     card = json.loads((folder / kind / "estimator.json").read_text())
     judge = common.Judge()
     figures = {"minutes": card["training_minutes"], "spectra_seen": card["spectra_seen"]}

@@ -16,11 +16,12 @@ from scipy import stats
 
 import maury
 from maury.checks.coverage import central_credibility, coverage
+from maury.figures import new_figure
 from maury.inference.flow import Flow
 from maury.models import to_model_grid
 from maury.posterior.result import Posterior
 from maury.priors import Uniform
-from maury.report.plots import BLUE, GREY, ORANGE, RED, new_figure
+from maury.report.plots import BLUE, GREY, ORANGE, RED
 from maury.sampling.importance import effective_sample_size, fit_pareto, pareto_smooth
 from maury.sampling.proposal import FlowAndJitter, StudentT
 from maury.training.demo import TRUTH, simulate_visit

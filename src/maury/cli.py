@@ -15,6 +15,7 @@ from maury.commands.console import BAD_INPUT, err, out, print_error, speaking
 from maury.commands.doctor import doctor
 from maury.commands.explain import explain
 from maury.commands.infer import demo, infer
+from maury.commands.progress import Stopped
 from maury.commands.report import report
 from maury.commands.serve import serve
 from maury.commands.train import reproduce, simulate, train
@@ -32,6 +33,8 @@ class _Suggesting(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped from None
         except typer.BadParameter as error:
             # "'sien' is not one of 'sine', 'three', 'five'."
             given, *known = _QUOTED.findall(error.message) or [""]
@@ -59,6 +62,8 @@ app.add_typer(fetch.app, name="fetch")
 app.add_typer(survey.app, name="survey")
 
 INTERNAL = 1
+# As shells have it of a process that Ctrl-C has ended.
+STOPPED = 130
 
 
 def _version(show: bool) -> None:
@@ -78,11 +83,19 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: bad input exits with 2, an internal error with 1, either with one line unless ``--debug``."""
+    """Run the command line: bad input exits with 2, Ctrl-C with 130, an internal error with 1, each with one line unless ``--debug``."""
     debug = "--debug" in sys.argv
     try:
         with speaking():
             app()
+    except Stopped as stopped:
+        err.print(
+            ": ".join(filter(None, ("stopped", str(stopped)))),
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(STOPPED)
     except MauryError as error:
         if debug:
             raise

@@ -33,11 +33,16 @@ def card(
     facts: Iterable[tuple[str, str]],
     header: Sequence[str] = (),
     rows: Iterable[Sequence[str]] = (),
+    said: str = "",
 ) -> str:
-    """Return HTML of an object for a notebook: a title, a table of rows under a header, and facts in small print; all text is escaped."""
+    """Return HTML of an object for a notebook: a title, what is said of it, a table of rows under a header, and facts in small print.
+
+    All text is escaped.
+    """
     cells = ["".join(f"<th>{escape(text)}</th>" for text in header)] if header else []
     cells += ["".join(f"<td>{escape(text)}</td>" for text in row) for row in rows]
     table = "".join(f"<tr>{row}</tr>" for row in cells)
     small = "; ".join(f"{escape(name)} {escape(text)}" for name, text in facts)
     body = f"<table>{table}</table>" if table else ""
-    return f"<div><strong>{escape(title)}</strong>{body}<div><small>{small}</small></div></div>"
+    first = f"<div>{escape(said)}</div>" if said else ""
+    return f"<div><strong>{escape(title)}</strong>{first}{body}<div><small>{small}</small></div></div>"

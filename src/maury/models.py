@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maury.constants import DEFAULT_MODEL
 from maury.display import card
-from maury.errors import ModelError
+from maury.errors import InferenceError, ModelError
 from maury.files import first_line
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
@@ -123,9 +123,22 @@ class Model:
         Raises
         ------
         InferenceError
-            If no pixel lies on one of the instrument's chips.
+            If no pixel lies on one of the instrument's chips, or inside the model's wavelengths.
         """
-        return without_hits(spectrum if self.instrument is None else self.instrument.adopt(spectrum))
+        if self.instrument is not None:
+            return without_hits(self.instrument.adopt(spectrum))
+        emulator = self.forward.emulator
+        low, high = (
+            float(emulator.grid.wavelength[i]) for i in (emulator.covered[0][0], emulator.covered[-1][1] - 1)
+        )
+        w = spectrum.grid.wavelength
+        if w[-1] < low or w[0] > high:
+            raise InferenceError(
+                f"the spectrum covers {w[0]:.0f}-{w[-1]:.0f} Angstrom, and {self.name} {low:.0f}-{high:.0f}. All shipped models are "
+                "for APOGEE's wavelengths; docs/instruments.md says how to build one for others",
+                "outside_wavelengths",
+            )
+        return without_hits(spectrum)
 
 
 def folder(name: str | Path) -> Path:

@@ -55,6 +55,8 @@ def config_problem(error: ValidationError, model: type[BaseModel]) -> str:
         reason = f"no such key; {meant(str(last), keys_at(model, place))}"
     elif first["type"] == "union_tag_invalid":
         reason = f"no {context['tag']!r}; {meant(str(context['tag']), _quoted(context['expected_tags']))}"
+    elif first["type"] == "union_tag_not_found":
+        reason = f"does not say which {context['discriminator'].strip(chr(39))} it is"
     elif first["type"] == "literal_error":
         reason = f"no {first['input']!r}; {meant(str(first['input']), _quoted(context['expected']))}"
     # Brackets are pydantic's, as in "function-after[_ordered(), Uniform]".

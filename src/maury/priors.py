@@ -13,7 +13,15 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor
 
 from maury.errors import LabelError
@@ -257,6 +265,25 @@ Prior = Uniform | LogUniform | TruncatedNormal
 # What a caller may write: a prior, or the two ends of a uniform one.
 PriorLike = Prior | Sequence[float]
 ANY_PRIOR: TypeAdapter[Prior] = TypeAdapter(Annotated[Prior, Field(discriminator="kind")])
+
+
+def _short(value: Any) -> Any:
+    """Write out what a file may leave to be understood: two numbers are the ends of a uniform prior, a mean is of a normal one."""
+    if isinstance(value, list) and len(value) == 2:
+        return {"kind": "uniform", "low": value[0], "high": value[1]}
+    if isinstance(value, Mapping) and "kind" not in value:
+        return {"kind": "truncated-normal" if "mean" in value or "sigma" in value else "uniform", **value}
+    return value
+
+
+class PriorFile(BaseModel):
+    """A file of priors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priors: dict[str, Annotated[Prior, Field(discriminator="kind"), BeforeValidator(_short)]] = Field(
+        {}, description="by label: ``[low, high]``, ``{mean, sigma}``, or a table with its ``kind``"
+    )
 
 
 def as_prior(value: Any, name: str) -> Prior:

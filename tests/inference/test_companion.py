@@ -70,6 +70,14 @@ def test_it_is_saved_told_and_drawn(pair: Posterior, tmp_path: Path) -> None:
     pair.plot_corner().savefig(tmp_path / "corner.png", dpi=40)
     pair.plot_fit().savefig(tmp_path / "fit.png", dpi=40)
     assert "Effective temperature of the companion" in star_page(pair)
+    axis = pair.plot_companion(15735, 15775).axes[0]
+    both, first, second = (line.get_ydata() for line in axis.lines[1:])
+    # Nuisances are in the fit, not in the stars.
+    np.testing.assert_allclose(both, first + second, atol=0.005)
+    with pytest.raises(InferenceError, match="no pixel of the spectrum was used between 10 and 20"):
+        pair.plot_companion(10, 20)
+    with pytest.raises(InferenceError, match="comes from a file"):
+        again.plot_companion(15735, 15775)
 
 
 def test_draws_are_weighed_by_the_exact_posterior(pair: Posterior) -> None:

@@ -57,7 +57,7 @@ def clean(tmp_path_factory):
 @pytest.mark.parametrize("source", ["on the fly", "file"])
 def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch, source, clean):
     changes = {"simulations": clean, "seed": 3} if source == "file" else {}
-    whole = train(config(**changes), tmp_path / "whole", progress=False)
+    whole = train(config(**changes), tmp_path / "whole")
 
     count = 0
     step = Training.training_step
@@ -71,9 +71,9 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch, sourc
 
     monkeypatch.setattr(Training, "training_step", killed)
     with pytest.raises(KeyError):
-        train(config(**changes), tmp_path / "parts", progress=False)
+        train(config(**changes), tmp_path / "parts")
     monkeypatch.setattr(Training, "training_step", step)
-    parts = train(config(**changes), tmp_path / "parts", progress=False)
+    parts = train(config(**changes), tmp_path / "parts")
 
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name, atol=1e-5, rtol=1e-4)
@@ -83,7 +83,7 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch, sourc
 
 def test_trained_estimator_infers_what_it_was_trained_for(tmp_path, clean):
     """Held labels and known continua come back with the model."""
-    train(config(simulations=clean), tmp_path, progress=False)
+    train(config(simulations=clean), tmp_path)
     model = load_model(tmp_path)
     assert model.estimator.labels.names == ("teff", "v_rad", "v_sini")
     assert model.problem.held == {"logg": 4.0, "m_h": 0.0, "alpha_m": 0.0, "jitter": 0.0}
@@ -106,11 +106,11 @@ def test_stored_spectra_get_new_noise_each_epoch_and_come_once(clean):
 
 
 def test_another_configuration_is_refused(tmp_path):
-    train(config(epochs=1), tmp_path, progress=False)
+    train(config(epochs=1), tmp_path)
     with pytest.raises(
         ConfigError, match=r"another configuration .*learning_rate is 0.001 there and 0.01 here"
     ):
-        train(config(epochs=1, learning_rate=1e-2), tmp_path, progress=False)
+        train(config(epochs=1, learning_rate=1e-2), tmp_path)
 
 
 @pytest.mark.parametrize("validated", [False, True])
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path, monkeypatc
 
     monkeypatch.setattr(Training, "training_step", poisoned)
     with pytest.raises(ModelError, match=r"became nan at batch 2 of epoch 1 \(step 6\).*best weights"):
-        train(config(), tmp_path, progress=False)
+        train(config(), tmp_path)
     card = json.loads((tmp_path / "estimator.json").read_text())
     assert card["validation_nats"] == pytest.approx(card["validation_nats"])
     assert load_model(tmp_path).estimator.labels.names[0] == "teff"
@@ -133,10 +133,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path, monkeypatc
 
 def test_training_stops_early_and_by_the_clock(tmp_path):
     early = config(epochs=40, epoch=1, patience=1, learning_rate=1e-30, schedule="constant")
-    train(early, tmp_path / "early", progress=False)
+    train(early, tmp_path / "early")
     seen = json.loads((tmp_path / "early" / "estimator.json").read_text())["spectra_seen"]
     assert seen < 40 * 32
-    train(config(epochs=10_000, minutes=0.02), tmp_path / "clock", progress=False)
+    train(config(epochs=10_000, minutes=0.02), tmp_path / "clock")
     assert json.loads((tmp_path / "clock" / "estimator.json").read_text())["training_minutes"] < 0.5
 
 
@@ -145,19 +145,19 @@ def test_a_file_cut_short(tmp_path, clean):
     data = clean.read_bytes()
     cut.write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match="cut short"):
-        train(config(simulations=cut), tmp_path / "out", progress=False)
+        train(config(simulations=cut), tmp_path / "out")
     with pytest.raises(ConfigError, match="too few"):
-        train(config(simulations=clean, batch=512), tmp_path / "few", progress=False)
+        train(config(simulations=clean, batch=512), tmp_path / "few")
 
 
 def test_bf16_and_tensorboard(tmp_path):
-    train(config(precision="bf16", tensorboard=True), tmp_path, progress=False)
+    train(config(precision="bf16", tensorboard=True), tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_batches(tmp_path):
-    estimator = train(config(devices=2, strategy="ddp_spawn", epoch=8), tmp_path, progress=False)
+    estimator = train(config(devices=2, strategy="ddp_spawn", epoch=8), tmp_path)
     assert estimator.card["spectra_seen"] == 2 * 8 * 32
 
 
@@ -185,7 +185,7 @@ def test_shipped_configurations_are_valid(name):
 
 
 def test_score_starts_from_an_aligned_estimator(tmp_path, clean):
-    train(config(simulations=clean, epochs=1), tmp_path / "aligned", progress=False)
+    train(config(simulations=clean, epochs=1), tmp_path / "aligned")
     score = {
         "featurizer": {"kind": "score", "aligned": TINY["featurizer"]},
         "flow": {

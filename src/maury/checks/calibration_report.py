@@ -15,11 +15,12 @@ from scipy import stats
 from maury.checks.calibration import Outcome
 from maury.checks.coverage import Coverage, bins, central_credibility, coverage, needed
 from maury.errors import ConfigError
+from maury.figures import new_figure
 from maury.files import write_ecsv, writing
 from maury.labels import LabelSet
 from maury.models import Model
 from maury.report.page import Cell, Section, write_page
-from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, new_figure
+from maury.report.plots import BLUE, GREY, ORANGE, draw_picture
 from maury.sampling.verification import KHAT_LIMIT
 
 Array = NDArray[np.float64]

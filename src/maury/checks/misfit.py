@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from maury.checks.gap import FAULTS, IMPOSTORS, NONE, OPTIONS, Result, impostor
 from maury.errors import ConfigError, InferenceError
+from maury.figures import new_figure
 from maury.files import writing
 from maury.inference.infer import infer
 from maury.models import Model
 from maury.report.page import Cell, Section, write_page
-from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, new_figure
+from maury.report.plots import BLUE, GREY, ORANGE, draw_picture
 
 # Coverage of the 68 % regions that a robust result keeps.
 _ENOUGH = 0.6

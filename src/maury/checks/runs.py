@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -88,6 +89,8 @@ _model: Model | None = None
 
 def _take_model(model: Model, threads: int) -> None:
     global _model
+    # Ctrl-C reaches every process of a terminal; the one that has begun the others ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     _model = model
 
@@ -99,7 +102,15 @@ def _with_model(key: Key, task: Task) -> Any:
 
 def _in_processes(model: Model, task: Task, keys: Sequence[Key], jobs: int) -> Iterator[Any]:
     threads = max(1, torch.get_num_threads() // jobs)
+    before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), initializer=_take_model, initargs=(model, threads)
     ) as pool:
-        yield from pool.map(partial(_with_model, task=task), keys)
+        try:
+            yield from pool.map(partial(_with_model, task=task), keys)
+        except (KeyboardInterrupt, GeneratorExit):
+            # Nobody waits for what they are at.
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

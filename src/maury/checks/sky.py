@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from maury.checks.runs import Key, run
 from maury.constants import DEFAULT_MODEL
 from maury.errors import ConfigError, MauryError
+from maury.figures import new_figure
 from maury.files import finite, writing
 from maury.inference.infer import AUTO, infer
 from maury.inference.options import Options
@@ -28,7 +29,7 @@ from maury.names import meant
 from maury.posterior.result import Posterior
 from maury.quantities import is_known, quantity
 from maury.report.page import Cell, Section, write_page
-from maury.report.plots import BLUE, GREY, draw_picture, new_figure
+from maury.report.plots import BLUE, GREY, draw_picture
 from maury.spectra.formats.registry import read_all
 from maury.spectra.spectrum import Spectrum
 

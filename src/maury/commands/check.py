@@ -16,7 +16,6 @@ from maury.commands.console import (
     ModelOption,
     NuisancesOption,
     SeedOption,
-    bar,
     check_rate,
     err,
     make_folder,
@@ -24,9 +23,17 @@ from maury.commands.console import (
     print_json,
     read_range,
 )
+from maury.commands.progress import counted, stoppable
 from maury.constants import DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import MauryError
 from maury.files import finite, writing
+
+
+def _kept(output: Path | None) -> str:
+    if output is None:
+        return "nothing was kept: with --output DIR, what is done is kept and the next run goes on"
+    return f"what is done is in {output}; the same command goes on from there"
+
 
 app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
 
@@ -43,7 +50,7 @@ class Reference(StrEnum):
 def check_calibration(
     model: ModelOption = DEFAULT_MODEL,
     number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 500,
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
+    draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = 1000,
     pixels: Annotated[
         str, typer.Option(help="'native', or 'network': the grid that networks take.")
     ] = "native",
@@ -67,13 +74,9 @@ def check_calibration(
     if output:
         make_folder(output)
         store = output / "outcomes.jsonl"
-    outcomes = list(
-        bar(
-            calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed, jobs=jobs, store=store),
-            "inferring",
-            number,
-        )
-    )
+    everything = calibrate(loaded, number, draws=draws, pixels=pixels, seed=seed, jobs=jobs, store=store)
+    with stoppable(lambda: _kept(output)):
+        outcomes = list(counted(everything, "spectra", number))
     figures = report(outcomes, loaded)
     if output:
         write_outcomes(output, outcomes, figures, loaded)
@@ -96,7 +99,7 @@ def check_exact(
     output: Annotated[
         Path | None, typer.Option(help="Folder for exact.json and exact.jsonl; an interrupted run goes on.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a comparison.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per comparison.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
@@ -118,10 +121,11 @@ def check_exact(
         seed=seed, jobs=jobs, store=store,
     )  # fmt: skip
     found = []
-    for item in bar(everything, "comparing", number * len(kinds)):
-        found.append(item)
-        if as_json:
-            print_json(asdict(item))
+    with stoppable(lambda: _kept(output)):
+        for item in counted(everything, "comparisons", number * len(kinds)):
+            found.append(item)
+            if as_json:
+                print_json(asdict(item))
     figures = summary(found)
     if output:
         with writing(output / "exact.json") as temporary:
@@ -133,15 +137,15 @@ def check_exact(
 @app.command("misfit")
 def check_misfit(
     model: ModelOption = DEFAULT_MODEL,
-    number: Annotated[int, typer.Option(help="Spectra a fault and strength.", min=1)] = 20,
+    number: Annotated[int, typer.Option(help="Spectra per fault and strength.", min=1)] = 20,
     clean: Annotated[
-        int | None, typer.Option(help="Spectra without fault, for the rate of false alarms.")
+        int | None, typer.Option(help="Spectra without a fault, for the rate of false alarms.")
     ] = None,
     fault: Annotated[
-        list[str] | None, typer.Option(help="Which faults; all by default. May be given more than once.")
+        list[str] | None, typer.Option(help="A fault, may be given more than once; all by default.")
     ] = None,
     curves: Annotated[
-        bool, typer.Option("--curves/--default-strengths", help="All strengths, or the common one alone.")
+        bool, typer.Option("--curves/--default-strengths", help="All strengths, or only the default one.")
     ] = True,
     false_alarm: Annotated[
         float, typer.Option(help="Share of good spectra that may be flagged.")
@@ -152,7 +156,7 @@ def check_misfit(
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
-    """Spoil simulated spectra in known ways; tell whether it is noticed, and what becomes of the labels.
+    """Spoil simulated spectra in known ways, and see whether it is noticed and what happens to the labels.
 
     Example: maury check misfit --fault fringes --fault companion --number 10
     """
@@ -181,7 +185,8 @@ def check_misfit(
         spoil(loaded, [(NONE, 0.0)], n_clean, options=["auto"], seed=seed, jobs=jobs, store=clean_store),
         spoil(loaded, tried, number, seed=seed + 1, jobs=jobs, store=spoilt_store),
     )
-    results = list(bar(everything, "inferring", len(OPTIONS) * number * len(tried) + n_clean))
+    with stoppable(lambda: _kept(output)):
+        results = list(counted(everything, "posteriors", len(OPTIONS) * number * len(tried) + n_clean))
     single = [r for r in results if r.options == "auto"]
     figures = {
         "model": model,
@@ -205,8 +210,8 @@ def check_sky(
         ),
     ],
     model: AutoModelOption = "auto",
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = 1000,
-    chips: Annotated[bool, typer.Option("--chips", help="Infer each chip by itself as well.")] = False,
+    draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = 1000,
+    chips: Annotated[bool, typer.Option("--chips", help="Also infer each chip by itself.")] = False,
     nuisances: NuisancesOption = "default",
     output: Annotated[
         Path | None,
@@ -216,7 +221,7 @@ def check_sky(
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
-    """Infer real spectra; report bias, scatter and scatter over stated errors, repeats and chips against each other.
+    """Infer real spectra; report bias, scatter and scatter in units of the stated errors, and compare repeats and chips.
 
     Example: maury check sky labels.csv --chips --output sky
     """
@@ -232,7 +237,8 @@ def check_sky(
         make_folder(output)
         store = output / "seen.jsonl"
     everything = look(stars, loaded, labels.parent, options, chips=chips, jobs=jobs, store=store)
-    seen = list(bar(everything, "inferring", len(stars)))
+    with stoppable(lambda: _kept(output)):
+        seen = list(counted(everything, "stars", len(stars)))
     figures = figures_of(stars, seen, model)
     if output:
         write(output, figures, stars, seen)
@@ -247,13 +253,13 @@ def check_libraries(
     output: Annotated[
         Path, typer.Option(help="Folder for libraries.json, a table, and each model's systematic.json.")
     ],
-    number: Annotated[int, typer.Option(help="Stars of each pair of libraries.", min=1)] = 40,
+    number: Annotated[int, typer.Option(help="Stars per pair of libraries.", min=1)] = 40,
     phoenix: Annotated[
         Path | None, typer.Option(help="Folder of quadratic models of PHOENIX, as of apogee_tools.")
     ] = None,
     seed: SeedOption = 100,
 ) -> None:
-    """Compare the shipped libraries: what each says of stars that another has made.
+    """Compare the shipped libraries: fit spectra of each one with the others.
 
     Example: maury check libraries --number 40 --output libraries
     """
@@ -264,8 +270,9 @@ def check_libraries(
     known = libraries(phoenix)
     pairs = [(a, b) for a in known if not a.startswith("phoenix") for b in known if a != b]
     found: list[Compared] = []
-    for a, b in bar(pairs, "comparing", len(pairs)):
-        found += compare(known[a], known[b], number, seed)
+    with stoppable(lambda: "nothing is kept of a comparison that is not complete"):
+        for a, b in counted(pairs, "pairs of libraries", len(pairs)):
+            found += compare(known[a], known[b], number, seed)
     with writing(output / "libraries.json") as temporary:
         temporary.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
     with writing(output / "libraries.md") as temporary:

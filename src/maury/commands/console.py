@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,8 +19,6 @@ from maury.errors import MauryError, MauryWarning
 from maury.files import finite, sweep
 from maury.names import shipped
 from maury.text import readable
-
-T = TypeVar("T")
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -53,7 +51,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Import the network that the model or configuration names: runs code of whoever wrote it.",
+        help="Import the network that the model or configuration names. This runs code of whoever wrote it.",
     ),
 ]
 
@@ -82,14 +80,15 @@ class NoiseModel(StrEnum):
 
 
 NoiseOption = Annotated[
-    NoiseModel, typer.Option(help="Residuals: auto lets the spectrum say whether they hang together.")
+    NoiseModel,
+    typer.Option(help="Noise of the residuals: auto makes it correlated where the spectrum asks for it."),
 ]
 
 
 NuisancesOption = Annotated[
     str,
     typer.Option(
-        help="What else the model is uncertain of, integrated out: default, none, or names separated by commas.",
+        help="What else is uncertain and integrated out: default, none, or names separated by commas.",
     ),
 ]
 
@@ -97,17 +96,10 @@ NuisancesOption = Annotated[
 BudgetOption = Annotated[
     int,
     typer.Option(
-        help="Likelihoods a spectrum may take; after them the best answer is given, flagged not_converged. Nested sampling needs 100000.",
+        help="Likelihoods per spectrum; then the best answer so far is given, flagged not_converged. Nested sampling needs 100000.",
         min=1000,
     ),
 ]
-
-
-def bar(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
-    """Show a progress bar while the items are taken, if anyone is watching."""
-    from rich.progress import track
-
-    return track(items, text, total, console=err, disable=not err.is_terminal)
 
 
 @contextmanager

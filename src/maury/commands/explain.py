@@ -22,15 +22,15 @@ def explain(
         list[str] | None,
         typer.Argument(
             metavar="[FLAG]...",
-            help="As a table has them: misfit, at_bound:teff, khat[2]; none for all.",
+            help="As tables write them: misfit, at_bound:teff, khat[2]; without any, all are explained.",
             autocompletion=complete_flag,
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a flag on standard output.")
+        bool, typer.Option("--json", help="One JSON object per flag on standard output.")
     ] = False,
 ) -> None:
-    """Say what flags mean, how grave they are, and from where on they are raised.
+    """Explain flags: what they mean, how serious they are, and when they are raised.
 
     Example: maury explain average_lsf
     """

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from maury.commands.console import BAD_INPUT, err, out, print_error
+from maury.commands.console import BAD_INPUT, out, print_error
+from maury.commands.progress import counting, stoppable
 from maury.errors import MauryError
 
 app = typer.Typer(help="Download observed spectra from public archives.", no_args_is_help=True)
@@ -23,15 +24,15 @@ class Release(StrEnum):
 
 @app.command("apogee")
 def fetch_apogee(
-    output: Annotated[Path, typer.Option(help="Folder; files lie in it as in the archive.")],
+    output: Annotated[Path, typer.Option(help="Folder; it gets the archive's structure.")],
     release: Annotated[Release, typer.Option(help="Which data release.")] = Release.dr17,
     kind: Annotated[
-        str, typer.Option(help="apVisit, apStar, aspcapStar; of dr19 also mwmStar and mwmVisit.")
+        str, typer.Option(help="apVisit, apStar or aspcapStar; for dr19 also mwmStar and mwmVisit.")
     ] = "apStar",
     star: Annotated[
         list[str] | None, typer.Option("--id", help="A star: 2M..., or sdss_id. May be given more than once.")
     ] = None,
-    field: Annotated[list[str] | None, typer.Option(help="All of a field, such as 150-08.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="All spectra of a field, such as 150-08.")] = None,
     catalogue: Annotated[
         Path | None,
         typer.Option("--from", help="A table with the columns that the paths need, such as allVisit."),
@@ -47,8 +48,6 @@ def fetch_apogee(
 
     Example: maury fetch apogee --release dr17 --id 2M00242666+5341178 --output spectra
     """
-    from rich.progress import Progress
-
     from maury.archive.catalogue import QUERIES, query, read_catalogue
     from maury.archive.fetch import fetch_products
     from maury.archive.products import BASE, product
@@ -60,16 +59,12 @@ def fetch_apogee(
     rows = list(query(wanted, star or [], field or [], address=queries or QUERIES))
     if catalogue:
         rows += read_catalogue(catalogue, wanted)
-    with Progress(console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task(f"{kind} of {release.value}", total=None)
-        found = fetch_products(
-            output,
-            wanted,
-            rows,
-            Archive(base or BASE, rate=rate),
-            jobs=jobs,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with (
+        stoppable(lambda: f"what was downloaded is in {output}; the same command goes on from there"),
+        counting(f"{kind} of {release.value}") as progress,
+    ):
+        archive = Archive(base or BASE, rate=rate)
+        found = fetch_products(output, wanted, rows, archive, jobs=jobs, progress=progress)
     for path in found.missing:
         print_error(f"{path}: not in the archive")
     for error in found.errors:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maury.commands.choices import MaskOption, PriorOption, priors_for, read_masks, read_priors
 from maury.commands.console import (
     BAD_INPUT,
     AutoModelOption,
@@ -27,6 +29,7 @@ from maury.commands.console import (
     print_json,
     stages,
 )
+from maury.commands.progress import stoppable
 from maury.constants import BUDGET, DEFAULT_MODEL, DRAWS, FALSE_ALARM
 from maury.errors import Failure, MauryError
 from maury.files import distinct, output_name
@@ -68,42 +71,48 @@ def infer(
             help="What is inferred: basic, cno, elements, or names of the library's labels beside the model's own, separated by commas."
         ),
     ] = "basic",
-    draws: Annotated[int, typer.Option(help="Importance draws a round.", min=100)] = DRAWS,
+    draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = DRAWS,
     ess: Annotated[
         int | None,
         typer.Option(help="Effective draws that are wanted: rounds go on until they are there.", min=1),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a spectrum on standard output.")
+        bool, typer.Option("--json", help="One JSON object per spectrum on standard output.")
     ] = False,
     device: Annotated[Device, typer.Option(help="Where the forward model runs.")] = Device.cpu,
     seed: SeedOption = 0,
     noise: NoiseOption = NoiseModel.auto,
     nuisances: NuisancesOption = "default",
+    prior: PriorOption = None,
+    mask: MaskOption = None,
     companion: Annotated[
         Companion,
         typer.Option(
-            help="A second star in the spectrum: auto looks where one is not enough, and asks the evidence."
+            help="A second star: auto looks for one where a single star is not enough, and keeps it if the evidence says so."
         ),
     ] = Companion.no,
     false_alarm: Annotated[
-        float, typer.Option(help="Share of good spectra that may be flagged misfit, or novel.")
+        float, typer.Option(help="Share of good spectra that may be flagged misfit or novel by chance.")
     ] = FALSE_ALARM,
     budget: BudgetOption = BUDGET,
     joint: Annotated[
-        bool, typer.Option("--joint", help="All spectra are of one star: one set of labels, a velocity each.")
+        bool,
+        typer.Option(
+            "--joint",
+            help="All spectra are of one star: one set of labels, and a velocity for each spectrum.",
+        ),
     ] = False,
     isolated: Annotated[
         bool,
         typer.Option(
             "--isolated",
-            help="Files of strangers: another process reads them, with limits of time and memory.",
+            help="For files from strangers: another process reads them, with limits of time and memory.",
         ),
     ] = False,
     trust_code: TrustOption = False,
 ) -> None:
-    """Infer the labels of stars from their spectra; a file may hold many.
+    """Infer the labels of stars from their spectra; a file may hold many spectra.
 
     Example: maury infer apVisit-r13-9518-57729-104.fits --output results
     """
@@ -111,6 +120,7 @@ def infer(
     from maury.inference.options import Options
     from maury.models import load_model
     from maury.posterior.columns import failed_line, failed_row
+    from maury.report.tables import write_summary
 
     check_rate(false_alarm)
     if joint and model == AUTO:
@@ -119,32 +129,32 @@ def infer(
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint and labels != "basic":
         raise MauryError("--joint infers the model's own labels: leave --labels out")
-    if joint:
-        options = Options(
-            max(draws, 2000),
-            seed,
-            noise=noise.value,
-            false_alarm=false_alarm,
-            budget=budget,
-            nuisances=nuisances,
-        )
-        one = load_model(model, device.value, trust_code=trust_code)
-        _infer_joint(files, one, options, output, as_json, isolated)
+    priors, masks = read_priors(prior or []), read_masks(mask or [])
+    loaded: str | Model = AUTO
+    if model != AUTO:
+        loaded = load_model(model, device.value, trust_code=trust_code)
+        priors = priors_for(loaded, priors)
+    options = Options(
+        max(draws, 2000) if joint else draws, seed, priors, noise.value, companion.value, false_alarm, masks, budget, nuisances, ess, labels
+    )  # fmt: skip
+    if joint and not isinstance(loaded, str):
+        _infer_joint(files, loaded, options, output, as_json, isolated)
         return
-    loaded = model if model == AUTO else load_model(model, device.value, trust_code=trust_code)
     if output:
         make_folder(output)
     rows: list[dict[str, Any]] = []
     if output and any(file.resolve() == (output / SUMMARY).resolve() for file in files):
         raise MauryError(f"{output / SUMMARY}: would be overwritten by the summary; choose another --output")
     names = _OutputNames(files)
-    with stages("reading") as tell:
-        found = infer_files(
-            files, loaded, draws=draws, ess=ess, seed=seed, noise=noise.value,
-            companion=companion.value, false_alarm=false_alarm, budget=budget,
-            nuisances=nuisances, labels=labels, isolated=isolated, progress=tell,
-        )  # fmt: skip
-        for item in found:
+
+    def kept() -> str:
+        if output and rows:
+            write_summary(output / SUMMARY, rows)
+            return f"results of {len(rows)} spectra are in {output}; to go on, infer the other files into another folder"
+        return "no spectrum was finished" if not rows else f"{len(rows)} spectra were inferred"
+
+    with stoppable(kept), stages("reading") as tell:
+        for item in infer_files(files, loaded, options, isolated=isolated, progress=_numbered(rows, tell)):
             if isinstance(item, Failure):
                 print_error(item.message)
                 rows.append(failed_row(item))
@@ -163,17 +173,32 @@ def infer(
                     # The table and the other stars' files are still worth having.
                     print_error(str(error))
     if output:
-        from maury.report.tables import write_summary
-
         write_summary(output / SUMMARY, rows)
         err.print(f"written to {output}", highlight=False, soft_wrap=True)
     if all("reason" in row for row in rows):
         raise typer.Exit(BAD_INPUT)
 
 
-def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
-    from maury.report.tables import summary_table
+def _numbered(rows: list[dict[str, Any]], tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Tell which spectrum is inferred, and how long one has taken so far, before the stage."""
+    from maury.commands.progress import Pace
 
+    pace = Pace()
+
+    def told(stage: str) -> None:
+        if rows:
+            pace.add(len(rows))
+            stage = f"spectrum {len(rows) + 1} ({pace.in_words(None)}): {stage}"
+        tell(stage)
+
+    return told
+
+
+def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
+    from maury.report.tables import summary_table, verdict_line
+    from maury.report.verdict import verdict
+
+    out.print(verdict_line(posterior.spectrum.id, verdict(posterior)))
     out.print(summary_table(posterior, truth))
 
 
@@ -246,7 +271,8 @@ def _infer_joint(
 ) -> None:
     """Infer all spectra of the files as visits of one star; a file that cannot be read is told and left out."""
     from maury.inference.visits import infer_visits_with
-    from maury.report.tables import joint_table
+    from maury.report.tables import joint_table, verdict_line
+    from maury.report.verdict import judge
     from maury.spectra.formats.isolated import read_all as read_all_isolated
     from maury.spectra.formats.registry import read_all
 
@@ -258,11 +284,12 @@ def _infer_joint(
             print_error(item.message)
         else:
             spectra.append(item)
-    with stages("reading") as tell:
+    with stoppable(lambda: "nothing is kept of a star that is not complete"), stages("reading") as tell:
         star = infer_visits_with(spectra, model, options, tell)
     if as_json:
         print_json(star.to_json())
     else:
+        out.print(verdict_line(star.visits[0].spectrum.id, judge(star.flag_bad, star.flag_warn, "refined")))
         out.print(joint_table(star))
     if output:
         _write_joint(star, output)

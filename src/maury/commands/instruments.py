@@ -35,12 +35,12 @@ def instruments_list() -> None:
 
 @app.command("show")
 def instruments_show(
-    name: Annotated[str, typer.Argument(help="A name of 'maury instruments list', or a TOML file.")],
+    name: Annotated[str, typer.Argument(help="A name from 'maury instruments list', or a TOML file.")],
     toml: Annotated[
-        bool, typer.Option("--toml", help="Print the file itself, to begin one of your own with.")
+        bool, typer.Option("--toml", help="Print the file itself, as a start for one of your own.")
     ] = False,
 ) -> None:
-    """Check a spectrograph's file, and tell what is made of it.
+    """Check a spectrograph's file, and show what is made of it.
 
     Example: maury instruments show igrins-like --toml > mine.toml
     """

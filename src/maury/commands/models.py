@@ -14,7 +14,6 @@ import typer
 from maury.commands.console import (
     ModelOption,
     SeedOption,
-    bar,
     complete_model,
     err,
     make_folder,
@@ -22,6 +21,7 @@ from maury.commands.console import (
     print_error,
     read_range,
 )
+from maury.commands.progress import counted, counting, stoppable
 from maury.commands.synthesise import models_calibrate, models_synthesise
 from maury.constants import DEFAULT_MODEL
 from maury.errors import MauryError
@@ -86,10 +86,13 @@ def models_build(
     output: Annotated[Path, typer.Option(help="Folder for emulator.safetensors and its card.")],
     instrument: Annotated[
         str | None,
-        typer.Option(help="Spectrograph that it is for: a name of 'maury instruments list', or a TOML file."),
+        typer.Option(help="The spectrograph: a name from 'maury instruments list', or a TOML file."),
     ] = None,
     restrict: Annotated[
-        bool, typer.Option("--restrict", help="Leave out what of the instrument the library does not cover.")
+        bool,
+        typer.Option(
+            "--restrict", help="Leave out the parts of the instrument that the library does not cover."
+        ),
     ] = False,
 ) -> None:
     """Compute an emulator from a model library; print its error.
@@ -127,8 +130,9 @@ def models_tune(
     from maury.spectra.formats.registry import read_all
 
     loaded = load_model(model)
-    items = bar(read_all(files, loaded.instrument), "fitting", None)
-    tuned = tune(items, loaded, seed=seed)
+    items = counted(read_all(files, loaded.instrument), "spectra", None)
+    with stoppable(lambda: "nothing is kept of a tuning that is not complete"):
+        tuned = tune(items, loaded, seed=seed)
     for failure in tuned.failures:
         print_error(f"{failure.path}: {failure.reason}")
     save_tuned(tuned, loaded, output)
@@ -138,7 +142,7 @@ def models_tune(
 @app.command("fetch")
 def models_fetch(
     library: Annotated[Library, typer.Argument(help="Which library.")],
-    output: Annotated[Path, typer.Option(help="The grid file, HDF5; of marcs-maury a folder.")],
+    output: Annotated[Path, typer.Option(help="The grid file, HDF5; for marcs-maury a folder.")],
     band: Annotated[str, typer.Option(help="Wavelengths, Angstrom in vacuum.")] = "15000:17100",
     teff: Annotated[str, typer.Option(help="K.")] = "2300:7000",
     logg: Annotated[str, typer.Option()] = "0:6",
@@ -147,7 +151,7 @@ def models_fetch(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Address of the archive's folder HiResFITS, if not the public one; of marcs-maury, of its parts.",
+            help="Address of the archive's folder HiResFITS, if not the public one; for marcs-maury, of its parts.",
             envvar="MAURY_ARCHIVE",
         ),
     ] = None,
@@ -155,12 +159,10 @@ def models_fetch(
 ) -> None:
     """Download a model library's spectra, cropped to a band, into one grid file; run it again to go on.
 
-    The parts of marcs-maury are copied whole: ranges are of phoenix-aces.
+    Ranges are for phoenix-aces; the parts of marcs-maury are copied whole.
 
     Example: maury models fetch phoenix-aces --teff 2300:4500 --output phoenix.h5
     """
-    from rich.progress import Progress
-
     from maury.download import Archive
     from maury.libraries.fetch import ARCHIVE, fetch
     from maury.libraries.phoenix import nodes_within
@@ -175,15 +177,17 @@ def models_fetch(
         _fetch_parts(base, output)
         return
     nodes = nodes_within(ranges)
-    with Progress(console=err, disable=not err.is_terminal) as shown:
-        task = shown.add_task(f"{library} spectra", total=len(nodes))
+    with (
+        stoppable(lambda: f"what was downloaded is in {output}; the same command goes on from there"),
+        counting(f"{library} spectra", len(nodes)) as progress,
+    ):
         fetch(
             output,
             nodes,
             read_range(band, "--band"),
             archive=Archive(base or ARCHIVE),
             jobs=jobs,
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
+            progress=progress,
         )
     err.print(f"grid written to {output}", highlight=False, soft_wrap=True)
 

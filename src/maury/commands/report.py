@@ -12,7 +12,7 @@ from maury.commands.console import out, print_error, stages
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder of maury infer --output, or of maury survey.")
+        Path, typer.Argument(metavar="DIR", help="A folder written by maury infer --output or maury survey.")
     ],
     output: Annotated[
         Path | None, typer.Option(help="File of the page; by default index.html in the folder.")
@@ -22,7 +22,7 @@ def report(
         typer.Option(help="For a survey: folder with pages of its stars; by default DIR/stars."),
     ] = None,
 ) -> None:
-    """Write a report as HTML pages that need nothing beside them: a page a star and an index, or one of a survey.
+    """Write a report as self-contained HTML pages: one for each star and an index, or one for a survey.
 
     Example: maury report results
     """

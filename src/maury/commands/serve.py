@@ -15,20 +15,20 @@ _MB, _MINUTE = 2**20, 60.0
 
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")
+        str, typer.Option(help="Address to listen on; the default can be reached from this machine only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any that is free.", min=0, max=65535)] = 8765,
     model: Annotated[
         str, typer.Option(help="Name of a shipped model, or a folder: loaded at the start.")
     ] = DEFAULT_MODEL,
-    max_upload: Annotated[float, typer.Option(metavar="MB", help="Largest file that is taken.")] = 64.0,
+    max_upload: Annotated[float, typer.Option(metavar="MB", help="Largest file that is accepted.")] = 64.0,
     keep: Annotated[
         float,
-        typer.Option(metavar="MINUTES", help="Files and results are deleted so long after their last use."),
+        typer.Option(metavar="MINUTES", help="Files and results are deleted this long after their last use."),
     ] = 60.0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
-    """Open a page in the browser: drop a spectrum, watch, change priors, mask, compare.
+    """Open a page in the browser: drop a spectrum, change priors, mask wavelengths, compare runs.
 
     Example: maury serve --port 8000 --no-browser
     """

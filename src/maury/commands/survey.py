@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from maury.commands.choices import MaskOption, PriorOption, priors_for, read_masks, read_priors
 from maury.commands.console import (
     BAD_INPUT,
     BudgetOption,
@@ -24,6 +25,7 @@ from maury.commands.console import (
     out,
     print_error,
 )
+from maury.commands.progress import stoppable
 from maury.constants import BUDGET, DEFAULT_MODEL
 from maury.errors import MauryError
 
@@ -70,11 +72,12 @@ Scheduler = Annotated[
     typer.Option(help="Address of a Dask scheduler; by default a cluster of this machine's cores."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Workers of the local cluster; by default one a GPU, or one a core.", min=1)
+    int | None,
+    typer.Option(help="Workers of the local cluster; by default one per GPU, or one per core.", min=1),
 ]
 DeviceOption = Annotated[
     Device,
-    typer.Option(help="auto takes a GPU where a worker has one; cuda asks workers for the resource GPU."),
+    typer.Option(help="auto uses a GPU where a worker has one; cuda needs workers with the resource GPU."),
 ]
 
 
@@ -96,7 +99,7 @@ def survey_run(
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the survey in the folder.")] = False,
     flow_only: Annotated[
-        bool, typer.Option("--flow-only", help="The flow's posterior, not verified: much faster.")
+        bool, typer.Option("--flow-only", help="The network's posterior alone, not verified: much faster.")
     ] = False,
     draws: Annotated[
         int | None,
@@ -107,20 +110,23 @@ def survey_run(
     keep: Annotated[int, typer.Option(help="Draws of each spectrum that are kept.", min=0)] = 0,
     noise: NoiseOption = NoiseModel.auto,
     nuisances: NuisancesOption = "default",
+    prior: PriorOption = None,
+    mask: MaskOption = None,
     files_per_task: Annotated[
-        int, typer.Option(help="Files that are done and committed together.", min=1)
+        int, typer.Option(help="Files per task; a task is done and committed as a whole.", min=1)
     ] = 50,
     budget: BudgetOption = BUDGET,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
-    """Infer every spectrum of many files into a catalogue (Parquet); --output DIR --resume alone goes on with what it was begun with.
+    """Infer every spectrum of many files into a catalogue (Parquet). To go on with it: --output DIR --resume.
 
     Example: maury survey 'visits/**/*.fits' --output my-survey
     """
     import maury
     from maury.inference.options import FEWEST_DRAWS
     from maury.models import folder as model_folder
+    from maury.models import load_model
     from maury.survey.inputs import expand
     from maury.survey.run import prepare
     from maury.survey.store import Store, SurveySettings, model_version
@@ -133,6 +139,11 @@ def survey_run(
     draws = draws or (_FLOW_DRAWS if flow_only else _DRAWS)
     if not flow_only and draws < FEWEST_DRAWS:
         raise MauryError(f"--draws {draws}: verification needs {FEWEST_DRAWS} to judge its weights")
+    priors = read_priors(prior or [])
+    if priors and flow_only:
+        raise MauryError("--flow-only knows no priors but the model's: leave --prior out, or --flow-only")
+    if priors:
+        priors = priors_for(load_model(path), priors)
     wanted = SurveySettings(
         # Workers may run in another folder.
         model=str(path.absolute()) if path == Path(model) else model,
@@ -146,6 +157,8 @@ def survey_run(
         seed=seed,
         keep=keep,
         files_per_task=files_per_task,
+        priors=priors,
+        masks=tuple(read_masks(mask or [])),
     )
     settings = wanted if stored is None else _as_begun(context, stored, wanted)
     files = (lambda: expand(inputs or [], catalogue or [])) if inputs or catalogue else None
@@ -164,6 +177,8 @@ _OPTIONS = {
     "seed": "seed",
     "keep": "keep",
     "files_per_task": "files_per_task",
+    "priors": "prior",
+    "masks": "mask",
 }
 
 
@@ -185,8 +200,12 @@ def _run(folder: Path, tasks: int, scheduler: str | None, workers: int | None, d
 
     from maury.survey.run import cluster, supervise
 
+    command = f"maury survey --output {folder} --resume"
     columns = (TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=err, disable=not err.is_terminal) as bar:
+    with (
+        stoppable(lambda: f"tasks that are done are in {folder}; {command} goes on"),
+        Bar(*columns, console=err, disable=not err.is_terminal) as bar,
+    ):
         line, told = bar.add_task("", total=tasks), time.monotonic()
 
         def show(progress: Progress) -> None:
@@ -253,7 +272,7 @@ def survey_repair(
     workers: Workers = None,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Do again what is missing, damaged or changed.
+    """Infer again what is missing, damaged or changed.
 
     Example: maury survey repair my-survey
     """

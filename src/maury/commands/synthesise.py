@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from maury.commands.console import err
+from maury.commands.progress import counting, stoppable
 
 
 def models_synthesise(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="See docs/libraries.md.")],
-    output: Annotated[Path, typer.Option(help="Folder of the grid's files; what is there is kept.")],
+    output: Annotated[Path, typer.Option(help="Folder of the grid's files; files that are there are kept.")],
     jobs: Annotated[int, typer.Option(help="Spectra computed at the same time.", min=1, max=256)] = 1,
     compressed: Annotated[
         Path | None,
@@ -21,22 +22,14 @@ def models_synthesise(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin nothing new after so many minutes.", min=0)
+        float | None, typer.Option(help="Begin no new spectra after so many minutes.", min=0)
     ] = None,
 ) -> None:
-    """Compute a grid of synthetic spectra with an engine of radiative transfer; run it again to go on.
+    """Compute a grid of synthetic spectra with a radiative-transfer code; run it again to go on.
 
     Example: maury models synthesise marcs-maury.toml --jobs 2 --output grids/marcs-maury
     """
     import numpy as np
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from maury.libraries.synthesis.compress import CompressedGrid, compress
     from maury.libraries.synthesis.grid import SynthesisConfig, synthesise
@@ -45,23 +38,14 @@ def models_synthesise(
     settings = read_config(config, SynthesisConfig)
     parts = compressed is not None and any(compressed.glob("part-*.npz"))
     known = CompressedGrid.read(compressed).known if compressed is not None and parts else set()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as shown:
-        task = shown.add_task("spectra", total=settings.number)
+    with (
+        stoppable(lambda: f"the spectra so far are in {output}; the same command goes on from there"),
+        counting("spectra", settings.number) as progress,
+    ):
         holes = synthesise(
-            settings,
-            output,
-            jobs,
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
-            stop_after=None if minutes is None else 60 * minutes,
-            known=known,
-        )
+            settings, output, jobs, progress=progress,
+            stop_after=None if minutes is None else 60 * minutes, known=known,
+        )  # fmt: skip
     if compressed is not None:
         part = compress(output, compressed, (settings.low, settings.step))
         if part is not None:
@@ -81,7 +65,7 @@ def models_calibrate(
     output: Annotated[Path, typer.Option(help="Folder of the steps, the list and its card.")],
     jobs: Annotated[int, typer.Option(help="Spectra computed at the same time.", min=1, max=256)] = 1,
 ) -> None:
-    """Fit line strengths and damping to standard stars; print how well they agree then. Run it again to go on.
+    """Fit line strengths and damping to standard stars, and print how well they agree. Run it again to go on.
 
     Example: maury models calibrate marcs-maury.toml --jobs 2 --output lines
     """
@@ -93,5 +77,6 @@ def models_calibrate(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     settings = read_config(config, CalibrationConfig)
-    Calibration(settings, output, jobs).run()
+    with stoppable(lambda: f"the steps so far are in {output}; the same command goes on from there"):
+        Calibration(settings, output, jobs).run()
     sys.stdout.write((output / f"{settings.name}.json").read_text(encoding="utf-8") + "\n")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +13,7 @@ from typing import Annotated
 import typer
 
 from maury.commands.console import TrustOption, complete_model, err, make_folder, stages
+from maury.commands.progress import counting, stoppable
 from maury.errors import MauryError
 
 
@@ -41,6 +46,7 @@ def train(
 
     Example: maury train train.toml --output models/mine
     """
+    from maury.commands.epochs import epochs, quiet
     from maury.report.training import draw_loss
     from maury.toml import read_config
     from maury.training.config import PRESETS, TrainConfig, preset
@@ -48,13 +54,30 @@ def train(
 
     make_folder(output)
     file = preset(str(config)) if str(config) in PRESETS else config
-    try:
-        run(read_config(file, TrainConfig), output, trust_code=trust_code)
-    finally:
-        # Of a run that was stopped as well.
-        if (output / "estimator.safetensors").exists():
-            draw_loss(output)
-    err.print(f"estimator and loss curve are in {output}", highlight=False, soft_wrap=True)
+    with _stoppable_training(output), quiet(), epochs() as shown:
+        try:
+            run(read_config(file, TrainConfig), output, progress=shown, trust_code=trust_code)
+        finally:
+            # Of a run that was stopped as well.
+            if (output / "estimator.safetensors").exists():
+                draw_loss(output)
+    err.print(f"The estimator and its loss curve are in {output}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _stoppable_training(output: Path) -> Iterator[None]:
+    """Let Ctrl-C end a training in one line; Lightning turns it into an exit of the program, and then ignores the signal."""
+    handler = signal.getsignal(signal.SIGINT)
+    with stoppable(
+        lambda: f"the last epoch that was complete is in {output}; the same command goes on from there"
+    ):
+        try:
+            yield
+        except SystemExit:
+            raise KeyboardInterrupt from None
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
 
 
 def simulate(
@@ -67,15 +90,13 @@ def simulate(
     prior: Annotated[Path | None, typer.Option(help=r"TOML file with \[priors] and \[fixed].")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**62 - 1)] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with all of it: pixels, noise, masks, continua.")
+        Path | None, typer.Option(help="TOML file with all settings: pixels, noise, masks, continua.")
     ] = None,
 ) -> None:
-    """Simulate spectra into a file, to train on; run it again to go on where it was stopped.
+    """Simulate spectra for training, into a file; run it again to go on where it was stopped.
 
     Example: maury simulate --number 50000 --output training.h5
     """
-    from rich.progress import Progress
-
     from maury.toml import read_toml, validate
     from maury.training.simulations import PriorConfig, SimulateConfig
     from maury.training.simulations import simulate as run
@@ -89,9 +110,13 @@ def simulate(
     if "number" not in entries:
         raise MauryError("how many spectra? --number N")
     settings = validate(config or Path("simulate"), entries, SimulateConfig)
-    with Progress(console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task("spectra", total=settings.number)
-        run(settings, output, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with (
+        stoppable(
+            lambda: f"the spectra so far are kept beside {output}; the same command goes on from there"
+        ),
+        counting("spectra", settings.number) as progress,
+    ):
+        run(settings, output, progress=progress)
     err.print(f"{settings.number} spectra are in {output}", highlight=False, soft_wrap=True)
 
 
@@ -107,12 +132,13 @@ def reproduce(
 
     Example: maury reproduce three --output runs/three
     """
+    from maury.commands.epochs import quiet
     from maury.reproduce.config import SineConfig, read_experiment
     from maury.reproduce.sine import run_sine
     from maury.reproduce.stars import run_stars
 
     settings = read_experiment(experiment.value, preset.value, config)
-    with stages("reading") as tell:
+    with _stoppable_training(output), quiet(), stages("reading") as tell:
         if isinstance(settings, SineConfig):
             run_sine(settings, output, progress=tell)
         else:

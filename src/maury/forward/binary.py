@@ -58,11 +58,14 @@ class Pair(nn.Module):
         """Number of labels."""
         return len(self.label_names)
 
+    def stars(self, labels: Tensor) -> Tensor:
+        """Labels of all first stars and then of all companions, as the single star's model takes them: ``(2 n, n_single)``."""
+        return torch.cat([labels[:, : self.single.n_labels], labels[:, self.places]])
+
     def _both(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels of all first stars and then all companions, ``(2 n, n_single)``, and the two shares of the light ``(n, 1)``."""
-        stars = torch.cat([labels[:, : self.single.n_labels], labels[:, self.places]])
+        """Labels of both stars, and the two shares of the light ``(n, 1)``."""
         second = labels[:, -1:] / (1 + labels[:, -1:])
-        return stars, 1 - second, second
+        return self.stars(labels), 1 - second, second
 
     def forward(self, labels: Tensor) -> Tensor:
         """Flux over its pseudo-continuum, shape ``(n, n_pixels)``, of labels ``(n, n_labels)``."""

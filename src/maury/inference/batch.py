@@ -88,7 +88,18 @@ class Case:
 
 
 def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, PriorLike]) -> LabelSet:
-    """Return the model's labels with the priors that this spectrum is inferred under.
+    """Return the model's labels with the priors that this spectrum is inferred under, as `labels_under` does.
+
+    A spectrum at rest has a narrow one of ``v_rad``, unless another is wanted.
+    """
+    wanted = as_priors(priors)
+    if spectrum.frame == "rest" and "v_rad" not in wanted:
+        wanted["v_rad"] = Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)
+    return labels_under(model, wanted)
+
+
+def labels_under(model: Model, wanted: Mapping[str, Prior]) -> LabelSet:
+    """Return a model's labels with other priors.
 
     A prior that reaches beyond the range for which the model was trained is cut to it; a `MauryWarning` says so.
 
@@ -97,7 +108,6 @@ def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, PriorLike]
     LabelError
         If a prior is of no label of the model, or of one that it holds, or lies outside the model's range.
     """
-    wanted = as_priors(priors)
     for name in wanted:
         if name in model.problem.held:
             raise LabelError(f"prior of {name}: {model.name} holds it at {model.problem.held[name]:g}")
@@ -107,8 +117,6 @@ def labels_for(spectrum: Spectrum, model: Model, priors: Mapping[str, PriorLike]
             raise LabelError(
                 f"prior of {name}: {model.name} does not infer it; it follows {follows}, with a scatter of {tie.scatter:g}"
             )
-    if spectrum.frame == "rest" and "v_rad" not in wanted:
-        wanted["v_rad"] = Uniform(low=-_REST_V_RAD, high=_REST_V_RAD)
     labels = model.labels.with_priors(wanted)
     cut = {
         name: _cut(labels[name], model.estimator.labels[name])

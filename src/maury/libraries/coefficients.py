@@ -172,6 +172,9 @@ class GaussianProcess(nn.Module):
     def fit_scales(self, nodes: Tensor, products: Tensor, steps: int = 60) -> None:
         """Choose length scales and nugget so that the mean leave-one-out residual is least.
 
+        On a regular grid no length is shorter than twice the widest gap between neighbouring values of its label: a node that is left
+        out can be predicted from those with the same value alone, whatever happens between the values.
+
         Parameters
         ----------
         nodes
@@ -184,10 +187,14 @@ class GaussianProcess(nn.Module):
         scales = torch.tensor(start, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.LBFGS([scales], max_iter=steps, line_search_fn="strong_wolfe")
         buffers = dict(self.named_buffers())
+        least = _widest_gaps(nodes)
+
+        def lengths(scales: Tensor) -> Tensor:
+            return torch.log(2 * least + torch.exp(scales[:-1]))
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            trial = buffers | {"log_length": scales[:-1], "log_nugget": scales[-1]}
+            trial = buffers | {"log_length": lengths(scales), "log_nugget": scales[-1]}
             residual = torch.func.functional_call(
                 _LeaveOneOut(self), {f"process.{k}": v for k, v in trial.items()}, ()
             )
@@ -196,7 +203,7 @@ class GaussianProcess(nn.Module):
             return value
 
         optimizer.step(loss)
-        self.log_length.copy_(scales.detach()[:-1])
+        self.log_length.copy_(lengths(scales.detach()))
         self.log_nugget.copy_(scales.detach()[-1])
         self._inverse = None
 
@@ -215,6 +222,17 @@ class GaussianProcess(nn.Module):
         self.error_weights[:-1] = torch.linalg.solve(smooth, level - constant).to(self.error_weights)
         self.error_weights[-1] = constant
         self._inverse = None
+
+
+def _widest_gaps(nodes: Tensor) -> Tensor:
+    """Widest gap between neighbouring values of each label of nodes ``(n, d)`` on a regular grid; 0 where nodes are scattered."""
+    gaps = []
+    for column in nodes.double().T:
+        values = column.unique()
+        # Scattered nodes share hardly any value.
+        regular = 1 < len(values) <= len(column) / 2
+        gaps.append(float(values.diff().max()) if regular else 0.0)
+    return torch.tensor(gaps, dtype=torch.float64)
 
 
 class _LeaveOneOut(nn.Module):

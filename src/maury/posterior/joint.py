@@ -91,6 +91,10 @@ class JointPosterior(WeightedDraws):
         """Corner plot of the star's labels, a velocity a visit, with the truth where it is known."""
         return made_elsewhere("report.plots", "corner_of_draws")(self, truth)
 
+    def plot_visits(self) -> Figure:
+        """Velocities of the visits, and each visit's own labels beside the joint ones."""
+        return made_elsewhere("report.plots", "visits_figure")(self)
+
     @property
     def velocity_variation(self) -> float | None:
         """Log of the evidence for a velocity a visit over one for all; above 5 the star is called variable."""

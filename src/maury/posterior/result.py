@@ -102,7 +102,7 @@ class Posterior(WeightedDraws):
 
     def __str__(self) -> str:
         values = "".join(f"\n  {name:<10} {text}" for name, text in self.in_words())
-        return f"Posterior of {self._title}, {self.model}{values}\n{self._trust()}"
+        return f"Posterior of {self._title}, {self.model}\n{self._said()}{values}\n{self._trust()}"
 
     def _repr_html_(self) -> str:
         facts = [("", self._trust()), ("model", self.model), ("draws", f"{len(self.draws)}")]
@@ -111,6 +111,7 @@ class Posterior(WeightedDraws):
             facts,
             ("label", "mean ± total error (statistical)"),
             self.in_words(),
+            self._said(),
         )
 
     @property
@@ -118,6 +119,11 @@ class Posterior(WeightedDraws):
         return self.spectrum.id or (
             Path(self.spectrum.path).name if self.spectrum.path else "a spectrum in memory"
         )
+
+    def _said(self) -> str:
+        """One sentence on whether to believe it, and what to do next."""
+        text: str = made_elsewhere("report.verdict", "verdict")(self).text
+        return text
 
     def _trust(self) -> str:
         flags = ", ".join((*self.flag_bad, *self.flag_warn)) or "no flags"
@@ -227,6 +233,16 @@ class Posterior(WeightedDraws):
     def plot_fit(self) -> Figure:
         """Observed spectrum with model, residual and masked pixels, chip by chip."""
         return made_elsewhere("report.plots", "fit_figure")(self)
+
+    def plot_companion(self, low: float, high: float) -> Figure:
+        """Observed spectrum from ``low`` to ``high`` (Angstrom, vacuum) with both stars' light, and each star's alone.
+
+        Raises
+        ------
+        InferenceError
+            If no companion was fitted, or the posterior was loaded from a file.
+        """
+        return made_elsewhere("report.plots", "companion_figure")(self, low, high)
 
     def to_arviz(self, **options: Any) -> Any:
         """``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x), draws equally weighted; see `maury.interop.arviz.to_arviz`."""

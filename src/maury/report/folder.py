@@ -191,7 +191,7 @@ def _failed(summary: Path) -> list[Entry]:
         if str(row["reason"]):
             reason = ((str(row["flag_bad"]), f"{meaning(str(row['flag_bad']))} {row['reason']}"),)
             entries.append(
-                Entry(Path(str(row["file"])).name, "", Verdict("unusable", "No posterior.", reason))
+                Entry(Path(str(row["file"])).name, "", Verdict("unusable", "No posterior.", reasons=reason))
             )
     return entries
 

@@ -1,4 +1,4 @@
-"""Figures of one posterior. They are made without pyplot: no global state, no display."""
+"""Figures of one posterior."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from corner import corner
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from maury.errors import MauryWarning
+from maury.errors import InferenceError, MauryWarning
+from maury.figures import InlineFigure, new_figure
 from maury.files import first_line, writing
+from maury.forward.binary import RATIO, Pair
 from maury.labels import LabelSet
 from maury.text import for_picture
 
@@ -25,16 +27,9 @@ if TYPE_CHECKING:
     from maury.posterior.summary import WeightedDraws
 
 # Okabe & Ito's colours: told apart by everyone.
-BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00"
+BLUE, ORANGE, GREY, RED, GREEN = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00", "#009E73"
 CHIP_NAMES = ("blue chip", "green chip", "red chip")
 _CORNER_DRAWS = 20_000
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure in inches, drawn by Agg."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def draw_picture(path: Path, make: Callable[[], Figure]) -> Path | None:
@@ -104,8 +99,7 @@ def samples_figure(
     """Corner plot of one or two samples ``(n, n_labels)`` by name, the last filled; 39 % and 86 % regions."""
     n = len(labels)
     # A corner of two labels has no room for a legend but above.
-    figure = Figure(figsize=(1.9 * n + 0.8, 1.9 * n + 0.8) if n > 2 else (6, 6))
-    FigureCanvasAgg(figure)
+    figure = InlineFigure(figsize=(1.9 * n + 0.8, 1.9 * n + 0.8) if n > 2 else (6, 6))
     limits = _ranges(*samples.values(), low=labels.low.numpy(), high=labels.high.numpy())
     # One and two sigma of a two-dimensional Gaussian.
     options = {"bins": 30, "range": limits, "levels": (0.393, 0.865), "smooth": 1.0, "plot_datapoints": False}
@@ -237,6 +231,48 @@ def fit_figure(posterior: Posterior) -> Figure:
         f"{fit.pixels.size} of {grid.n_pixels} pixels used",
         fontsize=12,
     )
+    return figure
+
+
+def companion_figure(posterior: Posterior, low: float, high: float) -> Figure:
+    """Observed spectrum between two wavelengths (Angstrom), both stars' light together, and each star's alone, at the best draw.
+
+    Raises
+    ------
+    InferenceError
+        If there is one star, the posterior was loaded from a file, or no pixel lies between the two.
+    """
+    pixels = None if posterior.target is None else posterior.target.likelihood.pixels
+    pair = None if pixels is None else pixels.model
+    if pixels is None or not isinstance(pair, Pair):
+        raise InferenceError(
+            "one star's light was fitted, or the posterior comes from a file: infer the spectrum with companion='auto'"
+        )
+    fit = posterior.fit
+    wavelength = posterior.spectrum.grid.wavelength[fit.pixels]
+    shown = (wavelength > low) & (wavelength < high)
+    if not shown.any():
+        raise InferenceError(f"no pixel of the spectrum was used between {low:g} and {high:g} Angstrom")
+    best = torch.from_numpy(posterior.draws[(posterior.log_likelihood + posterior.log_prior).argmax()])
+    with torch.no_grad():
+        first, second = (
+            pixels.to_pixels(pair.single(pair.stars(best[None, : pair.n_labels]))).double().numpy()
+        )
+    ratio = float(best[posterior.labels.index(RATIO)])
+    curves = {
+        "both stars": (RED, fit.flux / fit.continuum),
+        "first star": (BLUE, first / (1 + ratio)),
+        "companion": (GREEN, second * ratio / (1 + ratio)),
+    }
+    figure = new_figure(9, 4)
+    axis = figure.subplots()
+    observed = (fit.flux + fit.residual) / fit.continuum
+    axis.step(wavelength[shown], observed[shown], color=GREY, where="mid", label="observed")
+    for name, (colour, light) in curves.items():
+        axis.plot(wavelength[shown], light[shown], color=colour, label=name)
+    axis.set(xlabel="vacuum wavelength [Angstrom]", ylabel="flux / continuum", xlim=(low, high))
+    axis.set_ylim(0, 1.2 * max(1.0, float(np.nanmax(observed[shown]))))
+    axis.legend(ncols=4, loc="upper center", fontsize=9)
     return figure
 
 

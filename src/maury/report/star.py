@@ -14,7 +14,7 @@ from maury.report.evidence import checks, evidence
 from maury.report.html import render
 from maury.report.observed import chip_names, lines_of, spectrum_data
 from maury.report.svg import Sample, corner, histogram, limits, long, marginal, short
-from maury.report.verdict import verdict
+from maury.report.verdict import upper_limits, verdict
 
 if TYPE_CHECKING:
     from maury.posterior.result import Posterior
@@ -118,10 +118,11 @@ def _entry(name: str, entry: dict[str, Any], unit: str, note: str = "") -> dict[
 
 def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
     rows, between, certificate = [], posterior.systematic, posterior.certificate
+    limits_of = upper_limits(posterior)
     for name, entry in posterior.summary().items():
         note = ""
-        if name == "v_sini":
-            note = f"below {number(posterior.quantile(name, 0.95), 1)} km/s with 95 % probability"
+        if name in limits_of:
+            note = f"below {number(limits_of[name], 1)} km/s with 95 % probability"
         elif name == "v_rad":
             note = {
                 "observatory": "in the frame of the observatory",
@@ -141,10 +142,17 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
                 "total_plus": number(max(wide.p84 - entry["p50"], 0), digits),
                 "total_minus": number(max(entry["p50"] - wide.p16, 0), digits),
             }
-        rows.append(row)
+        rows.append(row | _as_limit(limits_of.get(name)))
         if name == "v_rad" and posterior.v_bary is not None:
             rows.append(_entry("v_bary", posterior.v_bary, "km/s", "v rad with the barycentric correction"))
     return rows
+
+
+def _as_limit(limit: float | None) -> dict[str, str]:
+    """Return what a row shows of a label of which only an upper limit is known."""
+    if limit is None:
+        return {}
+    return {"median": f"< {number(limit, 1)}", "plus": "", "minus": "", "low": "", "high": ""}
 
 
 def _comparison(posterior: Posterior) -> list[dict[str, str]]:

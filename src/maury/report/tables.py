@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from maury.files import write_ecsv
 from maury.posterior.columns import column_named
+from maury.posterior.flags import Kind
 from maury.posterior.result import Posterior
 from maury.quantities import quantity
+from maury.report.verdict import Verdict, upper_limits
 from maury.text import readable
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     if truth is not None:
         table.add_column("truth", justify="right")
-    rows = posterior.summary()
+    rows, limits = posterior.summary(), upper_limits(posterior)
     if posterior.v_bary is not None:
         rows = rows | {"v_bary": posterior.v_bary | {"unit": quantity("v_bary").unit}}
     for name, entry in rows.items():
@@ -40,18 +43,20 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
             wide = between.get(name)
             # Without an error between libraries the statistical one is all that is known.
             written.insert(1, own if wide is None else interval(wide.p16, entry["p50"], wide.p84, digits))
+        if name in limits:
+            written = [f"< {limits[name]:.1f}", *("" for _ in written[1:])]
         written.append(f"{of_label.mcse['p50']:.1g}" if of_label else "")
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
-    flags = ", ".join((*posterior.flag_bad, *posterior.flag_warn)) or "no flags"
     table.caption = (
-        f"v_sini < {posterior.quantile('v_sini', 0.95):.1f} km/s (95 %); chi2/n {posterior.fit.rchi2:.2f}, "
-        f"with jitter {posterior.fit.rchi2_jitter:.2f}\n"
+        f"chi2/n {posterior.fit.rchi2:.2f}, with jitter {posterior.fit.rchi2_jitter:.2f}\n"
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
-        f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s; {flags}"
+        f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s\n{flags_line(posterior.flag_bad, posterior.flag_warn)}"
     )
     table.caption += "\nMC: Monte-Carlo error of the median" + _tails(posterior)
+    if limits:
+        table.caption += "\n<: upper limit, 95 %"
     for tried in posterior.diagnostics.models:
         table.caption += (
             f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
@@ -81,6 +86,28 @@ def _tails(posterior: Posterior) -> str:
     return f"; the heaviest tail is that of {name}, k-hat {khat:.2f}"
 
 
+# Colours of verdicts on a terminal.
+_STYLES: Mapping[Kind, str] = {
+    "verified": "green",
+    "flagged": "yellow",
+    "unverified": "yellow",
+    "unusable": "red",
+}
+
+
+def verdict_line(name: str, found: Verdict) -> Text:
+    """Return what to make of a result as a line: the sentence in its colour, then what to do next."""
+    line = Text(f"{readable(name)}: ") if name else Text()
+    line.append(found.sentence, f"bold {_STYLES[found.kind]}")
+    return line.append(f" {found.advice}" if found.advice else "")
+
+
+def flags_line(bad: Sequence[str], warn: Sequence[str]) -> str:
+    """Return the flags, and how to learn what they mean."""
+    flags = (*bad, *warn)
+    return f"flags: {', '.join(flags)} (maury explain {flags[0]})" if flags else "no flags"
+
+
 def joint_table(star: JointPosterior) -> Table:
     """Rich table of one star from several visits."""
     title = f"{star.visits[0].spectrum.id}: {len(star.visits)} visits together ({star.visits[0].model})"
@@ -103,7 +130,7 @@ def joint_table(star: JointPosterior) -> Table:
     table.caption = (
         f"velocity variation: ln evidence ratio {'unknown' if variation is None else f'{variation:.1f}'}\n"
         f"k-hat {star.khat:.2f}, ESS {star.ess:.0f} of {len(star.draws)} draws, ln Z {star.log_evidence:.1f}; "
-        f"{star.seconds:.1f} s; {', '.join((*star.flag_bad, *star.flag_warn)) or 'no flags'}"
+        f"{star.seconds:.1f} s\n{flags_line(star.flag_bad, star.flag_warn)}"
     )
     table.caption_justify = "left"
     return table

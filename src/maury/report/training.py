@@ -7,7 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from maury.report.plots import BLUE, draw_picture, new_figure
+from maury.figures import new_figure
+from maury.report.plots import BLUE, draw_picture
 from maury.training.fit import validation_curve
 
 

@@ -19,13 +19,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from maury.figures import new_figure
 from maury.files import writing
 from maury.labels import LabelSet, label
 from maury.networks.config import Setting
 from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 from maury.priors import Uniform, log_standard_normal
-from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, new_figure, samples_figure, walkers_figure
+from maury.report.plots import BLUE, GREY, ORANGE, draw_picture, samples_figure, walkers_figure
 from maury.report.training import draw_loss
 from maury.reproduce.config import SineConfig
 from maury.reproduce.report import agreement, chain_figures, write_report
@@ -183,7 +184,7 @@ def run_sine(
     validation = [OnTheFly(draw, labels, 512, 4, config.seed + 2).batch(i) for i in range(4)]
     training = output / "training"
     training.mkdir(exist_ok=True)
-    fit(estimator, config.training, _Set(config, labels, t), validation, training, progress=False)
+    fit(estimator, config.training, _Set(config, labels, t), validation, training)
     draw_loss(training)
 
     progress(f"judging on {config.held_out} new waves")

@@ -149,7 +149,7 @@ def run_stars(
     progress("training")
     training = TrainConfig(**config.training.model_dump(), simulations=file)
     if not (output / "training" / "report.done").exists():
-        train(training, output / "training", progress=False)
+        train(training, output / "training")
         draw_loss(output / "training")
         (output / "training" / "report.done").touch()
     began = stage("train", began)

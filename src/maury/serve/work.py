@@ -71,8 +71,10 @@ def do(job: Job, models: Mapping[str, Choice], progress: Progress) -> dict[str, 
 
 def _write(job: Job, priors: Mapping[str, Prior], posterior: Posterior) -> dict[str, Any]:
     from maury.report.star import star_page
+    from maury.report.verdict import upper_limits, verdict
 
     numbers: dict[str, Any] = finite(posterior.to_json())
+    numbers["said"], numbers["limits"] = verdict(posterior).text, upper_limits(posterior)
     numbers["wanted"] = wanted_json(job.wanted, priors)
     job.folder.mkdir(mode=0o700)
     texts = {

@@ -18,12 +18,10 @@ _SHOWN = (0.002, 0.998)
 
 def picture(spectrum: Spectrum) -> Figure:
     """Draw a spectrum chip by chip: flux (black), its error (light), and pixels that are not used (grey)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from maury.figures import new_figure
 
     chips, unit = spectrum.grid.chips, str(spectrum.meta.get("flux_unit") or "")
-    figure = Figure(figsize=(12, 0.8 + 2.2 * len(chips)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 0.8 + 2.2 * len(chips))
     axes = np.atleast_1d(figure.subplots(len(chips), 1))
     for axis, (start, stop) in zip(axes, chips, strict=True):
         chip = slice(start, stop)

@@ -36,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from maury.constants import BUDGET, FALSE_ALARM
 from maury.errors import ConfigError
 from maury.files import disk_errors, sha256, sweep, writing
+from maury.priors import Prior
 from maury.survey.inputs import Seen
 
 PARTS = ("catalogue", "errors", "draws")
@@ -59,6 +60,8 @@ class SurveySettings(BaseModel):
     seed: int = Field(0, ge=0, le=2**62)
     keep: int = Field(0, ge=0, description="draws of each spectrum that are kept")
     files_per_task: int = Field(50, gt=0)
+    priors: dict[str, Prior] = Field({}, description="that replace the model's, by label")
+    masks: tuple[tuple[float, float], ...] = Field((), description="wavelengths left out, vacuum Angstrom")
 
 
 @dataclass(frozen=True)

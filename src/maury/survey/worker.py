@@ -17,6 +17,7 @@ import torch
 from maury.errors import Failure, MauryError, failure_of
 from maury.inference.batch import infer_batch
 from maury.inference.flow import amortised
+from maury.inference.options import Options
 from maury.models import Model, folder, load_model
 from maury.posterior.columns import Output, failed_row
 from maury.spectra.formats import isolated
@@ -174,7 +175,7 @@ def _verified(
 ) -> Iterator[Found]:
     found = infer_batch(
         spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm,
-        budget=settings.budget, nuisances=settings.nuisances,
+        budget=settings.budget, nuisances=settings.nuisances, priors=settings.priors, masks=settings.masks,
     )  # fmt: skip
     for one, seed in zip(found, seeds, strict=True):
         if isinstance(one, Exception):
@@ -187,7 +188,8 @@ def _verified(
 def _by_flow(
     spectra: Sequence[Spectrum], model: Model, settings: SurveySettings, seeds: list[int]
 ) -> Iterator[Found]:
-    for one in amortised(spectra, model, settings.draws, seeds):
+    masked = Options(masks=settings.masks).masked
+    for one in amortised([masked(spectrum) for spectrum in spectra], model, settings.draws, seeds):
         if isinstance(one, Exception):
             yield one, None
         else:

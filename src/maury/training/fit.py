@@ -181,7 +181,7 @@ def fit(
     validation: list[Batch],
     output: Path,
     *,
-    progress: bool = True,
+    progress: Callback | None = None,
 ) -> Estimator:
     """Train an estimator, or go on if ``output`` holds a checkpoint; the best weights end in ``estimator.safetensors`` there.
 
@@ -200,7 +200,7 @@ def fit(
         save_last=True,
         enable_version_counter=False,
     )
-    callbacks: list[Callback] = [checkpoints, _Deadline()]
+    callbacks: list[Callback] = [checkpoints, _Deadline(), *([progress] if progress else [])]
     if config.patience:
         callbacks.append(EarlyStopping("val_loss", patience=config.patience))
     loggers: list[Logger] = [CSVLogger(output, name="", version="", flush_logs_every_n_steps=1)]
@@ -217,7 +217,7 @@ def fit(
         logger=loggers,
         callbacks=callbacks,
         plugins=[OpenCheckpoint()],
-        enable_progress_bar=progress,
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=50,

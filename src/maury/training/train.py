@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from maury.errors import ConfigError
@@ -44,7 +45,9 @@ def _sources(config: TrainConfig) -> tuple[Simulator, ProblemConfig, Source, lis
     return simulator, problem, source, [held.batch(i) for i in range(held.length)]
 
 
-def train(config: TrainConfig, output: Path, *, progress: bool = True, trust_code: bool = False) -> Estimator:
+def train(
+    config: TrainConfig, output: Path, *, progress: Callback | None = None, trust_code: bool = False
+) -> Estimator:
     """Train, or go on training if ``output`` holds a checkpoint; write the estimator, its card and its loss curve there.
 
     Parameters
@@ -54,7 +57,7 @@ def train(config: TrainConfig, output: Path, *, progress: bool = True, trust_cod
     output
         Folder.
     progress
-        Whether to show a bar.
+        Told what goes on, as Lightning tells its callbacks.
     trust_code
         Whether a featurizer of the user's, which the configuration names, may be imported: that runs its code.
 

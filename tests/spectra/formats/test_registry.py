@@ -30,7 +30,7 @@ Visit = Callable[..., Path]
 def test_formats_are_found_by_content(write_visit: Visit, tmp_path: Path) -> None:
     path = write_visit().rename(tmp_path / "no_suffix")
     assert read_spectrum(str(path)).id == "2M00242666+5341178"
-    assert len({form.name for form in FORMATS}) == 5
+    assert len({form.name for form in FORMATS}) == 6
 
 
 @pytest.mark.parametrize("release", ["dr16", "dr17", "dr19"])

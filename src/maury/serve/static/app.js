@@ -332,7 +332,8 @@ const numbersOf = (result) => el("dl", { className: "numbers-list" }, ...Object.
   const total = s.total ?? s.std, n = digits(total);
   const own = total > s.std ? ` (\u00b1 ${fixed(s.std, digits(s.std))} statistical)` : "";
   return el("div", {}, el("dt", { textContent: (NAMES[name] || name) + (s.unit ? ` [${s.unit}]` : "") }),
-    el("dd", { data: { label: name, p50: s.p50, std: s.std } }, `${fixed(s.p50, n)} `, el("small", { textContent: `± ${fixed(total, n)}${own}` })));
+    el("dd", { data: { label: name, p50: s.p50, std: s.std } }, ...(name in result.limits ? [`< ${fixed(result.limits[name], 1)}`]
+      : [`${fixed(s.p50, n)} `, el("small", { textContent: `± ${fixed(total, n)}${own}` })])));
 }));
 
 const flagsOf = (result) => {
@@ -358,7 +359,7 @@ const card = (made) => {
   if (made.error && made.state !== "done") node.append(el("p", { className: "error", textContent: made.error }));
   if (done && chosen) {
     const link = (path, text) => el("a", { href: `/api/runs/${made.id}/${path}`, textContent: text, download: "" });
-    node.append(numbersOf(made.result), flagsOf(made.result), el("p", { className: "bar" },
+    node.append(el("p", { className: `said ${made.result.verdict}`, textContent: made.result.said }), numbersOf(made.result), flagsOf(made.result), el("p", { className: "bar" },
       el("span", { className: "soft", textContent: "Download" }), link("draws", "draws (netCDF)"), link("numbers", "numbers (JSON)"), link("report?download=true", "report (HTML)")));
   }
   return node;

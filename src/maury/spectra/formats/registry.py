@@ -16,6 +16,7 @@ from maury.spectra.formats.apstar import is_apstar, is_aspcapstar, read_apstar, 
 from maury.spectra.formats.bits import DEFAULT_REJECT
 from maury.spectra.formats.fits import open_fits
 from maury.spectra.formats.mwm import is_mwm, read_mwm
+from maury.spectra.formats.sdss import is_sdss_spec, read_sdss_spec
 from maury.spectra.formats.table import fits_table, is_fits_table, is_table_file, read_table
 from maury.spectra.instrument import Instrument
 from maury.spectra.spectrum import Spectrum
@@ -52,6 +53,8 @@ FORMATS = (
     Format("mwmVisit or mwmStar", is_mwm, read_mwm),
     Format("apVisit", is_apvisit, _apvisit),
     Format("aspcapStar", is_aspcapstar, read_aspcapstar),
+    # Its bits mean something else; inverse variances of 0 say which pixels are bad.
+    Format("SDSS spec", is_sdss_spec, read_sdss_spec, reject=0),
     Format("table", is_fits_table, fits_table),
 )
 
