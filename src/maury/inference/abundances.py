@@ -17,6 +17,7 @@ from torch import Tensor
 
 from maury.batching import Steps
 from maury.errors import LabelError
+from maury.forward.model import ForwardModel
 from maury.inference.options import Options
 from maury.inference.proposing import Proposing
 from maury.inference.refine import Verified
@@ -189,6 +190,7 @@ def _marginal(
     labels, theta = before.labels, full.labels.from_normal(u)
     own = theta[[full.labels.index(name) for name in labels.names]]
     model, scatters = before.likelihood.pixels.model, full.likelihood.pixels.model.emulator.ties.relations
+    assert isinstance(model, ForwardModel), "a companion has no abundances of its own"
     ties = model.emulator.ties
     stellar = before.likelihood.complete(own[None])[:, : len(model.emulator.labels)]
     beside = {}
