@@ -155,7 +155,7 @@ def aspcapstar() -> fits.HDUList:
         (apstar(1), "CRVAL1"),
         (apstar(3), "CRVAL1"),
         (mwmstar(), "HDU 3: column 'ivar' is missing"),
-        (aspcapstar(), "supported: .*aspcapStar"),
+        (aspcapstar(), "known are .*aspcapStar"),
         (fits.HDUList([fits.PrimaryHDU(np.ones((3, 4)))]), r"0: PrimaryHDU \(3, 4\)"),
         (fits.HDUList([fits.PrimaryHDU()]), "another kind"),
     ],
@@ -244,3 +244,19 @@ def test_no_damage_escapes(small: tuple[Path, bytes], data: Any) -> None:
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content)))]
     survives(path, bytes(content))
+
+
+def test_orders_of_igrins_are_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "SDCH_20170106_0094.spec.fits"
+    flux, wavelength = np.ones((28, 2048)), np.tile(np.linspace(1.45, 1.8, 2048), (28, 1))
+    fits.HDUList([fits.PrimaryHDU(flux), fits.ImageHDU(wavelength)]).writeto(path)
+    with pytest.raises(SpectrumError, match=r"orders of IGRINS, which overlap; .*docs/formats.md"):
+        read_spectrum(path)
+
+
+def test_an_unknown_file_is_told_what_is_known(tmp_path: Path) -> None:
+    fits.PrimaryHDU(np.zeros((5, 5))).writeto(tmp_path / "image.fits")
+    with pytest.raises(
+        SpectrumError, match=r"SDSS spec, table\. A table needs columns wavelength, flux, and error or ivar"
+    ):
+        read_spectrum(tmp_path / "image.fits")

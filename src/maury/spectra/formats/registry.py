@@ -101,8 +101,16 @@ def read_spectra(
                     return
                 yield from form.read(hdus, Path(path), form.reject if reject is None else reject)
                 return
+        if _is_igrins(hdus):
+            raise SpectrumError(
+                f"{path}: orders of IGRINS, which overlap; divide them by the A0 star, cut them where they meet, and write them as a table "
+                "(docs/formats.md) for a model of the instrument igrins-like"
+            )
         known = ", ".join(form.name for form in FORMATS)
-        raise SpectrumError(f"{path}: a FITS file of another kind ({_describe(hdus)}); supported: {known}")
+        raise SpectrumError(
+            f"{path}: a FITS file of another kind ({_describe(hdus)}); known are {known}. "
+            "A table needs columns wavelength, flux, and error or ivar"
+        )
 
 
 def read_spectrum(
@@ -166,6 +174,13 @@ def read_all(
                 break
             yield spectrum
             index += 1
+
+
+def _is_igrins(hdus: fits.HDUList) -> bool:
+    """Tell whether these are spectra by the orders, as IGRINS' pipeline writes them (``SDCH_*.spec.fits``, ``*.spec_a0v.fits``)."""
+    shapes = [hdu.shape for hdu in hdus if getattr(hdu, "is_image", False) and len(hdu.shape) == 2]
+    orders = len(shapes) > 1 and shapes[0] == shapes[1] and shapes[0][1] == 2048 and shapes[0][0] < 60
+    return orders and "IGRINS" in str(hdus[0].header.get("INSTRUME", "IGRINS")).upper()
 
 
 def _describe(hdus: fits.HDUList) -> str:
