@@ -195,11 +195,13 @@ def _numbered(rows: list[dict[str, Any]], tell: Callable[[str], None]) -> Callab
 
 
 def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
-    from maury.report.tables import summary_table, verdict_line
+    from maury.report.tables import elements_table, summary_table, verdict_line
     from maury.report.verdict import verdict
 
     out.print(verdict_line(posterior.spectrum.id, verdict(posterior)))
     out.print(summary_table(posterior, truth))
+    if (elements := elements_table(posterior)) is not None:
+        out.print(elements)
 
 
 def _write_posterior(

@@ -289,7 +289,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         verified, u, fit, spectrum, model, errors, case.p_novelty, case.options.false_alarm
     )
     flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
-    if second is not None and second.gain > FLAGS["second_light"]["nats"]:
+    if second is not None and second.gain - second.elsewhere > FLAGS["second_light"]["nats"]:
         flags = (*flags, "second_light")
     diagnostics = Diagnostics(
         misfit=misfit,

@@ -91,10 +91,10 @@ _TABLE = (
     Flag(
         "second_light",
         _W,
-        "Light of a second star would gain {nats:g} nats or more (a linear test at every velocity apart from the star's own; "
-        "`second_light` says where): labels of one star are then wrong by more than their errors. --companion auto looks closer, "
-        "and gives it labels of its own.",
-        {"nats": 10.0},
+        "Light of a second star would gain {nats:g} nats more than what nine in ten velocities gain (a linear test at every "
+        "velocity apart from the star's own; `second_light` says where): labels of one star are then wrong by more than their "
+        "errors. --companion auto looks closer, and gives it labels of its own.",
+        {"nats": 8.0},
     ),
     Flag(
         "companion",

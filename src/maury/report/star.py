@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maury.display import digits_for, number
+from maury.display import digits_for, number, with_error
 from maury.report.citations import citations
 from maury.report.evidence import checks, evidence
 from maury.report.html import render
@@ -57,6 +57,7 @@ def star_page(posterior: Posterior) -> str:
         facts=_facts(posterior),
         labels=_label_rows(posterior),
         has_total=bool(posterior.systematic),
+        elements=_element_rows(posterior),
         comparison=_comparison(posterior),
         corner=_corner(posterior, samples),
         marginals=_marginals(posterior, samples),
@@ -153,6 +154,21 @@ def _as_limit(limit: float | None) -> dict[str, str]:
     if limit is None:
         return {}
     return {"median": f"< {number(limit, 1)}", "plus": "", "minus": "", "low": "", "high": ""}
+
+
+def _element_rows(posterior: Posterior) -> list[dict[str, str]]:
+    """[X/Fe] and [X/H] of each element with their errors, or that it was not measured."""
+    return [
+        {
+            "element": entry.element,
+            "fe": with_error(entry.fe_p50, entry.fe_std)
+            if entry.measured
+            else f"< {number(entry.fe_ul95, 2)}",
+            "h": with_error(entry.h_p50, entry.h_std) if entry.measured else "not measured",
+            "share": f"{entry.share:.0%}",
+        }
+        for entry in posterior.diagnostics.abundances
+    ]
 
 
 def _comparison(posterior: Posterior) -> list[dict[str, str]]:

@@ -72,6 +72,29 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     return table
 
 
+def elements_table(posterior: Posterior) -> Table | None:
+    """Rich table of the elements, by atomic number; None if none was inferred."""
+    found = posterior.diagnostics.abundances
+    if not found:
+        return None
+    table = Table(title="Elements, dex relative to the Sun", title_justify="left")
+    for column in ("element", "[X/Fe]", "[X/H]", "of the prior"):
+        table.add_column(column, justify="left" if column == "element" else "right")
+    for entry in found:
+        told = (
+            f"{entry.fe_p50:+.2f} ± {entry.fe_std:.2f}",
+            f"{entry.h_p50:+.2f} ± {entry.h_std:.2f}",
+        )
+        if not entry.measured:
+            told = (f"< {entry.fe_ul95:+.2f}", "not measured")
+        table.add_row(entry.element, *told, f"{entry.share:.0%}")
+    table.caption = (
+        "of the prior: how much of its width is left; above 70 % the spectrum has told next to nothing"
+    )
+    table.caption_justify = "left"
+    return table
+
+
 def interval(low: float, middle: float, high: float, digits: int) -> str:
     """Write the ends of an interval about its middle, ``+12 -10``."""
     return f"+{max(high - middle, 0):.{digits}f} -{max(middle - low, 0):.{digits}f}"
