@@ -98,7 +98,9 @@ def _unknown_tails(verified: Verified, labels: LabelSet, theta: Array) -> list[s
         return []
     raw, smooth = verified.draws.log_weights.numpy(), verified.log_weights.numpy()
     told = certify(labels, theta, smooth, raw)
-    return [f"{of.name}:{name}" for name, one in told.items() if one.khat is not None and one.khat > of["khat"]]
+    return [
+        f"{of.name}:{name}" for name, one in told.items() if one.khat is not None and one.khat > of["khat"]
+    ]
 
 
 def _at_bounds(labels: LabelSet, theta: Array, weights: Array) -> list[str]:

@@ -105,9 +105,7 @@ def infer(
         model = load_model(model)
     if not isinstance(spectrum, Spectrum):
         spectrum = read_spectrum(spectrum, instrument=model.instrument if isinstance(model, Model) else None)
-    options = Options(
-        draws, seed, priors or {}, noise, companion, false_alarm, masks, budget, nuisances, ess
-    )
+    options = Options(draws, seed, priors or {}, noise, companion, false_alarm, masks, budget, nuisances, ess)
     return infer_with(spectrum, model, options, progress)
 
 

@@ -67,9 +67,7 @@ class Proposing:
             parts.append(found)
             masses.append(found.log_integral)
         of_modes = torch.softmax(torch.tensor(masses, dtype=torch.float64), 0)
-        wide = [
-            StudentT(u, _WIDER * f, _HEAVY) for u, f in zip(self.modes.u, self.modes.factor, strict=True)
-        ]
+        wide = [StudentT(u, _WIDER * f, _HEAVY) for u, f in zip(self.modes.u, self.modes.factor, strict=True)]
         each = torch.cat([(1 - _WIDE_SHARE) * of_modes, _WIDE_SHARE * shares])
         return with_given([*parts, *wide], each, self.given, _FLOW_SHARE)
 

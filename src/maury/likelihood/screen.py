@@ -70,9 +70,7 @@ class Screen(Density):
         full = self._full(u)
         terms = torch.nn.functional.pad(self.middle - self._coefficients(full), (1, 0), value=1.0)
         return (
-            -0.5 * ((terms @ self.gram) * terms).sum(1)
-            + self.constant
-            + self.pixels.prior_beside(full).cpu()
+            -0.5 * ((terms @ self.gram) * terms).sum(1) + self.constant + self.pixels.prior_beside(full).cpu()
         )
 
     @torch.no_grad()
