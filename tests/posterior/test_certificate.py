@@ -11,7 +11,9 @@ from maury.posterior.certificate import certify
 from maury.posterior.summary import QUANTILES, weighted_quantile
 from maury.priors import Uniform
 
-LABELS = LabelSet((label("teff", Uniform(low=-50.0, high=50.0)), label("logg", Uniform(low=-50.0, high=50.0))))
+LABELS = LabelSet(
+    (label("teff", Uniform(low=-50.0, high=50.0)), label("logg", Uniform(low=-50.0, high=50.0)))
+)
 N = 400
 
 

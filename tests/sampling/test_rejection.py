@@ -25,7 +25,9 @@ def generator(seed: int = 0) -> torch.Generator:
 def banana(u: Tensor) -> Tensor:
     """A bent Gaussian of a known integral, cut off at ``u_1 < 2``, where nothing is."""
     x, y = u[:, 0], u[:, 1]
-    value = -0.5 * (x.square() + ((y - 0.5 * x.square()) / 0.3).square()) + LOG_MASS - math.log(2 * math.pi * 0.3)
+    value = (
+        -0.5 * (x.square() + ((y - 0.5 * x.square()) / 0.3).square()) + LOG_MASS - math.log(2 * math.pi * 0.3)
+    )
     return value.masked_fill(x >= 2, -math.inf)
 
 
@@ -68,7 +70,10 @@ def test_the_density_is_that_of_the_draws(found: Rejected) -> None:
 
 
 def test_a_density_that_the_mixture_does_not_meet_is_none() -> None:
-    assert rejected(lambda u: torch.full((len(u),), -math.inf, dtype=torch.float64), about(), generator()) is None
+    assert (
+        rejected(lambda u: torch.full((len(u),), -math.inf, dtype=torch.float64), about(), generator())
+        is None
+    )
     tiny = StudentT(torch.tensor([50.0, 0.0], dtype=torch.float64), 1e-3 * torch.eye(2, dtype=torch.float64))
     assert rejected(banana, Mixture([tiny], torch.ones(1, dtype=torch.float64)), generator()) is None
 
@@ -111,7 +116,9 @@ def test_effective_draws_are_counted_not_foretold(found: Rejected) -> None:
 
 
 def test_a_poor_proposal_is_replaced_after_its_pilot(found: Rejected) -> None:
-    narrow = StudentT(torch.tensor([1.5, 1.0], dtype=torch.float64), 0.05 * torch.eye(2, dtype=torch.float64), 5)
+    narrow = StudentT(
+        torch.tensor([1.5, 1.0], dtype=torch.float64), 0.05 * torch.eye(2, dtype=torch.float64), 5
+    )
     poor = Mixture([narrow], torch.ones(1, dtype=torch.float64))
     asked = []
 

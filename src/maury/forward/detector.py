@@ -320,7 +320,7 @@ class _Wings:
         place = first + table.shape[1] // 2
         low = np.floor(place).astype(np.int64)
         past = (place - low)[:, None]
-        # Beyond its ends the table goes on level; a row's distances are as far past whole ones all along, so that it takes runs of the table.
+        # Beyond its ends the table goes on level. A row's distances are as far past whole ones all along: it takes runs of the table.
         length = step * (number - 1) + 2
         margin = max(0, -int(low.min())), max(0, int(low.max()) + length - table.shape[1])
         runs = np.lib.stride_tricks.sliding_window_view(

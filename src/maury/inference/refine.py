@@ -289,7 +289,8 @@ def refine(
             proposal, otherwise = (yield from proposing.without()), None
         weighed = yield from weigh(
             target, proposal, options.draws, generator, partial(progress, "weigh"),
-            enough=options.enough, patience=_PATIENCE if options.ess is None else math.inf, limit=limit, ceiling=ceiling, otherwise=otherwise,
+            enough=options.enough, patience=_PATIENCE if options.ess is None else math.inf, limit=limit,
+            ceiling=ceiling, otherwise=otherwise,
         )  # fmt: skip
         spent += len(weighed.draws.u) + proposing.evaluations
         if float(weighed.log_posterior.max()) <= ceiling:

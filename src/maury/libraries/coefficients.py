@@ -49,6 +49,7 @@ class LabelNetwork(nn.Module):
         """Slopes by each label, ``(n, n_labels, n_components)``."""
         slopes = torch.eye(x.shape[1]).to(x).expand(len(x), -1, -1)
         for layer in self.hidden:
+            assert isinstance(layer, nn.Linear)
             before = layer(x)
             gate = torch.sigmoid(before)
             slopes = (slopes @ layer.weight.T) * (gate * (1 + before * (1 - gate)))[:, None]

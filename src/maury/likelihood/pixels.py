@@ -338,11 +338,9 @@ class Likelihood:
             chips.append((factor, right, departure, cross))
         if columns is None:
             return _Solution(solved, chips)
-        if jitter is None:
-            precision = covariance.solve(columns.values[None]) @ columns.values.T
-        else:
-            precision = self._information(jitter)
-        right = solved @ columns.values.T
+        values = columns.values
+        precision = covariance.solve(values[None]) @ values.T if jitter is None else self._information(jitter)
+        right = solved @ values.T
         for factor, _, departure, cross in chips:
             assert cross is not None
             precision = precision - cross @ torch.cholesky_solve(cross.mT, factor)
@@ -561,7 +559,7 @@ class Likelihood:
         return out + self.prior_beside(labels)
 
     def prior_beside(self, labels: Tensor) -> Tensor:
-        """What the log likelihood has of priors: relations between labels, and where there are stars; shape ``(n,)``."""
+        """Return what the log likelihood has of priors: relations between labels, and where there are stars; shape ``(n,)``."""
         out = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         if self.related:
             z = self.model.standardised(labels[:, : self.jitter], self.related)

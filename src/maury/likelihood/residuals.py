@@ -151,7 +151,7 @@ class _Process:
         return replace(self.plain, correlation=Correlation(amplitude, in_lines, scale, self.depth))
 
     def exact(self, point: NDArray[np.float64]) -> Leftover:
-        """What the labels leave of the spectrum, and its likelihood."""
+        """Return what the labels leave of the spectrum, and its likelihood."""
         self.evaluations += 1
         labels = self.labels.clone()
         labels[self.plain.jitter] = math.exp(point[0])

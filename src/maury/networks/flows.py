@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from torch import Tensor, nn
 
 from maury.networks.autoregressive import Autoregressive, transforms_of
+from maury.networks.splines import Spline
 
 
 class Scale(BaseModel):
@@ -198,11 +199,13 @@ class NSF(_FlowConfig):
     def build(self, n_labels: int, n_context: int) -> ConditionalFlow:
         """Return the flow."""
         passes = None if self.kind == "nsf" or n_labels == 1 else 2
-        flow = zuko.flows.NSF(
+        # zuko's NSF, with splines of our own.
+        flow = zuko.flows.MAF(
             n_labels,
             n_context,
             transforms=self.transforms,
-            bins=self.bins,
+            univariate=Spline,
+            shapes=[(self.bins,), (self.bins,), (self.bins - 1,)],
             hidden_features=self.hidden,
             passes=passes,
             randperm=False,

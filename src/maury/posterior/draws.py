@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 import maury
@@ -20,6 +19,7 @@ from maury.text import readable
 
 if TYPE_CHECKING:
     import pandas
+    import xarray as xr
 
     from maury.posterior.result import Posterior
 
@@ -197,6 +197,8 @@ def origin(posterior: Posterior) -> dict[str, Any]:
 
 def chain(columns: Mapping[str, Any], labels: LabelSet | None = None) -> xr.Dataset:
     """Return columns ``(n,)`` as one chain, with units and descriptions where they are labels: ``labels``' own, else by name."""
+    import xarray as xr
+
     told = {} if labels is None else {label.name: label.quantity for label in labels}
     n = len(next(iter(columns.values()))) if columns else 0
     dataset = xr.Dataset(

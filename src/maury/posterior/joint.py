@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
 from maury.display import card
 from maury.forward.doppler import add_velocities
 from maury.likelihood.fit import Fit
@@ -17,6 +15,7 @@ from maury.posterior.result import Posterior
 from maury.posterior.summary import WeightedDraws, made_elsewhere
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
 

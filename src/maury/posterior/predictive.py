@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import chdtrc
 
 from maury.constants import C_KMS
 from maury.likelihood.fit import Fit
@@ -84,7 +84,7 @@ def _check(name: str, fit: Fit, member: NDArray[np.bool_], taken: float) -> Chec
     chi2 = float(np.sum(z**2))
     correlation, p_correlation = ljung_box(z, fit.pixels[member])
     freedom = max(n - taken * n / len(fit.pixels), 1.0)
-    return Check(name, n, chi2 / n, float(stats.chi2.sf(chi2, freedom)), correlation, p_correlation)
+    return Check(name, n, chi2 / n, float(chdtrc(freedom, chi2)), correlation, p_correlation)
 
 
 def by_chip(fit: Fit, grid: PixelGrid) -> dict[str, NDArray[np.bool_]]:

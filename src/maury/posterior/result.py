@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 
 from maury.display import card, digits_for, number, with_error
@@ -29,6 +28,7 @@ from maury.spectra.spectrum import Spectrum
 
 if TYPE_CHECKING:
     import pandas
+    import xarray as xr
     from astropy.io.votable.tree import VOTableFile
     from matplotlib.figure import Figure
 

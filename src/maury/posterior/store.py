@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from maury.errors import InferenceError, MauryError
@@ -51,6 +50,8 @@ from maury.spectra.spectrum import PixelGrid, Spectrum
 from maury.text import readable
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from maury.models import Model
 
 
@@ -145,6 +146,8 @@ def _plain(value: Any) -> Any:
 
 def datatree(posterior: Posterior) -> xr.DataTree:
     """Return a posterior as groups of arrays, with all that `load` needs."""
+    import xarray as xr
+
     spectrum = posterior.spectrum
     kept = draws_of(posterior, weighted=True)
     weighted = chain({**kept.values, **kept.stats})
@@ -194,6 +197,8 @@ def datatree(posterior: Posterior) -> xr.DataTree:
 
 def joint_datatree(star: JointPosterior) -> xr.DataTree:
     """Return one star from several visits as groups of arrays, with all that `load_joint` needs."""
+    import xarray as xr
+
     n = len(star.draws)
     about = origin(star.visits[0]) | {
         "inference_time": star.seconds,
@@ -248,6 +253,8 @@ def _with_v_bary(star: JointPosterior, rows: NDArray[np.int64]) -> dict[str, NDA
 
 
 def _fitted(fit: Fit) -> xr.Dataset:
+    import xarray as xr
+
     columns = {"pixels": ("used", fit.pixels), **{name: ("used", getattr(fit, name)) for name in _FIT}}
     return _compressed(xr.Dataset(columns, attrs={"rchi2": fit.rchi2}))
 
@@ -340,6 +347,8 @@ def load_joint(path: str | Path) -> JointPosterior:
 
 
 def _opened(path: Path) -> xr.DataTree:
+    import xarray as xr
+
     if not path.is_file():
         raise InferenceError(f"{path}: no such file")
     try:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-from astropy import units
-from astropy.coordinates import EarthLocation, SkyCoord
-from astropy.time import Time
-from astropy.utils import iers
-
 # Longitude, latitude [deg], height [m].
 _SITES = {
     "apo25m": (-105.820417, 32.780361, 2788.0),
@@ -39,6 +34,12 @@ def barycentric_correction(ra: float, dec: float, jd: float, telescope: str) -> 
     site = _SITES.get(telescope.strip().lower())
     if site is None or not (0 <= ra <= 360 and -90 <= dec <= 90 and _JD_RANGE[0] < jd < _JD_RANGE[1]):
         return None
+    # They take most of a second to import, and most files state the correction.
+    from astropy import units
+    from astropy.coordinates import EarthLocation, SkyCoord
+    from astropy.time import Time
+    from astropy.utils import iers
+
     longitude, latitude, height = site
     # The earth's rotation adds 0.46 km/s at most: degraded UT1 changes nothing that matters here.
     # Without a limit to their age, tables that came with astropy serve for new observations too.
