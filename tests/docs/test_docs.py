@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,6 +165,30 @@ def test_reference_of_python_has_the_names_that_users_import():
     for name in set(maury.__all__) - {"MauryError"}:
         assert re.search(rf"::: maury\.{name}$|`maury\.{name}`", page, re.MULTILINE), name
     assert "::: maury.errors" in page
+
+
+def test_a_search_finds_flags_before_decisions():
+    """Pages that users look things up in count more than those that say why."""
+    hooks = importlib.import_module("hooks")
+
+    def boost(place):
+        file = SimpleNamespace(src_uri=place, abs_src_path=str(DOCS / place))
+        page = SimpleNamespace(file=file, meta={})
+        assert hooks.on_page_markdown("text", page, SimpleNamespace(docs_dir=DOCS), []) == "text"
+        return page.meta["search"]["boost"]
+
+    assert all((DOCS / place).is_file() for place in hooks._FIRST)
+    assert boost("flags.md") > boost("survey.md") > boost("decisions.md")
+    assert boost("results/README.md") < 1
+
+
+def test_pictures_of_tutorials_get_captions():
+    hooks = importlib.import_module("hooks")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="tutorials/a.md"))
+    html = '<p><img alt="Two &amp; more." src="pictures/a/b.png" /></p>'
+    assert hooks.on_page_content(html, page, None, None) == (
+        '<figure class="run"><img src="pictures/a/b.png" alt="Two &amp; more."><figcaption>Two &amp; more.</figcaption></figure>'
+    )
 
 
 def test_site_asks_nothing_of_the_network():
