@@ -290,11 +290,9 @@ def write(path: Path, shown: list[Shown], seconds: float, folder: Path) -> None:
     found = parts(path.read_text(encoding="utf-8"))
     for name, source in pictures(found, shown):
         shrink(folder / source, FOLDER / "pictures" / path.stem / name)
-    new = rendered(found, shown)
-    while new[-1].kind == "prose" and not new[-1].body.strip():
-        new.pop()
+    body = whole(rendered(found, shown), path.stem).rstrip("\n")
     when = f"{date.today().isoformat()} with maury {maury.__version__}, in {seconds:.0f} s of a core."
-    text = whole([*new, Part("prose", "\n"), Part("run", when, code_hash(found))], path.stem)
+    text = f"{body}\n\n{Part('run', when, code_hash(found)).markdown(path.stem)}"
     path.write_text(text, encoding="utf-8")
     path.with_suffix(".ipynb").write_text(notebook_text(text, path.stem), encoding="utf-8")
 

@@ -100,6 +100,9 @@ def test_a_page_is_run_as_a_notebook_is(tmp_path, monkeypatch):
     tutorials.write(page, shown, seconds, folder)
     assert (tmp_path / "pictures" / "sums" / "line.png").stat().st_size < 20_000
     text = page.read_text(encoding="utf-8")
+    # Run again, it is the same page.
+    tutorials.write(page, shown, seconds, folder)
+    assert page.read_text(encoding="utf-8") == text
     assert "```text\ntwo\n   x\n0  2\n```" in text
     cells = json.loads(page.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]
     assert [cell["cell_type"] for cell in cells] == ["code", "code", "code", "markdown"]
