@@ -1,4 +1,4 @@
-"""The documentation agrees with the code, and its links lead somewhere; `make docs` runs the tutorials themselves."""
+"""The documentation agrees with the code, and its links lead somewhere; what tutorials show is test_tutorials.py's."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer.main
 
+import maury
 from maury.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -118,11 +120,8 @@ def test_every_tutorial_and_page_of_the_navigation_is_there():
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "tutorials").glob("[!R]*.md")), ids=lambda page: page.stem)
-def test_every_block_of_a_tutorial_is_run(page):
-    blocks = re.findall(r"^```(?:python|sh)(.*)$", page.read_text(), re.MULTILINE)
-    assert blocks
-    assert all('exec="1"' in options for options in blocks)
-    # A pipe, or a line that goes on whatever came of it, would hide a failure.
+def test_a_tutorial_hides_no_failure(page):
+    # A pipe, or a line that goes on whatever came of it, would.
     for block in fences(page, {"sh"}):
         assert "|" not in block
         assert all(line.endswith("&&") for line in block.strip().splitlines()[:-1])
@@ -159,6 +158,37 @@ def test_reference_of_python_names_what_exists():
             break
         for part in parts[i:]:
             found = getattr(found, part)
+
+
+def test_reference_of_python_has_the_names_that_users_import():
+    page = (DOCS / "reference" / "python" / "maury.md").read_text()
+    for name in set(maury.__all__) - {"MauryError"}:
+        assert re.search(rf"::: maury\.{name}$|`maury\.{name}`", page, re.MULTILINE), name
+    assert "::: maury.errors" in page
+
+
+def test_a_search_finds_flags_before_decisions():
+    """Pages that users look things up in count more than those that say why."""
+    hooks = importlib.import_module("hooks")
+
+    def boost(place):
+        file = SimpleNamespace(src_uri=place, abs_src_path=str(DOCS / place))
+        page = SimpleNamespace(file=file, meta={})
+        assert hooks.on_page_markdown("text", page, SimpleNamespace(docs_dir=DOCS), []) == "text"
+        return page.meta["search"]["boost"]
+
+    assert all((DOCS / place).is_file() for place in hooks._FIRST)
+    assert boost("flags.md") > boost("survey.md") > boost("decisions.md")
+    assert boost("results/README.md") < 1
+
+
+def test_pictures_of_tutorials_get_captions():
+    hooks = importlib.import_module("hooks")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="tutorials/a.md"))
+    html = '<p><img alt="Two &amp; more." src="pictures/a/b.png" /></p>'
+    assert hooks.on_page_content(html, page, None, None) == (
+        '<figure class="run"><img src="pictures/a/b.png" alt="Two &amp; more."><figcaption>Two &amp; more.</figcaption></figure>'
+    )
 
 
 def test_site_asks_nothing_of_the_network():
