@@ -36,7 +36,8 @@ from maury.likelihood.nuisances import (
     in_h_band,
     macroturbulence,
 )
-from maury.likelihood.pixels import SPREAD, Likelihood
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.solution import SPREAD
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.sampling.density import Density

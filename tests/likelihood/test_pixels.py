@@ -15,7 +15,8 @@ from maury.errors import InferenceError
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
 from maury.likelihood.continuum import chebyshev_basis
-from maury.likelihood.pixels import DEGREE, SPREAD, Likelihood
+from maury.likelihood.pixels import DEGREE, Likelihood
+from maury.likelihood.solution import SPREAD
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 

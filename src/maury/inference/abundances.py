@@ -41,6 +41,8 @@ _IRON = {"fe_h": "m_h"}
 _CLIMBS = 2
 # Draws of the abundances for each draw of the other labels, rounds at most, and degrees of freedom of what they are drawn from.
 _EACH, _ROUNDS, _DOF = 2, 4, 15
+# Draws after which an uneven posterior of the other labels has effective ones enough.
+_PATIENCE = 2000
 # Effective draws for each abundance that the linear model's covariance counts as.
 _TRUSTED = 2.0
 # Share of a label's range that climbs begin away from its ends.
@@ -127,7 +129,7 @@ def with_abundances(
     surrogate = proposing.by_surrogate()
     proposal = surrogate or (yield from proposing.without())
     weighed = yield from weigh(
-        basic, proposal, options.draws, generator, partial(progress, "weigh"), enough=options.enough,
+        basic, proposal, options.draws, generator, partial(progress, "weigh"), enough=options.enough, patience=_PATIENCE,
         otherwise=None if surrogate is None else proposing.instead,
     )  # fmt: skip
     found, log_weights, khat, more = yield from _weighed(

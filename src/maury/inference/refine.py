@@ -280,17 +280,15 @@ def refine(
             spent += more
     for climbs_left in reversed(range(_CLIMBS)):
         proposing = Proposing(target, modes, start.flow, generator)
-        proposal, otherwise = proposing.by_surrogate(), proposing.instead
+        surrogate = proposing.by_surrogate()
         ceiling = float(modes.log_prob.max()) + _HIGHER if climbs_left else math.inf
         # Where nested sampling cannot follow, rounds go on as far as the budget reaches.
         follows = options.budget - spent - (ROUNDS + 1) * options.draws >= NESTED
         limit = math.inf if follows else max(options.budget - spent, options.draws)
-        if proposal is None:
-            proposal, otherwise = (yield from proposing.without()), None
         weighed = yield from weigh(
-            target, proposal, options.draws, generator, partial(progress, "weigh"),
+            target, surrogate or (yield from proposing.without()), options.draws, generator, partial(progress, "weigh"),
             enough=options.enough, patience=_PATIENCE if options.ess is None else math.inf, limit=limit,
-            ceiling=ceiling, otherwise=otherwise,
+            ceiling=ceiling, otherwise=None if surrogate is None else proposing.instead,
         )  # fmt: skip
         spent += len(weighed.draws.u) + proposing.evaluations
         if float(weighed.log_posterior.max()) <= ceiling:

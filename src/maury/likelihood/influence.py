@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maury.likelihood.noise import innovations
-from maury.likelihood.pixels import SPREAD, Likelihood
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.solution import SPREAD
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 

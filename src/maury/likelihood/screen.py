@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maury.forward.model import ForwardModel
-from maury.likelihood.pixels import Curvature
+from maury.likelihood.solution import Curvature
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.sampling.density import Density

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from maury.labels import LabelSet
-from maury.likelihood.pixels import Curvature, Likelihood
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.solution import Curvature
 from maury.likelihood.ties import LogLikelihood, Tied, sum_of
 from maury.sampling.density import Density
 

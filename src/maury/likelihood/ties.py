@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from maury.likelihood.fit import Fit
-from maury.likelihood.pixels import Curvature, Likelihood
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.solution import Curvature
 
 
 class LogLikelihood(Protocol):
