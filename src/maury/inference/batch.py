@@ -27,6 +27,7 @@ from maury.inference.abundances import tied_labels, with_abundances
 from maury.inference.arguments import as_priors, one_each, several_spectra
 from maury.inference.flagging import check_misfit, faults, warnings
 from maury.inference.flow import Flow, NetworkInput, encoded, prepared
+from maury.inference.lines import element_lines
 from maury.inference.options import Keywords, Options
 from maury.inference.refine import Verified, refine, start_from
 from maury.inference.refine import nested as nested_again
@@ -291,13 +292,17 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
     flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
     if second is not None and second.gain - second.elsewhere > FLAGS["second_light"]["nats"]:
         flags = (*flags, "second_light")
+    elements = _abundances(verified.target, theta.numpy(), weights)
     diagnostics = Diagnostics(
         misfit=misfit,
         second_light=second,
         residuals=None if verified.residuals is None else _process(verified.residuals),
         systematic={} if "no_star" in bad else between,
         nuisances=_nuisances(verified.target, best),
-        abundances=_abundances(verified.target, theta.numpy(), weights),
+        abundances=elements,
+        lines=element_lines(verified.target, u, tuple(e.label for e in elements if e.measured))
+        if elements
+        else (),
         outliers=verified.outliers,
     )
     return Posterior(

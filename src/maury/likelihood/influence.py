@@ -101,6 +101,25 @@ class Influence:
         amplitude = np.clip(whitened @ self.residual / free, 0, None)
         return 0.5 * amplitude**2 * free, amplitude
 
+    def alone(self, place: int) -> tuple[Array, Array]:
+        """Split what a spectrum says of a label, all others left free, by pixel.
+
+        Parameters
+        ----------
+        place
+            Of the label.
+
+        Returns
+        -------
+        information, score
+            Shape ``(n_pixels,)`` each: the sums over some pixels give the label's offset from the mode, over u, that these alone ask for,
+            ``score / information``, and its error, ``1 / sqrt(information)``.
+        """
+        others = [i for i in range(len(self.design)) if i != place]
+        share = np.linalg.solve(self.precision[others][:, others], self.precision[others, place])
+        column = self.design[place] - share @ self.design[others]
+        return column * self.design[place], column * self.residual
+
     def without(self, stretches: Iterable[NDArray[np.bool_]]) -> Iterator[tuple[Array, Array]]:
         """Leave some of the used pixels, ``(n_pixels,)`` each time, out.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from maury.labels import LabelSet
-from maury.posterior.diagnostics import Abundance
+from maury.posterior.diagnostics import Abundance, ElementLine
 from maury.posterior.summary import QUANTILES, weighted_quantile
 from maury.quantities import ELEMENTS
 
@@ -16,6 +17,16 @@ Array = NDArray[np.float64]
 # Share of the prior's width above which an element counts as not measured.
 _TOLD = 0.7
 _BY_NUMBER = {symbol: number for number, symbol in enumerate(ELEMENTS)}
+
+
+def agreement(lines: Iterable[ElementLine], label: str) -> tuple[int, float]:
+    """Return how many lines tell of a label, and the probability that they disagree as much by chance: chi-squared about their mean."""
+    told = [(line.value, line.std) for line in lines if line.label == label]
+    if len(told) < 2:
+        return len(told), 1.0
+    value, weight = np.array([x for x, _ in told]), np.array([s for _, s in told]) ** -2.0
+    chi2 = float(weight @ (value - np.average(value, weights=weight)) ** 2)
+    return len(told), float(stats.chi2.sf(chi2, len(told) - 1))
 
 
 def abundances(

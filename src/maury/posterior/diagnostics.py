@@ -219,6 +219,29 @@ class Abundance:
 
 
 @dataclass(frozen=True)
+class ElementLine:
+    """A line that tells of an element.
+
+    Attributes
+    ----------
+    label
+        The label that was inferred.
+    wavelength
+        Vacuum Angstrom, at rest.
+    share
+        Of all that the spectrum says of the label.
+    value, std
+        Of the label, from this line alone, all other labels as of the whole spectrum, in its unit.
+    """
+
+    label: str
+    wavelength: float
+    share: float
+    value: float
+    std: float
+
+
+@dataclass(frozen=True)
 class SecondLight:
     """What a little light of a second star would gain, by a linear test; see `maury.inference.second_light`.
 
@@ -262,6 +285,8 @@ class Diagnostics:
         Those that were integrated out.
     abundances
         Elements, by atomic number, if they were inferred.
+    lines
+        Lines that tell most of the elements that were inferred.
     outliers
         Pixels that were left out since nothing in a star explains them.
     """
@@ -274,6 +299,7 @@ class Diagnostics:
     second_light: SecondLight | None = None
     nuisances: tuple[NuisanceFound, ...] = ()
     abundances: tuple[Abundance, ...] = ()
+    lines: tuple[ElementLine, ...] = ()
     outliers: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -287,6 +313,7 @@ class Diagnostics:
             "second_light": self.second_light and asdict(self.second_light),
             "nuisances": [asdict(entry) for entry in self.nuisances],
             "abundances": [asdict(entry) for entry in self.abundances],
+            "lines": [asdict(entry) for entry in self.lines],
             "outliers": self.outliers,
         }
         return {key: value for key, value in told.items() if value}

@@ -166,6 +166,11 @@ def _element_rows(posterior: Posterior) -> list[dict[str, str]]:
             else f"< {number(entry.fe_ul95, 2)}",
             "h": with_error(entry.h_p50, entry.h_std) if entry.measured else "not measured",
             "share": f"{entry.share:.0%}",
+            "lines": ", ".join(
+                f"{line.wavelength:.1f} ({with_error(line.value, line.std)})"
+                for line in sorted(posterior.diagnostics.lines, key=lambda line: -line.share)
+                if line.label == entry.label
+            ),
         }
         for entry in posterior.diagnostics.abundances
     ]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maury.files import write_ecsv
+from maury.posterior.abundances import agreement
 from maury.posterior.columns import column_named
 from maury.posterior.flags import Kind
 from maury.posterior.result import Posterior
@@ -72,13 +73,17 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     return table
 
 
+# Probability below which the lines of an element are said to disagree: of twenty elements one in five stars has one by chance.
+_DISAGREE = 0.01
+
+
 def elements_table(posterior: Posterior) -> Table | None:
     """Rich table of the elements, by atomic number; None if none was inferred."""
     found = posterior.diagnostics.abundances
     if not found:
         return None
     table = Table(title="Elements, dex relative to the Sun", title_justify="left")
-    for column in ("element", "[X/Fe]", "[X/H]", "of the prior"):
+    for column in ("element", "[X/Fe]", "[X/H]", "of the prior", "lines"):
         table.add_column(column, justify="left" if column == "element" else "right")
     for entry in found:
         told = (
@@ -87,9 +92,12 @@ def elements_table(posterior: Posterior) -> Table | None:
         )
         if not entry.measured:
             told = (f"< {entry.fe_ul95:+.2f}", "not measured")
-        table.add_row(entry.element, *told, f"{entry.share:.0%}")
+        number, p = agreement(posterior.diagnostics.lines, entry.label)
+        lines = f"{number}, which disagree (p {p:.1g})" if p < _DISAGREE else f"{number}" if number else ""
+        table.add_row(entry.element, *told, f"{entry.share:.0%}", lines)
     table.caption = (
-        "of the prior: how much of its width is left; above 70 % the spectrum has told next to nothing"
+        "of the prior: how much of its width is left; above 70 % the spectrum has told next to nothing\n"
+        "lines: those that tell most, each by itself (in --json and in the report)"
     )
     table.caption_justify = "left"
     return table
