@@ -3,8 +3,8 @@
 Run: ``python benchmarks/stages.py --output docs/results/stages.json [--before OTHER/src] [FILE...]``
 
 Each file, the demonstration's spectrum and some simulated ones are inferred with the default model on one thread, in one process a source
-tree: ``--before`` names the ``src`` of another version, measured in the same run. Seconds are the processor's. A stage's seconds are what its
-functions take, by the profiler, scaled so that all stages sum to the seconds of a run without it.
+tree: ``--before`` names the ``src`` of another version, measured in the same run. Seconds are the processor's. A stage's seconds are what
+its functions take, by the profiler, scaled so that all stages sum to the seconds of a run without it.
 """
 
 import argparse
