@@ -135,10 +135,11 @@ def test_progress_can_end_a_stage_midway(model, star, monkeypatch, limit, stage)
             raise Enough
 
     monkeypatch.setattr("maury.sampling.verification.KHAT_LIMIT", limit)
-    # No round of weights is good enough, so that more follow.
-    monkeypatch.setattr("maury.sampling.verification._ENOUGH", 2.0)
+    # Never are draws enough, so that more rounds follow.
     with pytest.raises(Enough):
-        maury.infer(star, model, draws=200, noise="independent", budget=100_000, progress=progress)
+        maury.infer(
+            star, model, draws=200, ess=10_000, noise="independent", budget=100_000, progress=progress
+        )
     assert told[-1] == stage
 
 
@@ -154,6 +155,27 @@ def test_a_hit_by_a_cosmic_ray_changes_nothing(model, star, posterior):
     summary = found.summary()
     for name, entry in posterior.summary().items():
         assert summary[name]["p50"] == pytest.approx(entry["p50"], abs=0.3 * entry["std"]), name
+
+
+def test_as_many_effective_draws_as_are_asked_for(model, star):
+    found = maury.infer(star, model, draws=100, ess=300, noise="independent")
+    assert 300 <= found.ess <= len(found.draws) < 450
+    assert found.flag_bad == ()
+    short = maury.infer(star, model, draws=100, ess=3000, noise="independent", budget=500)
+    assert short.flag_bad == ("not_converged",)
+    assert short.evaluations <= 500
+    with pytest.raises(InferenceError, match="ess"):
+        maury.infer(star, model, ess=0)
+
+
+def test_the_certificate_is_of_every_label(posterior):
+    told = posterior.certificate
+    assert tuple(told) == posterior.labels.names
+    line = posterior.to_json()
+    for name, entry in line["labels"].items():
+        assert entry["khat"] == told[name].khat
+        assert 0 < entry["mcse"]["mean"] < 0.2 * entry["std"]
+        assert entry["ess"]["p50"] > 100
 
 
 def test_a_budget_ends_what_does_not_converge(model, star, monkeypatch):

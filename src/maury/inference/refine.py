@@ -13,6 +13,7 @@ from torch import Tensor
 from maury.batching import Steps
 from maury.inference.options import Options
 from maury.inference.proposing import Proposing
+from maury.inference.ridge import MOST_ALONG
 from maury.labels import LabelSet
 from maury.likelihood.outliers import outliers
 from maury.likelihood.residuals import Noise, Residuals, autocorrelated, residual_fit
@@ -280,15 +281,19 @@ def refine(
             spent += more
     for climbs_left in reversed(range(_CLIMBS)):
         proposing = Proposing(target, modes, start.flow, generator)
-        surrogate = proposing.by_surrogate()
+        proposal = proposing.by_surrogate()
+        otherwise = None if proposal is None else proposing.instead
+        if proposal is None:
+            proposal = yield from proposing.without()
         ceiling = float(modes.log_prob.max()) + _HIGHER if climbs_left else math.inf
         # Where nested sampling cannot follow, rounds go on as far as the budget reaches.
-        follows = options.budget - spent - (ROUNDS + 1) * options.draws >= NESTED
-        limit = math.inf if follows else max(options.budget - spent, options.draws)
+        left = options.budget - spent - proposing.evaluations - (MOST_ALONG if otherwise else 0)
+        follows = left - (ROUNDS + 1) * options.draws >= NESTED
+        limit = math.inf if follows else max(left, options.draws)
         weighed = yield from weigh(
-            target, surrogate or (yield from proposing.without()), options.draws, generator, partial(progress, "weigh"),
+            target, proposal, options.draws, generator, partial(progress, "weigh"),
             enough=options.enough, patience=_PATIENCE if options.ess is None else math.inf, limit=limit,
-            ceiling=ceiling, otherwise=None if surrogate is None else proposing.instead,
+            ceiling=ceiling, otherwise=otherwise,
         )  # fmt: skip
         spent += len(weighed.draws.u) + proposing.evaluations
         if float(weighed.log_posterior.max()) <= ceiling:

@@ -29,6 +29,8 @@ _WIDE = 2.5
 _JITTER_WIDTH = 1.5
 # Jitters, in u, at which the posterior's ridge is followed: steps of this size from the best one's, so many down and up.
 _STEP, _DOWN, _UP, _LOWEST = 0.5, 6, 2, -3.0
+# Likelihoods that following it takes at most: of each climb a start and four steps, with their slopes; and some modes.
+MOST_ALONG = (_DOWN + _UP) * 10 + 20
 
 
 @dataclass(frozen=True)
