@@ -248,6 +248,42 @@ def check_sky(
         out.print_json(data=finite(figures))
 
 
+@app.command("synthesis")
+def check_synthesis(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A spectrum.")],
+    config: Annotated[
+        Path, typer.Option(help="Engine, lines and atmospheres, as for maury models synthesise (TOML).")
+    ],
+    work: Annotated[Path, typer.Option(help="Folder for the spectra; an interrupted run goes on.")],
+    model: ModelOption = DEFAULT_MODEL,
+    labels: Annotated[str, typer.Option(help="What is inferred; as of maury infer.")] = "basic",
+    number: Annotated[int, typer.Option(help="Draws that are synthesised.", min=20)] = 100,
+    jobs: Annotated[int, typer.Option(help="Syntheses at a time.", min=1)] = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """Infer a spectrum and verify it to the physics: synthesise draws of the posterior anew, and weigh them.
+
+    Example: maury check synthesis visit.fits --config grid.toml --work visit-syntheses
+    """
+    from maury.checks.synthesis import synthesised
+    from maury.inference.infer import infer
+    from maury.libraries.synthesis.atmospheres import MarcsCollection
+    from maury.libraries.synthesis.grid import SynthesisConfig
+    from maury.models import load_model
+    from maury.toml import read_config
+
+    read = read_config(config, SynthesisConfig)
+    make_folder(work)
+    engine, atmospheres = read.make_engine(work), MarcsCollection(read.atmospheres)
+    posterior = infer(file, load_model(model), labels=labels, seed=seed)
+    with stoppable(lambda: f"spectra that are done are in {work}; the same command goes on"):
+        found = synthesised(
+            posterior, engine, atmospheres, work, number=number, seed=seed, jobs=jobs,
+            progress=lambda done, total: err.print(f"{done} of {total} spectra", end="\r"),
+        )  # fmt: skip
+    out.print_json(data=finite(asdict(found)))
+
+
 @app.command("libraries")
 def check_libraries(
     output: Annotated[
