@@ -196,7 +196,7 @@ def look(
     keys: list[Key] = [[star.file, star.index] for star in stars]
     settings = {
         "model": AUTO if model is None else model.name, "chips": chips, "draws": options.draws, "seed": options.seed,
-        "noise": options.noise,
+        "noise": options.noise, "labels": options.labels,
         "nuisances": [part if isinstance(part, str) else part.name for part in options.nuisances],
     }  # fmt: skip
     task = partial(_look, folder=str(folder), options=options, chips=chips, auto=model is None)
@@ -233,7 +233,7 @@ def _read(path: Path, index: int, model: Model) -> Spectrum:
 def _infer(spectrum: Spectrum, model: Model | str, options: Options) -> Posterior:
     return infer(
         spectrum, model, draws=options.draws, seed=options.seed, priors=options.priors, noise=options.noise,
-        budget=options.budget, nuisances=options.nuisances,
+        budget=options.budget, nuisances=options.nuisances, labels=options.labels,
     )  # fmt: skip
 
 

@@ -212,6 +212,10 @@ def check_sky(
     model: AutoModelOption = "auto",
     draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = 1000,
     chips: Annotated[bool, typer.Option("--chips", help="Also infer each chip by itself.")] = False,
+    labels_of: Annotated[
+        str,
+        typer.Option("--labels", help="What is inferred: basic, cno, elements, or names; as of maury infer."),
+    ] = "basic",
     nuisances: NuisancesOption = "default",
     output: Annotated[
         Path | None,
@@ -230,7 +234,7 @@ def check_sky(
     from maury.inference.options import Options
     from maury.models import load_model
 
-    options = Options(draws=draws, seed=seed, nuisances=nuisances)
+    options = Options(draws=draws, seed=seed, nuisances=nuisances, labels=labels_of)
     stars, loaded = read_stars(labels), None if model == AUTO else load_model(model)
     store = None
     if output:

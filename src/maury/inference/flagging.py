@@ -111,7 +111,8 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
     slow = "v_sini" in labels.names and weights @ (theta[:, labels.index("v_sini")] < limit) > 0.5
     inside = usable_pixels(spectrum, model.forward, model.labels)
     found = _at_bounds(labels, theta, weights)
-    found += ["second_mode"] * (len(verified.modes.u) > 1)
+    mass = verified.modes.log_mass
+    found += ["second_mode"] * (int((mass > mass.max() - FLAGS["second_mode"]["nats"]).sum()) > 1)
     found += ["high_jitter"] * (scatter > FLAGS["high_jitter"]["error"])
     found += ["poor_fit"] * (fit.rchi2_jitter > FLAGS["poor_fit"]["rchi2"])
     found += ["low_snr"] * (spectrum.snr < FLAGS["low_snr"]["snr"])

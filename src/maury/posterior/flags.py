@@ -84,9 +84,9 @@ _TABLE = (
     Flag(
         "second_mode",
         _W,
-        "Another maximum of the posterior lies within {nats:g} nats of the best: look at the corner plot for two islands. A "
-        "companion, or a spectrum that two kinds of star explain.",
-        {"nats": 20.0},
+        "Another maximum of the posterior holds more than one part in {parts:g} of its mass ({nats:g} nats below the best): look at "
+        "the corner plot for two islands. A companion, or a spectrum that two kinds of star explain.",
+        {"nats": 5.0, "parts": 150.0},
     ),
     Flag(
         "second_light",
