@@ -129,7 +129,7 @@ def synthesised(
             made = engine.synthesise(star, atmosphere)
             with writing(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, np.stack([made.wavelength, made.normalised]))
-        wavelength, flux = np.load(file)
+        wavelength, flux = np.load(file, allow_pickle=False)
         return on_grid(to_vacuum(wavelength), flux, model.emulator.grid)
 
     rest = []
