@@ -16,6 +16,8 @@ from torch import Tensor
 
 # Of each chip's series.
 DEGREE = 4
+# Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
+SPREAD = 0.3
 
 
 def chebyshev_basis(n_pixels: int, degree: int) -> Tensor:

@@ -18,16 +18,15 @@ from maury.forward.binary import Pair
 from maury.forward.detector import Banded, Winged
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet
-from maury.likelihood.continuum import DEGREE, chip_basis, fit_continuum
+from maury.likelihood.continuum import DEGREE, SPREAD, chip_basis, fit_continuum
 from maury.likelihood.fit import Fit
 from maury.likelihood.noise import Columns, Correlated, Correlation, Covariance, Independent, innovations
 from maury.likelihood.nuisances import Linear, Nuisance, Point, linear
+from maury.likelihood.solution import Leftover, Reduced, Solution
 from maury.spectra.linespread import FWHM, LineSpread
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 Array = NDArray[np.float64]
-# Prior standard deviation of every continuum coefficient, relative to the reference continuum: far wider than any posterior, yet proper.
-SPREAD = 0.3
 # Spectra evaluated together: their arrays stay in the processor's cache.
 _CHUNK = 32
 MIN_PIXELS = 200
@@ -62,85 +61,6 @@ class Amplitude:
     of: str
     mean: float
     std: float
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """What model, continuum and nuisances leave of a spectrum, all over the reference continuum.
-
-    Attributes
-    ----------
-    residual, variance, squared
-        Shape ``(n_pixels,)``: the residual, the variance without jitter, and what the squared jitter is multiplied by.
-    log_likelihood
-        Of the spectrum, not of the residual alone.
-    """
-
-    residual: Tensor
-    variance: Tensor
-    squared: Tensor
-    log_likelihood: float
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """Products of a spectrum and of parts of a model over the noise, with continuum and nuisances integrated out.
-
-    Attributes
-    ----------
-    gram
-        Of the data less the model, and of each part, shape ``(1 + k, 1 + k)``.
-    constant
-        What the log likelihood has beside ``-1/2`` of the first of them.
-    """
-
-    gram: Tensor
-    constant: float
-
-
-@dataclass(frozen=True)
-class _Solution:
-    """The most likely continuum and nuisances of n spectra, and how well they are known.
-
-    Attributes
-    ----------
-    solved
-        Inverse covariance times the residuals, shape ``(n, n_pixels)``.
-    chips
-        Of each chip's continuum: Cholesky factor of the precision, right side, departure from the reference without nuisances, and
-        products with the nuisances' columns ``(n, k, degree + 1)``.
-    factor, right, amplitudes
-        Of the nuisances: Cholesky factor of the precision with the continuum integrated out, right side, and most likely amplitudes,
-        shape ``(n, k)``; None without any.
-    """
-
-    solved: Tensor
-    chips: list[tuple[Tensor, Tensor, Tensor, Tensor | None]]
-    factor: Tensor | None = None
-    right: Tensor | None = None
-    amplitudes: Tensor | None = None
-
-    @property
-    def departures(self) -> list[Tensor]:
-        """Departure of each chip's continuum from the reference, ``(n, degree + 1)``, beside the most likely nuisances."""
-        if self.amplitudes is None:
-            return [departure for *_, departure, _ in self.chips]
-        return [
-            departure - torch.cholesky_solve((cross.mT @ self.amplitudes[..., None]), factor)[..., 0]
-            for factor, _, departure, cross in self.chips
-            if cross is not None
-        ]
-
-    def log_integral(self) -> Tensor:
-        """Return what the integral over continuum and nuisances adds to the log likelihood, shape ``(n,)``."""
-        out = torch.zeros(len(self.solved)).to(self.solved)
-        for factor, right, departure, _ in self.chips:
-            out = out + 0.5 * (right * departure).sum(1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
-            out = out - right.shape[1] * math.log(SPREAD)
-        if self.factor is None or self.right is None or self.amplitudes is None:
-            return out
-        out = out + 0.5 * (self.right * self.amplitudes).sum(1)
-        return out - self.factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
 
 
 @dataclass(frozen=True)
@@ -320,7 +240,7 @@ class Likelihood:
         """Flux over the reference continuum, and its variance."""
         return self.flux / self.reference, self.variance / self.reference.square()
 
-    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor, jitter: Tensor | None) -> _Solution:
+    def _solve(self, m: Tensor, covariance: Covariance, r: Tensor, jitter: Tensor | None) -> Solution:
         """Find continuum and nuisances, given residuals ``r (n, n_pixels)`` and the jitter ``(n,)``.
 
         Without a jitter the columns' information is that of the covariance itself, not interpolated: of one spectrum.
@@ -337,7 +257,7 @@ class Likelihood:
             departure = torch.cholesky_solve(right[..., None], factor)[..., 0]
             chips.append((factor, right, departure, cross))
         if columns is None:
-            return _Solution(solved, chips)
+            return Solution(solved, chips)
         values = columns.values
         precision = covariance.solve(values[None]) @ values.T if jitter is None else self._information(jitter)
         right = solved @ values.T
@@ -347,7 +267,7 @@ class Likelihood:
             right = right - (cross @ departure[..., None])[..., 0]
         factor = torch.linalg.cholesky(precision + torch.eye(precision.shape[-1]).to(m))
         amplitudes = torch.cholesky_solve(right[..., None], factor)[..., 0]
-        return _Solution(solved, chips, factor, right, amplitudes)
+        return Solution(solved, chips, factor, right, amplitudes)
 
     @cached_property
     def _columns(self) -> Columns | None:
@@ -537,7 +457,7 @@ class Likelihood:
         found = self._solve(m, covariance, r, labels[:, self.jitter])
         return self._value(labels, r, covariance, found)
 
-    def _value(self, labels: Tensor, r: Tensor, covariance: Covariance, found: _Solution) -> Tensor:
+    def _value(self, labels: Tensor, r: Tensor, covariance: Covariance, found: Solution) -> Tensor:
         """Log likelihood of residuals ``r (n, n_pixels)``, continuum and nuisances integrated out."""
         out = -0.5 * ((r * found.solved).sum(1) + covariance.log_det) + found.log_integral()
         out = out - self.reference.log().sum() - 0.5 * self.n_pixels * math.log(2 * math.pi)
@@ -551,7 +471,7 @@ class Likelihood:
             out = out - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
         return out.masked_fill(~self.model.inside(labels[:, : self.jitter]), -math.inf)
 
-    def _continuum(self, m: Tensor, found: _Solution) -> Tensor:
+    def _continuum(self, m: Tensor, found: Solution) -> Tensor:
         """Most likely continuum over the reference, shape ``(n, n_pixels)``."""
         parts = [
             1 + departure @ basis[:, : departure.shape[1]].T
@@ -559,7 +479,7 @@ class Likelihood:
         ]
         return torch.cat(parts, dim=1) if parts else torch.ones_like(m)
 
-    def _nuisance(self, m: Tensor, found: _Solution) -> Tensor:
+    def _nuisance(self, m: Tensor, found: Solution) -> Tensor:
         """Most likely contribution of the nuisances, over the reference continuum, shape ``(n, n_pixels)``."""
         if self.linear is None:
             return torch.zeros_like(m)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from maury.batching import Question, Steps, ask
 from maury.likelihood.noise import Correlation
-from maury.likelihood.pixels import Leftover, Likelihood
+from maury.likelihood.pixels import Likelihood
+from maury.likelihood.solution import Leftover
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.quantities import Role

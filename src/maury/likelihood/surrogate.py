@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maury.libraries.coefficients import quadratics
-from maury.likelihood.pixels import Reduced
+from maury.likelihood.solution import Reduced
 from maury.likelihood.target import SQUARED, Target
 from maury.likelihood.ties import Tied
 from maury.quantities import Role
