@@ -23,7 +23,9 @@ def test_it_shows_itself_in_a_line(made):
         "flagged, refined, k-hat 0.21, ESS 350 of 400; average_lsf, at_bound:teff",
     ):
         assert part in shown
-    assert len(str(made).splitlines()) == 7
+    lines = str(made).splitlines()
+    assert len(lines) == 8
+    assert lines[1].startswith("This star may lie outside the model: teff")
 
 
 def test_and_as_html_without_trusting_names(made):
