@@ -25,7 +25,7 @@ from maury.batching import Steps, together
 from maury.errors import LabelError, MauryWarning
 from maury.inference.arguments import as_priors, one_each, several_spectra
 from maury.inference.flagging import check_misfit, faults, warnings
-from maury.inference.flow import Flow, NetworkInput, encoded, prepared
+from maury.inference.flow import Flow, encoded, prepared
 from maury.inference.options import Keywords, Options
 from maury.inference.refine import Verified, refine, start_from
 from maury.inference.refine import nested as nested_again
@@ -36,7 +36,7 @@ from maury.likelihood.problem import Problem
 from maury.likelihood.residuals import Residuals
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
-from maury.models import DEFAULT, Model, load_model, to_model_grid
+from maury.models import DEFAULT, Model, NetworkInput, load_model, to_model_grid
 from maury.networks.prepare import preparation_of
 from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, NuisanceFound, ResidualProcess
 from maury.posterior.result import Posterior

@@ -187,7 +187,7 @@ def _verified(
 def _by_flow(
     spectra: Sequence[Spectrum], model: Model, settings: SurveySettings, seeds: list[int]
 ) -> Iterator[Found]:
-    for one in amortised(spectra, model, settings.draws, seeds):
+    for one in amortised(spectra, model, settings.draws, seeds, conformal=settings.conformal):
         if isinstance(one, Exception):
             yield one, None
         else:
