@@ -25,9 +25,10 @@ def cost(name, number):
     )
     change, novelty = [], []
     for spectrum, theta, _ in simulated_spectra(model, number, "apvisit", 0):
-        flux, ivar = to_model_grid(spectrum, model)
+        seen = to_model_grid(spectrum, model)
+        flux, ivar, _ = seen
         u = model.problem.stellar.to_normal(theta[None, model.problem.columns(model.problem.stellar)])
-        pair = [e.context(flux, ivar) for e in (model.estimator, rounded)]
+        pair = [e.context(*seen) for e in (model.estimator, rounded)]
         before, after = (e.log_prob(u, c) for e, c in zip((model.estimator, rounded), pair, strict=True))
         change.append(float(after - before))
         novelty.append(

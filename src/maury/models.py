@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +25,14 @@ from maury.libraries.systematic import Systematic
 from maury.likelihood.nuisances import LibraryModes
 from maury.likelihood.problem import Problem
 from maury.names import meant, shipped
+from maury.networks.conformal import FILE as CONFORMAL
+from maury.networks.conformal import Conformal
 from maury.networks.estimator import Estimator
 from maury.networks.novelty import Novelty
 from maury.spectra.hits import without_hits
 from maury.spectra.instrument import Instrument, of_card
 from maury.spectra.regrid import on_network_grid
+from maury.spectra.seen import seen_through
 from maury.spectra.spectrum import Spectrum
 from maury.text import readable
 from maury.weights import read_card, read_model, whole
@@ -67,6 +70,8 @@ class Model:
         Where its files are; None for one that was made in memory.
     systematic
         How far its labels move with the choice of the library, if that was measured.
+    conformal
+        By what the flow's regions are recalibrated where that is asked for, if that was measured.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Model:
     novelty: Novelty | None = None
     folder: Path | None = None
     systematic: Systematic | None = None
+    conformal: Conformal | None = None
 
     def __repr__(self) -> str:
         ranges = ", ".join(
@@ -169,7 +175,8 @@ def load_model(
     """Load a model by name or folder, its forward model on ``device``.
 
     A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors``, ``learned.safetensors`` and
-    ``modes.safetensors`` with their JSON cards, and perhaps ``systematic.json``; without the first, the emulator is that of the model
+    ``modes.safetensors`` with their JSON cards, and perhaps ``systematic.json`` and ``conformal.json``; without
+    the first, the emulator is that of the model
     which the estimator's card names.
 
     Parameters
@@ -222,6 +229,8 @@ def _load(name: str | Path, device: str, trust_code: bool, module: type[nn.Modul
     novelty = Novelty.load(known) if known.exists() else None
     between = path / SYSTEMATIC
     systematic = Systematic.load(between) if between.exists() else None
+    recalibrated = path / CONFORMAL
+    conformal = Conformal.load(recalibrated) if recalibrated.exists() else None
     return Model(
         readable(path.name),
         replace(problem, forward=forward.to(device)),
@@ -229,6 +238,7 @@ def _load(name: str | Path, device: str, trust_code: bool, module: type[nn.Modul
         novelty,
         path,
         systematic,
+        conformal,
     )
 
 
@@ -305,8 +315,24 @@ def problem_card(problem: Problem) -> dict[str, Any]:
 ALL_MASKED = "every pixel is masked: nothing to infer from"
 
 
-def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flux and inverse variance on the grid that the networks take, ``(1, n_pixels)`` float32 each."""
+class NetworkInput(NamedTuple):
+    """One spectrum as networks take it.
+
+    Attributes
+    ----------
+    flux, ivar
+        On their grid, ``(1, n_pixels)`` float32 each.
+    seen
+        Its profile (`maury.spectra.seen`) with a first axis of 1, float32; None where the estimator does not ask for it.
+    """
+
+    flux: Tensor
+    ivar: Tensor
+    seen: Tensor | None = None
+
+
+def to_model_grid(spectrum: Spectrum, model: Model) -> NetworkInput:
+    """Return a spectrum as the networks of a model take it."""
     spectrograph = model.problem.spectrograph
     flux, ivar = on_network_grid(spectrum, spectrograph)
     level = 1.0
@@ -315,4 +341,6 @@ def to_model_grid(spectrum: Spectrum, model: Model) -> tuple[torch.Tensor, torch
         level = float(np.median(np.abs(flux[ivar > 0]))) or 1.0
     scaled = (flux / level, np.where(model.usable, ivar * level**2, 0.0))
     a, b = (torch.from_numpy(x).float()[None] for x in scaled)
-    return a, b
+    if not model.estimator.sees_through:
+        return NetworkInput(a, b)
+    return NetworkInput(a, b, torch.from_numpy(seen_through(spectrum, spectrograph))[None])

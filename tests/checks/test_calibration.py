@@ -13,6 +13,7 @@ from maury.checks.calibration_report import report, write_outcomes
 from maury.errors import ConfigError
 from maury.likelihood.pixels import Likelihood
 from maury.models import load_model
+from maury.networks.conformal import Conformal
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,13 @@ def test_coverage_over_all_and_in_bins(model, outcomes, tmp_path):
         by = figures["coverage_by"][stage]
         assert set(by) == {"snr", "teff", "v_sini"}
         assert sum(found["joint"]["number"] for found in by["teff"].values()) == 600
+        assert figures["local"][stage]["p_value"] > 1e-3
+    # Half of the truths recalibrate the flow's regions of the other half; all of them are kept for those of real stars.
+    again = figures["coverage"]["flow, conformal"]
+    assert again["joint"]["number"] == 300
+    assert all(found["error"] < 1.5 * found["band"] for found in again.values())
+    assert len(Conformal.load(tmp_path / "conformal.json").scores["teff"]) == 600
+    assert "Local coverage" in page
 
 
 def test_a_run_goes_on_where_it_was_stopped(model, tmp_path, monkeypatch):

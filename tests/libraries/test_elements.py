@@ -84,3 +84,12 @@ def test_it_survives_its_settings(nodes, process):
     again = from_settings(process.settings(), D, 5)
     again.load_state_dict({k: v.float() for k, v in process.state_dict().items()})
     torch.testing.assert_close(again(nodes[1]), process(nodes[1]), rtol=1e-3, atol=1e-4)
+
+
+def test_slopes_in_closed_form_are_those_of_differentiation(process, nodes):
+    x = nodes[1][:6]
+    expected = torch.stack([jacfwd(lambda y: process(y[None])[0])(row) for row in x]).mT
+    found = process.slopes(x, torch.eye(D, dtype=torch.float64).expand(len(x), -1, -1))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    single = process.slopes(x, torch.eye(D).expand(len(x), -1, -1))
+    assert float((single - expected).abs().max()) < 1e-3 * float(expected.abs().max())

@@ -7,11 +7,15 @@ import torch
 
 from maury.errors import ConfigError, ModelError
 from maury.likelihood.problem import Problem
-from maury.networks.config import Module, NetworkConfig, PaperNetwork, Score, Setting, Transformer
+from maury.networks.config import Module, NetworkConfig, PaperNetwork, Setting, Transformer
 from maury.networks.estimator import Estimator
-from maury.networks.prepare import preparation_of
+from maury.networks.newton import Newton
+from maury.networks.prepare import network_ranges, preparation_of
 from maury.networks.transformer import SpectrumTransformer, rotate
 from maury.spectra.instrument import apstar_grid
+from maury.spectra.linespread import Gaussian
+from maury.spectra.seen import profile
+from maury.training.fit import take_weights
 from maury.training.simulations import Observing, Simulator
 
 HELD = {"alpha_m": 0.0, "jitter": 0.0}
@@ -44,7 +48,7 @@ def estimator_of(problem, featurizer, flow=None):
 
 def small(kind):
     if kind == "score":
-        return {"kind": kind, "aligned": SMALL["aligned"]}
+        return {"kind": kind, "aligned": SMALL["aligned"], "width": 16, "blocks": 1, "features": 8}
     return {"kind": kind, **SMALL[kind]}
 
 
@@ -185,18 +189,45 @@ def test_learned_positions_see_order():
 
 
 def test_score_is_near_the_truth_and_its_information(problem, simulation):
-    """From a guess a few sigma off, one step lands within a sigma or so, for almost all spectra."""
-    torch.manual_seed(0)
-    featurizer = Score.model_validate({"aligned": SMALL["aligned"]}).build(
-        Setting(problem, apstar_grid().n_pixels)
-    )
+    """From a guess a few sigma off, steps land within a sigma or so, for almost all spectra."""
+    newton = Newton(problem, network_ranges(problem.forward.emulator, problem.spectrograph), "none")
     truth = problem.stellar.to_normal(simulation.labels[:, problem.columns(problem.stellar)])
-    with torch.no_grad():
-        _, exact, _ = featurizer._newton(truth, simulation.flux, simulation.ivar)
-        sigma = torch.linalg.inv(exact @ exact.mT).diagonal(dim1=1, dim2=2).sqrt()
-        start = truth + 2 * sigma * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
-        centre, factor, jitter = featurizer._newton(start, simulation.flux, simulation.ivar)
-    z = ((truth - centre)[:, None] @ factor)[:, 0]
-    assert float(z.square().mean(1).median()) < 1.6
-    assert float((z.square().mean(1) < 4).double().mean()) > 0.9
-    assert not jitter.any()
+    instrument = problem.spectrograph
+    seen = torch.from_numpy(profile(Gaussian(22_500.0, integrate=False), instrument.grid, instrument))
+    data = (simulation.flux, simulation.ivar, seen.expand(len(truth), -1, -1, -1, -1))
+    exact = newton(truth, *data, 1)
+    sigma = torch.linalg.inv(exact.precision).diagonal(dim1=1, dim2=2).sqrt().clamp_max(0.1)
+    t = torch.special.ndtr(truth) + 2 * sigma * torch.randn(
+        truth.shape, generator=torch.Generator().manual_seed(1)
+    )
+    found = newton(torch.special.ndtri(t.clamp(1e-3, 1 - 1e-3)), *data, 3)
+    off = newton.coordinates(truth) - found.mean
+    chi2 = (off[:, None] @ found.precision @ off[..., None])[:, 0, 0] / truth.shape[1]
+    assert 0.3 < float(chi2.median()) < 1.6
+    assert float((chi2 < 4).double().mean()) > 0.85
+    assert not found.jitter.any()
+
+
+def test_score_takes_its_guess_from_an_aligned_estimator(problem, tmp_path):
+    aligned = estimator_of(problem, small("aligned"))
+    aligned.save(tmp_path / "aligned.safetensors")
+    score = estimator_of(problem, small("score"))
+    before = {name: value.clone() for name, value in score.flow.state_dict().items()}
+    taken = take_weights(score, tmp_path / "aligned.safetensors")
+    assert "featurizer.guess.0.weight" in taken
+    torch.testing.assert_close(score.featurizer.guess[2].weight, aligned.flow.head[2].weight)
+    # The flows work in other coordinates.
+    assert not any(name.startswith("flow.") for name in taken)
+    for name, value in score.flow.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+
+
+def test_one_spectrum_that_is_no_number_takes_no_other_with_it(problem, simulation):
+    estimator = estimator_of(problem, small("score")).eval().requires_grad_(False)
+    flux = simulation.flux.clone()
+    flux[1] = torch.nan
+    alone = estimator.context(simulation.flux[:1], simulation.ivar[:1])
+    both = estimator.context(flux[:2], simulation.ivar[:2])
+    torch.testing.assert_close(both.frame.mean[0], alone.frame.mean[0], atol=1e-4, rtol=1e-4)
+    assert both.frame.mean.isfinite().all()
+    assert both.frame.factor.isfinite().all()

@@ -120,8 +120,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path, monkeypatc
     step = Training.training_step
 
     def poisoned(self, batch, index):
-        u, flux, ivar = batch
-        return step(self, (u * float("nan") if self.global_step == 6 else u, flux, ivar), index)
+        return step(self, batch._replace(u=batch.u * float("nan")) if self.global_step == 6 else batch, index)
 
     monkeypatch.setattr(Training, "training_step", poisoned)
     with pytest.raises(ModelError, match=r"became nan at batch 2 of epoch 1 \(step 6\).*best weights"):

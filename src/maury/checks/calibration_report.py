@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from scipy import stats
 
 from maury.checks.calibration import Outcome
 from maury.checks.coverage import Coverage, bins, central_credibility, coverage, needed
+from maury.checks.local import FEWEST as FEWEST_LOCAL
+from maury.checks.local import local_coverage
 from maury.errors import ConfigError
 from maury.figures import new_figure
 from maury.files import write_ecsv, writing
 from maury.labels import LabelSet
 from maury.models import Model
+from maury.networks.conformal import FEWEST, FILE, Conformal
 from maury.report.page import Cell, Section, write_page
 from maury.report.plots import BLUE, GREY, ORANGE, draw_picture
 from maury.sampling.verification import KHAT_LIMIT
@@ -27,6 +31,7 @@ Array = NDArray[np.float64]
 # A bin with fewer spectra says nothing.
 _FEWEST = 20
 _SMALL_P = 0.01
+CONFORMAL = "flow, conformal"
 _EDGES = {"snr": (10.0, 30.0, 100.0, 300.0), "v_sini": (0.0, 5.0, 30.0, 100.0)}
 
 
@@ -75,6 +80,29 @@ def _binned(outcomes: Sequence[Outcome], values: Mapping[str, Array]) -> dict[st
     return out
 
 
+def _recalibrated(values: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what split-conformal recalibration by every other truth makes of the credibilities of the rest; nothing of few."""
+    known, new = ({key: value[i::2] for key, value in values.items() if key != "tarp"} for i in (0, 1))
+    if len(known["joint"]) < FEWEST:
+        return {}
+    conformal = Conformal.of(known)
+    # A truth lies on the edge of the region of the level at which it is let in.
+    return {
+        key: np.searchsorted(conformal.scores[key], value, side="left") / (len(conformal.scores[key]) + 1)
+        for key, value in new.items()
+    }
+
+
+def _local(outcomes: Sequence[Outcome], values: Mapping[str, Mapping[str, Array]]) -> dict[str, Any]:
+    """Test whether joint regions hold their share of truths everywhere."""
+    known = {name: np.array([getattr(o, name) for o in outcomes]) for name in ("teff", "v_sini", "snr")}
+    return {
+        stage: asdict(local_coverage(found["joint"], known))
+        for stage, found in values.items()
+        if len(outcomes) >= FEWEST_LOCAL
+    }
+
+
 def report(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any]:
     """Return figures over all outcomes.
 
@@ -113,14 +141,22 @@ def report(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any]:
     if len(outcomes) < _FEWEST:
         return figures
     values = credibilities(outcomes, model)
+    covered = {stage: {k: _judged(v) for k, v in found.items()} for stage, found in values.items()}
+    recalibrated = _recalibrated(values["flow"])
+    if recalibrated:
+        covered[CONFORMAL] = {key: _judged(value) for key, value in recalibrated.items()}
     return figures | {
-        "coverage": {stage: {k: _judged(v) for k, v in found.items()} for stage, found in values.items()},
+        "coverage": covered,
         "coverage_by": {stage: _binned(outcomes, found) for stage, found in values.items()},
+        "local": _local(outcomes, values),
     }
 
 
 def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str, Any], model: Model) -> None:
-    """Write ``calibration.html``, ``calibration.json``, the table of all spectra ``calibration.ecsv``, and the pictures."""
+    """Write ``calibration.html``, ``calibration.json``, the table of all spectra ``calibration.ecsv``, and the pictures.
+
+    And, of 100 spectra or more, ``conformal.json``: in the model's folder the flow's intervals can be recalibrated by it.
+    """
     from astropy.table import Table
 
     inferred, stellar = model.problem.inferred, model.problem.stellar
@@ -149,6 +185,8 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
     write_ecsv(folder / "calibration.ecsv", table)
     with writing(folder / "calibration.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if len(outcomes) >= FEWEST:
+        Conformal.of(credibilities(outcomes, model)["flow"]).save(folder / FILE)
     ranks = draw_picture(
         folder / "ranks.png", lambda: rank_figure(np.array([o.ranks for o in outcomes]), inferred)
     )
@@ -195,7 +233,7 @@ def _sections(figures: Mapping[str, Any], ranks: Path | None, covered: Path | No
     if "coverage" not in figures:
         return [*found, Section("Coverage", [f"It needs at least {_FEWEST} spectra; there are {number}."])]
     header = ["statistic", "largest error", "99 % band", "p", "bias", "share within 68.3 %"]
-    for stage in ("verified", "flow"):
+    for stage in figures["coverage"]:
         rows = [_row(name, e) for name, e in figures["coverage"][stage].items()]
         text = [
             "Shares of truths within regions of each credibility: joint (highest density), TARP (balls around random points) and "
@@ -203,6 +241,8 @@ def _sections(figures: Mapping[str, Any], ranks: Path | None, covered: Path | No
         ]
         picture = covered if stage == "verified" else None
         found.append(Section(f"Coverage, {stage} posterior", text, header, rows, picture))
+    if figures["local"]:
+        found.append(_local_section(figures["local"]))
     for stage in ("verified", "flow"):
         rows = [
             _row(f"{key} {name}: {statistic}", e)
@@ -213,6 +253,28 @@ def _sections(figures: Mapping[str, Any], ranks: Path | None, covered: Path | No
         ]
         found.append(Section(f"By S/N, v_sini and teff, {stage} posterior", (), header, rows))
     return found
+
+
+def _local_section(local: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Show the local test."""
+
+    def where(place: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in place.items())
+
+    rows: list[list[str | float | Cell]] = [
+        [
+            stage,
+            Cell(f"{e['p_value']:.3g}", e["p_value"] > _SMALL_P),
+            f"{e['lowest']:.3f} at {where(e['where_lowest'])}",
+            f"{e['highest']:.3f} at {where(e['where_highest'])}",
+        ]
+        for stage, e in local.items()
+    ]
+    text = [
+        "Whether teff, v_sini and S/N predict that a truth lies outside its joint region: nothing does if posteriors are right everywhere. "
+        "The share of truths inside the 68.3 % region is what a regression expects where it is lowest and highest."
+    ]
+    return Section("Local coverage", text, ["stage", "p", "lowest", "highest"], rows)
 
 
 def _row(name: str, entry: Mapping[str, float]) -> list[str | float | Cell]:

@@ -101,6 +101,13 @@ def survey_run(
     flow_only: Annotated[
         bool, typer.Option("--flow-only", help="The network's posterior alone, not verified: much faster.")
     ] = False,
+    conformal: Annotated[
+        bool,
+        typer.Option(
+            "--conformal",
+            help="With --flow-only: intervals that hold their share of truths whatever the flow.",
+        ),
+    ] = False,
     draws: Annotated[
         int | None,
         typer.Option(
@@ -127,6 +134,7 @@ def survey_run(
     from maury.inference.options import FEWEST_DRAWS
     from maury.models import folder as model_folder
     from maury.models import load_model
+    from maury.networks.conformal import FILE as CONFORMAL
     from maury.survey.inputs import expand
     from maury.survey.run import prepare
     from maury.survey.store import Store, SurveySettings, model_version
@@ -135,7 +143,14 @@ def survey_run(
     if stored is not None:
         model = model if _given(context, "model") else stored.model
         flow_only = flow_only if _given(context, "flow_only") else stored.stage == "flow"
+        conformal = conformal if _given(context, "conformal") else stored.conformal
     path = model_folder(model)
+    if conformal and not flow_only:
+        raise MauryError("--conformal recalibrates the flow's intervals: it goes with --flow-only")
+    if conformal and not (path / CONFORMAL).exists():
+        raise MauryError(
+            f"--conformal: {model} has no {CONFORMAL}; maury check calibration --output DIR writes one, to be copied into its folder"
+        )
     draws = draws or (_FLOW_DRAWS if flow_only else _DRAWS)
     if not flow_only and draws < FEWEST_DRAWS:
         raise MauryError(f"--draws {draws}: verification needs {FEWEST_DRAWS} to judge its weights")
@@ -153,6 +168,7 @@ def survey_run(
         noise=noise.value,
         nuisances=nuisances,
         stage="flow" if flow_only else "verified",
+        conformal=conformal,
         budget=budget,
         seed=seed,
         keep=keep,
@@ -173,6 +189,7 @@ _OPTIONS = {
     "noise": "noise",
     "nuisances": "nuisances",
     "stage": "flow_only",
+    "conformal": "conformal",
     "budget": "budget",
     "seed": "seed",
     "keep": "keep",

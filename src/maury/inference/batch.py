@@ -26,7 +26,7 @@ from maury.errors import LabelError, MauryWarning
 from maury.inference.abundances import tied_labels, with_abundances
 from maury.inference.arguments import as_priors, one_each, several_spectra
 from maury.inference.flagging import check_misfit, faults, warnings
-from maury.inference.flow import Flow, NetworkInput, encoded, prepared
+from maury.inference.flow import Flow, encoded, prepared
 from maury.inference.lines import element_lines
 from maury.inference.options import Keywords, Options
 from maury.inference.refine import Verified, refine, start_from
@@ -38,7 +38,7 @@ from maury.likelihood.problem import Problem
 from maury.likelihood.residuals import Residuals
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
-from maury.models import DEFAULT, Model, load_model, to_model_grid
+from maury.models import DEFAULT, Model, NetworkInput, load_model, to_model_grid
 from maury.networks.prepare import preparation_of
 from maury.posterior.abundances import abundances
 from maury.posterior.diagnostics import (

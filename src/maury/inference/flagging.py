@@ -18,7 +18,7 @@ from maury.likelihood.influence import Influence
 from maury.likelihood.pixels import DEGREE, usable_pixels
 from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
-from maury.models import Model
+from maury.models import Model, NetworkInput
 from maury.networks.prepare import Preparation
 from maury.posterior.certificate import certify
 from maury.posterior.diagnostics import Misfit, SecondLight
@@ -173,7 +173,7 @@ def disagreement(posteriors: Sequence[Posterior]) -> list[str]:
 
 def faults(
     target: Target[Tied], theta: torch.Tensor, log_evidence: float, fit: Fit, spectrum: Spectrum,
-    preparation: Preparation | None, network_input: tuple[torch.Tensor, torch.Tensor],
+    preparation: Preparation | None, network_input: NetworkInput,
 ) -> list[str]:  # fmt: skip
     """Return flags under which the numbers mean nothing.
 
@@ -190,13 +190,13 @@ def faults(
     preparation
         Of the estimator, if it has a `Preparation`.
     network_input
-        Flux and inverse variance on the network's grid, ``(1, n_pixels)`` each.
+        As of `to_model_grid`.
     """
     found = ["no_star"] * (log_evidence < featureless(target, theta) + FLAGS["no_star"]["nats"])
     found += ["emission"] * is_emission_dominated(fit)
     wrong = chips_disagree(target, theta, fit)
     if not wrong and preparation is not None:
-        wrong = is_far_away(preparation, *network_input)
+        wrong = is_far_away(preparation, network_input.flux, network_input.ivar)
     return found + ["wrong_frame"] * wrong
 
 

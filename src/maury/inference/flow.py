@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maury.errors import InferenceError, LabelError
+from maury.errors import InferenceError, LabelError, ModelError
 from maury.inference.arguments import MOST_DRAWS, one_each, whole_number
 from maury.labels import LabelSet
-from maury.models import ALL_MASKED, Model, to_model_grid
+from maury.models import ALL_MASKED, Model, NetworkInput, to_model_grid
+from maury.networks.conformal import FILE as CONFORMAL
+from maury.networks.conformal import Conformal
 from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 from maury.posterior.diagnostics import BetweenLibraries
 from maury.posterior.flags import FLAGS
-from maury.posterior.summary import summarise
+from maury.posterior.summary import QUANTILES, summarise
 from maury.priors import log_standard_normal
 from maury.sampling.proposal import Proposal
 from maury.spectra.spectrum import Spectrum
@@ -161,7 +163,6 @@ def _sharing(flows: Sequence[Flow]) -> list[list[int]]:
 
 
 T = TypeVar("T")
-NetworkInput = tuple[Tensor, Tensor]
 
 
 def prepared(
@@ -182,8 +183,9 @@ def prepared(
 @torch.no_grad()
 def encoded(inputs: Sequence[NetworkInput], model: Model) -> tuple[Context, list[float | None]]:
     """Return the estimator's context of several spectra, and of each its p-value of novelty; inputs are as of `to_model_grid`."""
-    flux, ivar = (torch.cat([pair[k] for pair in inputs]) for k in (0, 1))
-    context = model.estimator.context(flux, ivar)
+    flux, ivar = torch.cat([one.flux for one in inputs]), torch.cat([one.ivar for one in inputs])
+    profiles = [one.seen for one in inputs if one.seen is not None]
+    context = model.estimator.context(flux, ivar, torch.cat(profiles) if profiles else None)
     if model.novelty is None:
         return context, [None] * len(inputs)
     return context, [float(p) for p in model.novelty.p_value(model.estimator, flux, ivar, context)]
@@ -203,6 +205,8 @@ class Amortised:
         What was observed, and the name of the model.
     p_novelty
         See `maury.networks.novelty`; None where the model has no such score.
+    conformal
+        By what its intervals are recalibrated; None where they are the draws'.
     """
 
     labels: LabelSet
@@ -210,8 +214,8 @@ class Amortised:
     spectrum: Spectrum
     model: str
     p_novelty: float | None
+    conformal: Conformal | None = None
 
-    method: ClassVar[str] = "flow"
     flag_bad: ClassVar[tuple[str, ...]] = ()
     systematic: ClassVar[Mapping[str, BetweenLibraries]] = {}
 
@@ -221,19 +225,35 @@ class Amortised:
         low = FLAGS["low_snr"]
         return (low.name,) * (self.spectrum.snr < low["snr"])
 
+    @property
+    def method(self) -> str:
+        """``flow``, or ``flow, conformal`` where its intervals are recalibrated."""
+        return "flow" if self.conformal is None else "flow, conformal"
+
     def quantile(self, name: str, q: float) -> float:
-        """Quantile of one label."""
+        """Quantile of one label; of a recalibrated posterior the end of the central interval that holds truths as often as it says."""
+        if self.conformal is not None:
+            q = self.conformal.quantile(name, q)
         return float(np.quantile(self.draws[:, self.labels.index(name)], q))
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Percentiles 16, 50, 84, mean, standard deviation and unit of each label."""
+        """Percentiles 16, 50, 84, mean, standard deviation and unit of each label; percentiles as of `quantile`."""
         equal = np.full(len(self.draws), 1 / len(self.draws))
-        return summarise(self.labels, self.draws, equal)
+        found = summarise(self.labels, self.draws, equal)
+        if self.conformal is not None:
+            for name, entry in found.items():
+                entry |= {key: self.quantile(name, q) for key, q in QUANTILES.items()}
+        return found
 
 
 @torch.no_grad()
 def amortised(
-    spectra: Sequence[Spectrum], model: Model, draws: int = 64, seeds: Sequence[int] | int = 0
+    spectra: Sequence[Spectrum],
+    model: Model,
+    draws: int = 64,
+    seeds: Sequence[int] | int = 0,
+    *,
+    conformal: bool = False,
 ) -> list[Amortised | Exception]:
     """Draw from the flow for several spectra side by side.
 
@@ -245,12 +265,24 @@ def amortised(
         The model.
     draws, seeds
         Draws a spectrum, spread evenly, and the seed of each, or one for all.
+    conformal
+        Whether intervals are recalibrated (`maury.networks.conformal`): they then hold truths as often as they say, on average over the
+        prior, however wrong the flow is.
 
     Returns
     -------
     list
         Of each spectrum what was found, or the error that says why nothing could be.
+
+    Raises
+    ------
+    ModelError
+        If the model has nothing to recalibrate by.
     """
+    if conformal and model.conformal is None:
+        raise ModelError(
+            f"model {model.name} has no {CONFORMAL}: maury check calibration --output DIR writes one, to be copied into the model's folder"
+        )
     seeds = one_each(seeds, len(spectra))
     draws = whole_number(draws, "draws", 1, MOST_DRAWS)
     estimator, labels = model.estimator, model.estimator.labels
@@ -264,5 +296,6 @@ def amortised(
     u = torch.stack(estimator.sample_each([draws] * len(usable), context, generators, even=True))
     theta = labels.from_normal(u.flatten(0, 1)).unflatten(0, (len(usable), draws)).numpy()
     for row, i in enumerate(usable):
-        found[i] = Amortised(labels, theta[row], spectra[i], model.name, novelty[row])
+        by = model.conformal if conformal else None
+        found[i] = Amortised(labels, theta[row], spectra[i], model.name, novelty[row], by)
     return found

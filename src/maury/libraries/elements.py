@@ -103,6 +103,16 @@ def matern(a: Tensor, b: Tensor) -> Tensor:
     return (1 + r + r2 / 3) * torch.exp(-r)
 
 
+def _matern_slopes(a: Tensor, b: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `matern` ``(n, m)`` and its derivatives ``(n, k, m)`` as points ``a (n, d)`` move ``along (n, k, d)``."""
+    squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    r2 = 5 * squared.clamp_min(0) + _TINY
+    r = r2.sqrt()
+    fall = torch.exp(-r)
+    nearer = (along * a[:, None]).sum(2, keepdim=True) - along @ b.T
+    return (1 + r + r2 / 3) * fall, nearer * (-5 / 3 * (1 + r) * fall)[:, None]
+
+
 def leave_one_out(kernel: Kernel, x: Tensor) -> Tensor:
     """Matrix ``(n, n)`` that takes values at nodes ``(n, n_labels)`` to their leave-one-out residuals.
 
@@ -238,6 +248,34 @@ class ElementProcess(nn.Module):
         out = kernel @ self.weights
         out[:, :MAIN] += self.trend[1:]
         return out.to(dtype)
+
+    def slopes(self, x: Tensor, directions: Tensor) -> Tensor:
+        """Return derivatives ``(n, k, n_components)`` at ``x (n, n_labels)`` along ``directions (n, k, n_labels)``, in their precision.
+
+        They are in closed form: of single precision and a few directions they cost a tenth of automatic differentiation in double.
+        """
+        to = directions.dtype
+        x, towards = x.to(to), directions[..., :MAIN]
+        b, powers = x[:, :MAIN], self.powers.to(to)
+        ends = [FIRST, MAIN, MAIN]
+        projections, main = self.projections.to(to), self.main.to(to)
+        parts = zip(
+            (b @ projections).split(ends, 1), (main @ projections).split(ends, 1),
+            (towards @ projections).split(ends, 2), strict=True,
+        )  # fmt: skip
+        found = [_matern_slopes(here, nodes, along) for here, nodes, along in parts]
+        (first, by_first), (whole, by_whole), (lines, by_lines) = found
+        e, along = x[:, None, MAIN:], directions[..., MAIN:]
+        response = _powers(x) @ powers.T
+        by_response = torch.cat([along, 2 * e * along, 3 * e.square() * along], 2) @ powers.T
+        low, high = self.heights.to(to)
+        smooth = low * first + high * whole + response * lines
+        by_smooth = low * by_first + high * by_whole + response[:, None] * by_lines
+        by_smooth += by_response * lines[:, None]
+        slope = self.slope.to(to)
+        by_smooth += smooth[:, None] * (towards @ slope)[..., None]
+        by_smooth *= (self.amplitude.to(to) * torch.exp(b @ slope)[:, None])[:, None]
+        return by_smooth @ self.weights.to(to) + towards @ self.trend[1:].to(to)
 
     def error(self, x: Tensor) -> Tensor:
         """Return the expected rms error of the flux, shape ``(n,)``."""

@@ -240,6 +240,37 @@ class Emulator(nn.Module):
             by_scaled = by_scaled * (free | ~self._tied)
         return slopes * by_scaled.to(slopes)[..., None]
 
+    def slopes(self, labels: Tensor) -> Tensor:
+        """Return derivatives of `coefficients` by each label, ``(n, n_labels, n_components)``, single precision."""
+        one = torch.eye(len(self.labels), device=labels.device).expand(len(labels), -1, -1)
+        if not isinstance(self.network, ElementProcess):
+            return self.jacobian(labels).to(one)
+        return self._along(self.complete(labels), self._by_library(labels, one @ self._matrix.T))
+
+    def by_departures(self, labels: Tensor) -> Tensor:
+        """Return derivatives of `coefficients` by what each tied label has beside what it follows, ``(n, n_tied, n_components)``."""
+        places = self.ties.places
+        if not isinstance(self.network, ElementProcess):
+            return self.by_library(labels)[:, places].to(self.mean)
+        one = torch.eye(len(self.library), device=labels.device)[places].expand(len(labels), -1, -1)
+        return self._along(self.complete(labels), self._by_library(labels, one))
+
+    def _by_library(self, labels: Tensor, along: Tensor) -> Tensor:
+        """Take directions ``(n, k, n_library)`` in what ties are linear in to the library's labels."""
+        whole = self.complete(labels).to(along)[:, None]
+        inside = (whole > self._low) & (whole < self._low + self._range)
+        # At the ends of the library what follows does so no farther.
+        along = torch.where(inside, along, 0.0) if self.ties.ties else along
+        return torch.where(self._by_logarithm, along * whole, along)
+
+    def _along(self, whole: Tensor, directions: Tensor) -> Tensor:
+        """Return derivatives of the coefficients at the library's labels ``(n, n_library)`` along directions of them."""
+        assert isinstance(self.network, ElementProcess)
+        scaled = 2 * directions / self._range
+        for i, _, length in self._logarithmic:
+            scaled[..., i] = 2 * directions[..., i] / (whole[:, None, i].to(directions) * length)
+        return self.network.slopes(self.scaled(whole), scaled) * self.scale
+
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the flux, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""
         if isinstance(self.network, GaussianProcess | ElementProcess):

@@ -144,23 +144,33 @@ class Aligned(_Config):
 
 
 class Score(_Config):
-    """`Aligned`, then Gauss-Newton steps of the forward model and the information there."""
+    """`Aligned`, then Gauss-Newton steps of the forward model, seen through the spectrum's own profile, and the posterior there."""
 
     kind: Literal["score"] = "score"
     aligned: Aligned = Aligned()
     steps: int = Field(
-        4, gt=0, le=MOST_LAYERS, description="most steps; a spectrum whose step was short takes no other"
+        3, gt=0, le=MOST_LAYERS, description="most steps; a spectrum whose step was short takes no other"
     )
+    nuisances: str = Field(
+        "default",
+        description="what steps integrate out beside the continuum, by name; all that the model has",
+    )
+    features: int = Field(32, gt=0, le=MOST_UNITS)
+    width: int = Field(128, gt=0, le=MOST_UNITS)
+    blocks: int = Field(1, ge=0, le=MOST_LAYERS)
 
     @property
     def fewest_weights(self) -> int:
         """Number of weights of the square layers."""
-        return self.aligned.fewest_weights
+        return self.aligned.fewest_weights + self.blocks * self.width**2
 
     def build(self, setting: Setting) -> ScoreFeaturizer:
         """Return the featurizer."""
         aligned = self.aligned.build(setting, "featurizer.aligned.")
-        return ScoreFeaturizer(aligned, setting.spectra(self.kind), self.steps)
+        problem = setting.spectra(self.kind)
+        return ScoreFeaturizer(
+            aligned, problem, self.steps, self.nuisances, self.features, self.width, self.blocks
+        )
 
 
 class _Plain(_Config):
@@ -297,5 +307,6 @@ class NetworkConfig(_Config):
     @classmethod
     def of_kind(cls, featurizer: str) -> NetworkConfig:
         """Return the usual network with a featurizer, by name."""
-        flow = NSF(located=OF_LAPLACE) if featurizer == "score" else NSF()
+        # In coordinates of the posterior's Gaussian little is left to be carried.
+        flow = NSF(transforms=2, hidden=(64, 64), located=OF_LAPLACE) if featurizer == "score" else NSF()
         return cls.model_validate({"featurizer": {"kind": featurizer}, "flow": flow})

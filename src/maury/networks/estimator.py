@@ -17,6 +17,7 @@ from maury.labels import LabelSet
 from maury.likelihood.problem import Problem
 from maury.networks.config import Featurizer, NetworkConfig, Setting
 from maury.networks.context import Context
+from maury.networks.score import ScoreFeaturizer
 from maury.priors import log_standard_normal
 from maury.weights import MOST_PIXELS, halved, read_model, reading, whole, write_model
 
@@ -75,10 +76,20 @@ class Estimator(nn.Module):
         self.featurizer = cast(nn.Module, featurizer or config.featurizer.build(setting))
         self.flow = config.flow.build(len(labels), cast(int, self.featurizer.n_features))
 
-    def context(self, flux: Tensor, ivar: Tensor) -> Context:
-        """Flow context of spectra ``(n, n_pixels)``; pixels of inverse variance 0 are masked."""
-        context: Context = self.featurizer(flux, ivar)
+    def context(self, flux: Tensor, ivar: Tensor, seen: Tensor | None = None) -> Context:
+        """Flow context of spectra ``(n, n_pixels)``; pixels of inverse variance 0 are masked.
+
+        ``seen`` are the profiles that they were seen through (`maury.spectra.seen`), which some featurizers ask for; without them the
+        instrument's own is taken.
+        """
+        known = (flux, ivar, seen) if isinstance(self.featurizer, ScoreFeaturizer) else (flux, ivar)
+        context: Context = self.featurizer(*known)
         return context
+
+    @property
+    def sees_through(self) -> bool:
+        """Whether it takes account of the profile that a spectrum was seen through."""
+        return isinstance(self.featurizer, ScoreFeaturizer)
 
     def flow_log_prob(self, u: Tensor, context: Context) -> Tensor:
         """Log density of the flow alone, shape ``(n,)``."""

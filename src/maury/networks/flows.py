@@ -38,8 +38,15 @@ class Scale(BaseModel):
 MOST_UNITS, MOST_LAYERS = 16_384, 256
 Hidden = Annotated[tuple[Annotated[int, Field(gt=0, le=MOST_UNITS)], ...], Field(max_length=MOST_LAYERS)]
 
-# In units of a Gaussian approximation of the posterior, which may be far too narrow.
-OF_LAPLACE = Scale(low=0.1, high=3000, start=1)
+# In units of a Gaussian approximation of the posterior, in whose coordinates nothing is far.
+OF_LAPLACE = Scale(low=0.1, high=20, start=1)
+
+
+def bounded(raw: Tensor, scale: Scale) -> Tensor:
+    """Log scale inside its bounds, of what a network gives; at 0 it is the start's."""
+    low, high = math.log(scale.low), math.log(scale.high)
+    start = (math.log(scale.start) - low) / (high - low)
+    return low + (high - low) * torch.sigmoid(raw / 3 + math.log(start / (1 - start)))
 
 
 @cache
@@ -66,22 +73,19 @@ class ConditionalFlow(nn.Module):
         super().__init__()
         self.flow = flow
         self.head: nn.Module | None = None
+        self.located = located
         if located:
-            self.log_low, self.log_high = math.log(located.low), math.log(located.high)
-            start = (math.log(located.start) - self.log_low) / (self.log_high - self.log_low)
-            self.offset = math.log(start / (1 - start))
             self.head = nn.Sequential(
                 nn.Linear(n_context, 2 * n_context), nn.SiLU(), nn.Linear(2 * n_context, 2 * n_labels)
             )
 
     def locate(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Location and log scale, each ``(n, n_labels)``; zeros of a flow that is not located."""
-        if self.head is None:
+        if self.head is None or self.located is None:
             zero = context.new_zeros(())
             return zero, zero
         location, raw = self.head(context).chunk(2, dim=-1)
-        span = self.log_high - self.log_low
-        return location, self.log_low + span * torch.sigmoid(raw / 3 + self.offset)
+        return location, bounded(raw, self.located)
 
     def log_prob(self, z: Tensor, context: Tensor) -> Tensor:
         """Log density, shape ``(n,)``, of ``z (n, n_labels)`` given ``context (n, n_context)``."""

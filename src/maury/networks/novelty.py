@@ -19,8 +19,8 @@ from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 from maury.weights import read_model, write_model
 
-# Flux and inverse variance of n simulated spectra.
-Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+# Flux, inverse variance and perhaps profiles of n simulated spectra.
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor, Tensor | None]]
 _BATCH = 500
 # Features that hardly vary must not decide: their whitened values are shrunk.
 _SHRINK = 1e-3
@@ -29,12 +29,18 @@ _NEAREST = 2000
 
 
 @torch.no_grad()
-def features(estimator: Estimator, flux: Tensor, ivar: Tensor, context: Context | None = None) -> Tensor:
+def features(
+    estimator: Estimator,
+    flux: Tensor,
+    ivar: Tensor,
+    context: Context | None = None,
+    seen: Tensor | None = None,
+) -> Tensor:
     """Return what is judged of spectra ``(n, n_pixels)``: features, and the prepared spectrum's summary where there is one.
 
     Their ``context`` is computed unless it is known.
     """
-    context = context or estimator.context(flux, ivar)
+    context = context or estimator.context(flux, ivar, seen)
     known = [context.features] if context.summary is None else [context.features, context.summary]
     return torch.cat(known, dim=1).double()
 
@@ -68,8 +74,8 @@ class Novelty:
         generator = torch.Generator().manual_seed(seed)
         rows, snr = [], []
         for _ in range(0, number, _BATCH):
-            flux, ivar = draw(_BATCH, generator)
-            rows.append(features(estimator, flux, ivar))
+            flux, ivar, seen = draw(_BATCH, generator)
+            rows.append(features(estimator, flux, ivar, seen=seen))
             snr.append(log_snr(flux, ivar))
         x, s = torch.cat(rows), torch.cat(snr)
         third = len(x) // 3

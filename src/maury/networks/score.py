@@ -1,36 +1,56 @@
-"""Nearly sufficient statistics: a Gauss-Newton step of the forward model from a first guess, and the information there.
+"""Nearly sufficient statistics: Gauss-Newton steps of the forward model from a first guess, and the Gaussian posterior there.
 
-Both are computed with the spectrum's own errors and mask. The flow then works in units of the Gaussian approximation that they give
-and carries what it misses.
+Steps are made with what the spectrum was seen through, its errors and its mask, continuum and nuisances integrated out
+(`maury.networks.newton`). The flow then works in coordinates in which that Gaussian, cut off at the priors' bounds, is N(0, I), and carries
+what it misses.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maury.likelihood.pixels import Likelihood
 from maury.likelihood.problem import Problem
-from maury.likelihood.target import Target
-from maury.likelihood.ties import Tied
-from maury.networks.aligned import AlignedFeaturizer
-from maury.networks.context import Context, Guess, LaplaceFrame
-from maury.quantities import Role
-from maury.sampling.modes import FARTHEST_STEP, U_START
+from maury.networks.aligned import AlignedFeaturizer, ResidualBlock
+from maury.networks.context import Context, Guess
+from maury.networks.flows import Scale, bounded
+from maury.networks.newton import Found, Newton
+from maury.networks.truncated import TruncatedFrame
+from maury.spectra.seen import knots, profile
 
-# Sigma: a step of this root mean square halves the trust in where it leads.
-_LINEAR = 15.0
-# Sigma: after a step longer than this another one pays.
-_AGAIN = 1.5
 # Spectra whose Jacobians are held at once.
 _CHUNK = 32
+# A spectrum that tells nothing: the prior's own standard deviation.
+_NOTHING = 12.0
+# Knots of a profile that are told.
+_TOLD = (16, 24, 30)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of n spectra, none of it by weights that are still trained.
+
+    Attributes
+    ----------
+    told
+        What the network reads, shape ``(n, n_told)``, float32.
+    frame
+        The flow's coordinates.
+    guess, summary
+        As of `Context`.
+    """
+
+    told: Tensor
+    frame: TruncatedFrame
+    guess: Guess | None = None
+    summary: Tensor | None = None
 
 
 class ScoreFeaturizer(nn.Module):
-    """Features of `AlignedFeaturizer`, and beside them the result of the step.
+    """Features of `AlignedFeaturizer`, and beside them where the steps lead.
 
     Parameters
     ----------
@@ -39,85 +59,131 @@ class ScoreFeaturizer(nn.Module):
     problem
         Forward model and labels; spectra are on the instrument's grid.
     steps
-        Most Gauss-Newton steps; after the first only the spectra whose step was long take another.
+        Most Gauss-Newton steps; after the second only the spectra whose step was long take another.
+    nuisances
+        What is integrated out beside the continuum, by name.
+    n_features, width, blocks
+        Length of the features, and size of the network that makes them.
     """
 
-    def __init__(self, aligned: AlignedFeaturizer, problem: Problem, steps: int = 4) -> None:
+    def __init__(
+        self,
+        aligned: AlignedFeaturizer,
+        problem: Problem,
+        steps: int,
+        nuisances: str,
+        n_features: int,
+        width: int,
+        blocks: int,
+    ) -> None:
         super().__init__()
-        self.aligned, self.steps = aligned, steps
+        self.aligned, self.steps, self.n_features = aligned, steps, n_features
         self.labels = problem.stellar
-        d = len(self.labels)
-        self.guess = nn.Linear(aligned.n_features, 2 * d)
-        nn.init.zeros_(self.guess.weight)
-        nn.init.zeros_(self.guess.bias)
-        self.n_features = aligned.n_features + d * (d + 1) // 2 + 2 * d + 1
-        grid = problem.spectrograph.grid
-        good = problem.forward.usable(grid.wavelength, problem.labels)
-        lsf = None if problem.forward.emulator.contained else problem.spectrograph.grid_lsf
-        empty = Likelihood.on(
-            problem.forward, grid, good, lsf, problem.degree, emulator_error=problem.emulator_error
-        )
-        # Outside the module's own state: its weights are the emulator's, and saved there. Without jitter there is nothing to tell the
-        # emulator's error from other noise: it is taken for known.
-        self._fixed: dict[str, Any] = {"problem": problem, "likelihood": replace(empty, error_known=True)}
+        d, n = len(self.labels), aligned.n_features
+        # As a located flow has it, whose weights it may take.
+        self.guess = nn.Sequential(nn.Linear(n, 2 * n), nn.SiLU(), nn.Linear(2 * n, 2 * d))
+        self.bounds = Scale()
+        instrument = problem.spectrograph
+        newton = Newton(problem, aligned.preparation.covered, nuisances)
+        usual = torch.from_numpy(profile(instrument.grid_lsf, instrument.grid, instrument))
+        # Outside the module's own state: its weights are the emulator's, and saved there.
+        self._fixed: dict[str, Any] = {"newton": newton, "usual": usual}
+        chips = len(newton.model.chips)
+        self.square = newton.square
+        self.n_told = n + aligned.preparation.n_summary + d * (d + 1) // 2 + d + 3 + 2 * len(_TOLD) * chips
+        self.inward = nn.Linear(self.n_told, width)
+        # Place and progress of the steps enter each layer.
+        self.n_last = d + 3
+        self.blocks = nn.ModuleList(ResidualBlock(width, self.n_last) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, n_features)
 
-    def forward(self, flux: Tensor, ivar: Tensor) -> Context:
-        """Context of spectra ``(n, n_pixels)`` on the instrument's grid."""
+    def forward(self, flux: Tensor, ivar: Tensor, seen: Tensor | None = None) -> Context:
+        """Context of spectra ``(n, n_pixels)`` on the instrument's grid, seen through profiles (`maury.spectra.seen`)."""
+        return self.read(self.measure(flux, ivar, seen))
+
+    def read(self, measured: Measured) -> Context:
+        """Context of what was measured."""
+        told = measured.told
+        x = self.inward(told)
+        for block in self.blocks:
+            x = block(x, told[:, -self.n_last :])
+        return Context(self.out(self.norm(x)), measured.frame, measured.guess, measured.summary)
+
+    def measure(self, flux: Tensor, ivar: Tensor, seen: Tensor | None = None) -> Measured:
+        """Guess, step, and tell what was found."""
         first = self.aligned(flux, ivar)
-        location, log_scale = self.guess(first.features).double().chunk(2, dim=1)
-        # The model works where the spectra are, the small matrices on the processor.
-        start = first.from_flow(location.detach()).clamp(-U_START, U_START).cpu()
-        rows = torch.arange(len(flux)).split(_CHUNK)
-        parts = [self._newton(start[r], flux[r], ivar[r]) for r in rows]
-        centre, factor, jitter = (torch.cat(part).to(flux.device) for part in zip(*parts, strict=True))
-        frame = LaplaceFrame(centre, factor)
-        moved, _ = frame.to_flow(start.to(centre))
-        i, j = torch.tril_indices(len(self.labels), len(self.labels), -1)
-        size = factor.diagonal(dim1=1, dim2=2)
+        location, raw = self.guess(first.features).double().chunk(2, dim=1)
+        start = first.from_flow(location.detach()).nan_to_num()
+        newton: Newton = self._fixed["newton"].to(flux.device)
+        if seen is None:
+            seen = self._fixed["usual"].to(flux.device).expand(len(flux), -1, -1, -1, -1)
+        parts = [
+            newton(start[r], flux[r], ivar[r], seen[r], self.steps)
+            for r in torch.arange(len(flux), device=flux.device).split(_CHUNK)
+        ]
+        found = _whole(
+            Found(*(torch.cat(one) for one in zip(*(vars(p).values() for p in parts), strict=True)))
+        )
+        frame = TruncatedFrame.of(found.mean, found.precision, newton.square)
+        summary = first.summary if first.summary is not None else flux[:, :0]
         told = torch.cat(
             [
-                size.log() / 3,
-                (factor[:, i, j] / size[:, j]).clamp(-10, 10) / 3,
-                centre,
-                moved.abs().clamp_min(1e-3).log() / 3,
-                jitter[:, None].clamp_min(1e-4).log() / 3,
+                first.features,
+                summary,
+                self._of_profiles(seen, newton),
+                self._of_steps(found, frame, start, newton),
             ],
             dim=1,
         )
-        features = torch.cat([first.features, told.to(first.features)], dim=1)
-        return Context(features, frame, Guess(location, log_scale.clamp(-9, 3), first.frame))
+        return Measured(told, frame, Guess(location, bounded(raw, self.bounds), first.frame), first.summary)
 
-    @torch.no_grad()
-    def _newton(self, u: Tensor, flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return u after the steps ``(n, d)``, the Cholesky factor of the precision there, and the jitter found ``(n,)``."""
-        problem: Problem = self._fixed["problem"]
-        empty: Likelihood = self._fixed["likelihood"]
-        if empty.flux.device != flux.device:
-            empty = self._fixed["likelihood"] = empty.to(flux.device)
-        likelihood = empty.with_data(flux[:, empty.good].double(), ivar[:, empty.good].double())
-        columns = problem.columns(self.labels)
-        theta = problem.complete(problem.labels.from_normal(u.new_zeros(len(u), len(problem.labels))))
-        theta[:, columns] = self.labels.from_normal(u)
-        jitter = likelihood.jitter
-        if problem.inferred.place(Role.nuisance) is not None:
-            prior = problem.labels.labels[jitter].prior
-            for _ in range(2):
-                theta[:, jitter] = likelihood.excess_scatter(theta).clamp(prior.low, prior.high)
-        likelihood = likelihood.with_reference_continuum(theta)
-        centre, factor = u.clone(), u.new_zeros(len(u), len(columns), len(columns))
-        rows = torch.arange(len(u))
-        for _ in range(self.steps):
-            held = Tied.holding(likelihood[rows], theta[rows], columns)
-            gradient, precision = Target(held, self.labels).newton(centre[rows])
-            change = torch.linalg.solve(precision, gradient[..., None])[..., 0].clamp(
-                -FARTHEST_STEP, FARTHEST_STEP
-            )
-            cholesky = torch.linalg.cholesky(precision)
-            # A step of many sigma left the range in which the model is linear: what it arrived at is that much less certain.
-            moved = (change[:, None] @ cholesky)[:, 0].square().mean(1)
-            centre[rows] = (centre[rows] + change).clamp(-2 * U_START, 2 * U_START)
-            factor[rows] = cholesky / (1 + moved / _LINEAR**2)[:, None, None]
-            rows = rows[moved > _AGAIN**2]
-            if not len(rows):
-                break
-        return centre, factor, theta[:, jitter]
+    @staticmethod
+    def _of_steps(found: Found, frame: TruncatedFrame, start: Tensor, newton: Newton) -> Tensor:
+        """Tell of the Gaussian: widths, correlations and place; and last the place, and how well the steps went."""
+        size = frame.factor.diagonal(dim1=1, dim2=2)
+        i, j = torch.tril_indices(size.shape[1], size.shape[1], -1)
+        row = frame.factor.square().sum(2).sqrt()
+        went = torch.stack(
+            [
+                (found.moved.clamp_min(1e-3).log() / 3),
+                found.jitter.clamp_min(1e-4).log() / 3 + 2,
+                found.chi2.clamp(1e-2, 1e3).log() / 2,
+            ],
+            dim=1,
+        )
+        told = [
+            size.log() / 3 + 1.5,
+            frame.factor[:, i, j] / row[:, i],
+            2 * found.mean.clamp(-0.5, 1.5) - 1,
+            went,
+        ]
+        return torch.cat(told, dim=1).float()
+
+    @staticmethod
+    def _of_profiles(seen: Tensor, newton: Newton) -> Tensor:
+        """Tell of the profiles: logarithms of their transforms at a few frequencies, in units of what a grid holds."""
+        at = seen[:, newton.model.number][:, :, :, list(_TOLD)]
+        size = at.square().sum(-1).sqrt().clamp(1e-3, 1.0)
+        frequency = torch.from_numpy(knots()[list(_TOLD)]).to(size)
+        told = size.log() / (2 * torch.pi * frequency).square() + 1
+        return told.flatten(1).float()
+
+
+def _whole(found: Found) -> Found:
+    """Replace what became of spectra that no model is near by what the prior says."""
+    d = found.mean.shape[1]
+    fine = found.mean.isfinite().all(1) & found.precision.isfinite().all((1, 2))
+    fine &= (
+        torch.linalg.cholesky_ex(
+            torch.where(fine[:, None, None], found.precision, torch.eye(d).to(found.mean))
+        ).info
+        == 0
+    )
+    return Found(
+        torch.where(fine[:, None], found.mean, 0.5),
+        torch.where(fine[:, None, None], found.precision, _NOTHING * torch.eye(d).to(found.mean)),
+        torch.where(fine, found.moved, 100.0),
+        torch.where(fine, found.jitter, 0.1),
+        torch.where(fine, found.chi2, 100.0),
+    )

@@ -235,7 +235,7 @@ def column_named(name: str) -> Column:
 
 def _told(result: Result, columns: Iterable[Told], where: Output) -> dict[str, Any]:
     """Values of the columns that an output has; None of what only verification tells."""
-    verified = result.method != "flow"
+    verified = not result.method.startswith("flow")
     return {
         each.name: each.of(result) if verified or each.by_flow else None
         for each in columns

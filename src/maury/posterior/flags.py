@@ -343,11 +343,11 @@ def verdict_of(bad: Iterable[str], warn: Iterable[str], method: str) -> Kind:
     bad, warn
         Flags as written.
     method
-        ``"flow"``, which is not verified, ``"refined"`` or ``"nested"``.
+        ``"flow"`` or ``"flow, conformal"``, which are not verified, ``"refined"`` or ``"nested"``.
     """
     if tuple(bad):
         return "unusable"
-    if method == "flow":
+    if method.startswith("flow"):
         return "unverified"
     grave = [flag for flag in map(read_flag, warn) if flag.flag.severity != Severity.note]
     return "flagged" if grave else "verified"

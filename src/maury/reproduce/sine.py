@@ -110,10 +110,12 @@ def _labels(config: SineConfig) -> LabelSet:
     )
 
 
-def _draw(config: SineConfig, labels: LabelSet, t: Tensor) -> Callable[[int, torch.Generator], Batch]:
+def _draw(
+    config: SineConfig, labels: LabelSet, t: Tensor
+) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor, Tensor]]:
     """Return a function that draws labels, series and inverse variances."""
 
-    def draw(n: int, generator: torch.Generator) -> Batch:
+    def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         theta = labels.sample(n, generator)
         noise = torch.randn(n, len(t), generator=generator, dtype=torch.float64)
         flux = (wave(theta, t) + config.sigma * noise).float()
@@ -140,7 +142,7 @@ class _Set:
             size, len(self.t), generator=torch.Generator().manual_seed((7 << 32) + i), dtype=torch.float64
         )
         flux = (wave(theta, self.t) + self.config.sigma * noise).float()
-        return self.labels.to_normal(theta), flux, torch.full_like(flux, self.config.sigma**-2)
+        return Batch(self.labels.to_normal(theta), flux, torch.full_like(flux, self.config.sigma**-2))
 
 
 def _weigh(estimator: Estimator, context: Context, target: SineTarget, n: int, seed: int) -> Weighted:

@@ -5,6 +5,8 @@ For networks only: likelihoods use the pixels as they are.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,3 +93,39 @@ def on_network_grid(
         there = slice(low, high)
         flux[there], ivar[there] = np.where(w > 0, f, flux[there]), np.where(w > 0, w, ivar[there])
     return flux, ivar
+
+
+@cache
+def _response_table(
+    n_phases: int = 16,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    spacing, frequency = np.linspace(0.3, 1.2, 19), np.linspace(0, 0.5, 51)
+    out = np.ones((len(spacing), len(frequency)))
+    for i, step in enumerate(spacing):
+        half = max(_HALF_WIDTH, _SPACINGS * step)
+        for_all = []
+        for phase in (np.arange(n_phases) + 0.5) / n_phases:
+            d = step * (phase + np.arange(-20, 20))
+            d = d[np.abs(d) < half]
+            kernel, powers = 1 - (d / half) ** 2, d[:, None] ** np.arange(3)
+            fit = np.linalg.solve((powers * kernel[:, None]).T @ powers, (powers * kernel[:, None]).T)[0]
+            for_all.append(np.cos(2 * np.pi * frequency[:, None] * d) @ fit)
+        out[i] = np.mean(for_all, axis=0)
+    return spacing, frequency, out
+
+
+def response(spacing: float, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what `regrid` leaves of a wave, on average over where pixels fall: it blurs what is near its own scale.
+
+    Parameters
+    ----------
+    spacing
+        Of the input pixels, in output pixels.
+    frequency
+        Cycles an output pixel, 0 to 0.5, any shape.
+    """
+    steps, waves, table = _response_table()
+    place = np.clip((spacing - steps[0]) / (steps[1] - steps[0]), 0, len(steps) - 1.001)
+    low = int(place)
+    row = (1 - (place - low)) * table[low] + (place - low) * table[low + 1]
+    return np.interp(frequency, waves, row)

@@ -54,6 +54,7 @@ class SurveySettings(BaseModel):
     draws: int = Field(256, ge=16)
     noise: Literal["auto", "independent", "correlated"] = "auto"
     stage: Literal["verified", "flow"] = "verified"
+    conformal: bool = Field(False, description="whether the flow's intervals are recalibrated")
     false_alarm: float = Field(FALSE_ALARM, gt=0, lt=1)
     budget: int = Field(BUDGET, gt=0, description="likelihoods that a spectrum may take")
     nuisances: str = Field("default", description="what else the model is uncertain of, by name")

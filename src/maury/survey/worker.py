@@ -189,7 +189,8 @@ def _by_flow(
     spectra: Sequence[Spectrum], model: Model, settings: SurveySettings, seeds: list[int]
 ) -> Iterator[Found]:
     masked = Options(masks=settings.masks).masked
-    for one in amortised([masked(spectrum) for spectrum in spectra], model, settings.draws, seeds):
+    seen = [masked(spectrum) for spectrum in spectra]
+    for one in amortised(seen, model, settings.draws, seeds, conformal=settings.conformal):
         if isinstance(one, Exception):
             yield one, None
         else:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from maury.networks.config import NetworkConfig
+from maury.training.density import Denser
 from maury.training.simulations import ProblemConfig
 
 
@@ -40,6 +41,13 @@ class FitConfig(BaseModel):
     start: Path | None = Field(
         None, description="an estimator whose weights of the same names are taken first"
     )
+    keep: int = Field(
+        0,
+        ge=0,
+        description="spectra that are simulated and measured once, and read in every epoch (featurizer `score`, whose guess then is that "
+        "of ``start``); 0 makes new ones for every batch",
+    )
+    keep_minutes: float | None = Field(None, gt=0, description="most minutes that this may take")
     seed: int = Field(0, ge=0, lt=2**62)
     precision: Literal["32", "bf16"] = "32"
     accelerator: str = "auto"
@@ -59,12 +67,21 @@ class TrainConfig(FitConfig):
     simulations: Path | None = Field(
         None, description="or a file of `maury simulate`; clean spectra get new noise each epoch"
     )
+    denser: tuple[Denser, ...] = Field(
+        (), description="where more stars are drawn than the prior has; weights in the loss make up for it"
+    )
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of that file's spectra")
 
     @model_validator(mode="after")
     def _one_source(self) -> TrainConfig:
         if self.problem is not None and self.simulations is not None:
             raise ValueError("give either [problem] or simulations, not both")
+        if self.keep and self.start is None:
+            raise ValueError(
+                "keep: what is measured once needs a guess that is trained: start = an estimator"
+            )
+        if self.simulations is not None and (self.keep or self.denser):
+            raise ValueError("keep and denser are of spectra made on the fly, not of a file of simulations")
         return self
 
 
@@ -79,6 +96,15 @@ def preset(name: str) -> Path:
 def comparable(config: BaseModel) -> dict[str, Any]:
     """Return what must not change when a training is resumed: all but how long it runs and on what."""
     settings = config.model_dump(mode="json")
-    for key in ("devices", "nodes", "strategy", "accelerator", "tensorboard", "novelty"):
+    for key in (
+        "devices",
+        "nodes",
+        "strategy",
+        "accelerator",
+        "tensorboard",
+        "novelty",
+        "keep",
+        "keep_minutes",
+    ):
         settings.pop(key, None)
     return settings

@@ -2,19 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from maury.labels import LabelSet
+from maury.networks.context import Context
+from maury.networks.estimator import Estimator
+from maury.networks.score import Measured, ScoreFeaturizer
+from maury.networks.truncated import TruncatedFrame
+from maury.training.density import Denser, Density
 from maury.training.simulations import Simulator
 from maury.training.store import Simulations
 
-# u (n, n_labels) float64, flux and ivar (n, n_pixels) float32.
-Batch = tuple[Tensor, Tensor, Tensor]
+
+class Batch(NamedTuple):
+    """Examples to train on.
+
+    Attributes
+    ----------
+    u
+        Labels, ``(n, n_labels)`` float64.
+    flux, ivar
+        ``(n, n_pixels)`` float32.
+    seen
+        Profiles that they were seen through (`maury.spectra.seen`), where each has its own.
+    weight
+        Of each in the loss, where labels were not drawn from the prior: the prior's density over that which they were drawn from.
+    """
+
+    u: Tensor
+    flux: Tensor
+    ivar: Tensor
+    seen: Tensor | None = None
+    weight: Tensor | None = None
+
+
+class MeasuredBatch(NamedTuple):
+    """Examples of which a featurizer has measured all that it measures without weights that are trained; see `maury.networks.score`."""
+
+    u: Tensor
+    told: Tensor
+    mean: Tensor
+    factor: Tensor
+    weight: Tensor | None = None
+
+    def take(self, rows: Tensor | slice) -> MeasuredBatch:
+        """Return some of them."""
+        weight = None if self.weight is None else self.weight[rows]
+        return MeasuredBatch(self.u[rows], self.told[rows], self.mean[rows], self.factor[rows], weight)
+
+    def context(self, estimator: Estimator) -> Context:
+        """Return what the estimator's featurizer reads in it."""
+        featurizer = estimator.featurizer
+        assert isinstance(featurizer, ScoreFeaturizer)
+        return featurizer.read(Measured(self.told, TruncatedFrame(self.mean, self.factor, featurizer.square)))
+
+
+AnyBatch = Batch | MeasuredBatch
 
 
 class Source(Protocol):
@@ -22,11 +70,11 @@ class Source(Protocol):
 
     length: int
 
-    def batch(self, i: int) -> Batch:
+    def batch(self, i: int) -> AnyBatch:
         """Return batch ``i``; ``i // length`` is the epoch."""
 
 
-class Batches(IterableDataset[Batch]):
+class Batches(IterableDataset[AnyBatch]):
     """One epoch of a source after the other; of several processes each takes every so many batches.
 
     ``first`` is the number of the first batch of the next pass.
@@ -38,7 +86,7 @@ class Batches(IterableDataset[Batch]):
     def __len__(self) -> int:
         return max(1, self.source.length // self.world)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[AnyBatch]:
         for i in range(len(self)):
             yield self.source.batch(self.first + i * self.world + self.rank)
 
@@ -49,7 +97,7 @@ class OnTheFly:
     Parameters
     ----------
     draw
-        Makes labels ``(n, n_labels)``, flux and ivar of n examples from a generator.
+        Makes labels ``(n, n_labels)`` and what else a `Batch` holds of n examples from a generator.
     labels
         Of the first.
     size
@@ -62,7 +110,7 @@ class OnTheFly:
 
     def __init__(
         self,
-        draw: Callable[[int, torch.Generator], Batch],
+        draw: Drawn,
         labels: LabelSet,
         size: int,
         length: int,
@@ -72,17 +120,27 @@ class OnTheFly:
 
     def batch(self, i: int) -> Batch:
         """Return batch ``i``."""
-        theta, flux, ivar = self.draw(self.size, torch.Generator().manual_seed((self.seed << 32) + i))
-        return self.labels.to_normal(theta), flux, ivar
+        theta, *rest = self.draw(self.size, torch.Generator().manual_seed((self.seed << 32) + i))
+        assert theta is not None
+        return Batch(self.labels.to_normal(theta), *rest)  # type: ignore[arg-type]
 
 
-def spectra(simulator: Simulator) -> Callable[[int, torch.Generator], Batch]:
-    """Return a function that draws labels without nuisance, flux and ivar of n spectra."""
+# Labels, flux, inverse variances, and perhaps profiles and weights, of n examples.
+Drawn = Callable[[int, torch.Generator], tuple[Tensor | None, ...]]
+
+
+def spectra(simulator: Simulator, denser: Sequence[Denser] = ()) -> Drawn:
+    """Return a function that draws labels without nuisance, flux, ivar, profiles and weights of n spectra."""
     columns = simulator.problem.columns(simulator.problem.stellar)
+    sampler = Density(simulator.problem, denser) if denser else None
 
-    def draw(n: int, generator: torch.Generator) -> Batch:
-        simulation = simulator(n, generator)
-        return simulation.labels[:, columns], simulation.flux, simulation.ivar
+    def draw(n: int, generator: torch.Generator) -> tuple[Tensor | None, ...]:
+        if sampler is None:
+            simulation, weight = simulator(n, generator), None
+        else:
+            labels, weight = sampler.sample(n, generator)
+            simulation = simulator.observe(labels, generator)
+        return simulation.labels[:, columns], simulation.flux, simulation.ivar, simulation.seen, weight
 
     return draw
 
@@ -127,4 +185,4 @@ class Stored:
             observed = torch.Generator().manual_seed((self.seed + 1 << 32) + i)
             simulation = self.simulator.add_noise(theta, flux, observed)
             flux, ivar = simulation.flux, simulation.ivar
-        return self.simulator.problem.stellar.to_normal(theta[:, self.columns]), flux, ivar
+        return Batch(self.simulator.problem.stellar.to_normal(theta[:, self.columns]), flux, ivar)

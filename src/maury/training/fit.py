@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader
 
 import maury
 from maury.errors import ModelError
+from maury.networks.context import Context
 from maury.networks.estimator import Estimator
 from maury.training.checkpoint import OpenCheckpoint, latest
 from maury.training.config import FitConfig
-from maury.training.data import Batch, Batches, Source
+from maury.training.data import AnyBatch, Batch, Batches, Source
 from maury.weights import read_model
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Training(lightning.LightningModule):
             share = max(share, (time.monotonic() - self._began) / (60 * self.config.minutes))
         return min(1.0, share)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, batch: AnyBatch, index: int) -> Tensor:
         """Return the batch's loss.
 
         Raises
@@ -79,23 +80,27 @@ class Training(lightning.LightningModule):
         ModelError
             If it is not finite.
         """
-        u, flux, ivar = batch
         with unvalidated():
-            loss = self.estimator.loss(u, self.estimator.context(flux, ivar)).mean()
+            loss = self.estimator.loss(batch.u, self._context(batch))
+            loss = (loss if batch.weight is None else batch.weight * loss).mean()
         if not bool(loss.isfinite()):
             best = self.output / "estimator.safetensors"
             raise ModelError(
                 f"{self.output}: the loss became {float(loss)} at batch {index} of epoch {self.current_epoch} "
                 f"(step {self.global_step}); the best weights until then are in {best}. Try a lower learning_rate"
             )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(u))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.u))
         return loss
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: AnyBatch, _: int) -> None:
         """Log the validation set's negative log density."""
-        u, flux, ivar = batch
-        nats = self.estimator.flow_log_prob(u, self.estimator.context(flux, ivar)).mean()
-        self.log("val_loss", -nats, batch_size=len(u), sync_dist=self.trainer.world_size > 1)
+        nats = self.estimator.flow_log_prob(batch.u, self._context(batch)).mean()
+        self.log("val_loss", -nats, batch_size=len(batch.u), sync_dist=self.trainer.world_size > 1)
+
+    def _context(self, batch: AnyBatch) -> Context:
+        if isinstance(batch, Batch):
+            return self.estimator.context(batch.flux, batch.ivar, batch.seen)
+        return batch.context(self.estimator)
 
     def on_train_epoch_end(self) -> None:
         """Move on to batches that have not been seen."""
@@ -141,7 +146,7 @@ class _Deadline(Callback):
 def take_weights(estimator: Estimator, path: Path) -> list[str]:
     """Copy the weights of an earlier estimator into those of the same names and shapes; return the names.
 
-    A `score` featurizer takes those of an `aligned` one.
+    A `score` featurizer takes those of an `aligned` one, and for its guess those by which that one's flow is located.
 
     Raises
     ------
@@ -150,11 +155,22 @@ def take_weights(estimator: Estimator, path: Path) -> list[str]:
     """
     tensors, _ = read_model(path)
     own = estimator.state_dict()
+    guesses = any(name.startswith("featurizer.guess.") for name in own)
+    # Another featurizer's flow works in other coordinates.
+    as_guess = guesses and not any(name.startswith("featurizer.guess.") for name in tensors)
     found = {}
     for name, value in tensors.items():
-        for target in (name, name.replace("featurizer.", "featurizer.aligned.", 1)):
-            if target in own and own[target].shape == value.shape:
-                found[target] = value
+        target = name
+        if as_guess:
+            target = name.replace("featurizer.", "featurizer.aligned.", 1).replace(
+                "flow.head.", "featurizer.guess.", 1
+            )
+        if (
+            target in own
+            and own[target].shape == value.shape
+            and not (as_guess and target.startswith("flow."))
+        ):
+            found[target] = value
     if not found:
         raise ModelError(f"start: {path} has no weights that fit this network")
     estimator.load_state_dict(found, strict=False)
@@ -178,7 +194,7 @@ def fit(
     estimator: Estimator,
     config: FitConfig,
     source: Source,
-    validation: list[Batch],
+    validation: Sequence[AnyBatch],
     output: Path,
     *,
     progress: Callback | None = None,

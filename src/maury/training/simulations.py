@@ -71,6 +71,13 @@ class Observing(BaseModel):
         le=64,
         description="line-spread functions of the instrument's fibres, one drawn a batch; 0 for its nominal one",
     )
+    visits: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of spectra on the networks' grid that are visits, each seen through a fibre of its own and resampled; "
+        "above 0 the others have Gaussian profiles of powers between the ends of ``resolution``, and networks are told of each",
+    )
     emulator_error: bool = Field(True, description="whether the emulator's own error is added to the noise")
     departures: bool = Field(
         True, description="whether abundances that are not inferred scatter about what they follow"
@@ -100,7 +107,8 @@ class Simulation:
     """A batch of simulated observations.
 
     ``labels`` is ``(n, n_labels)`` float64 in the order of the problem's, ``jitter`` included; ``flux`` and ``ivar`` are
-    ``(n, n_pixels)`` float32; ``continuum`` is what multiplied the model and ``snr`` ``(n,)`` the ratio drawn.
+    ``(n, n_pixels)`` float32; ``continuum`` is what multiplied the model and ``snr`` ``(n,)`` the ratio drawn. ``seen`` are the profiles
+    (`maury.spectra.seen`) where each spectrum has its own, float32.
     """
 
     labels: Tensor
@@ -108,6 +116,7 @@ class Simulation:
     ivar: Tensor
     continuum: Tensor
     snr: Tensor
+    seen: Tensor | None = None
 
 
 class Simulator:
@@ -207,8 +216,10 @@ class Simulator:
         return out.float()
 
     @torch.no_grad()
-    def add_noise(self, labels: Tensor, clean: Tensor, generator: torch.Generator) -> Simulation:
-        """Observe spectra that `clean` returned."""
+    def add_noise(
+        self, labels: Tensor, clean: Tensor, generator: torch.Generator, white: Tensor | None = None
+    ) -> Simulation:
+        """Observe spectra that `clean` returned; noise is independent of pixel to pixel unless ``white (n, n_pixels)`` is given."""
         n = len(labels)
         continuum = self._continuum(n, generator)
         signal = clean * continuum
@@ -229,7 +240,8 @@ class Simulator:
         if self.problem.learned is not None:
             pixels = self._rest_pixels(labels[:, self.labels.index("v_rad")])
             variance = variance + (self.problem.learned.float()[pixels] * continuum).square()
-        flux = signal + torch.randn(signal.shape, generator=generator) * variance.sqrt()
+        white = torch.randn(signal.shape, generator=generator) if white is None else white
+        flux = signal + white * variance.sqrt()
         keep = self.usable & sigma.isfinite() & ~self._masks(n, generator)
         return Simulation(
             labels, torch.where(keep, flux, 0.0), torch.where(keep, sigma**-2, 0.0), continuum, snr
@@ -426,6 +438,10 @@ def build_simulator(config: ProblemConfig) -> Simulator:
     problem = build_problem(config)
     instrument, observing = problem.spectrograph, config.observing
     grid, lsf = detector(instrument, config.pixels)
+    if observing.visits:
+        raise ConfigError(
+            "observing.visits: profiles of single spectra are not kept in files; maury train simulates such spectra on the fly"
+        )
     if config.pixels == "network" and observing.resolution:
         return Simulator(problem, grid, observing, None)
     if not observing.fibres or not instrument.varies:
