@@ -32,14 +32,13 @@ from maury.likelihood.nuisances import (
     Microturbulence,
     Point,
     chosen,
-    for_several,
     in_h_band,
     macroturbulence,
 )
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.solution import SPREAD
 from maury.likelihood.target import Target
-from maury.likelihood.ties import Tied
+from maury.likelihood.ties import Tied, for_several
 from maury.sampling.density import Density
 from maury.sampling.modes import find_modes
 from maury.sampling.proposal import Mixture, around

@@ -27,10 +27,10 @@ from maury.inference.light import own_light
 from maury.inference.options import Options
 from maury.labels import Label, LabelSet, label
 from maury.likelihood.nuisances import DEFAULT as NUISANCES
-from maury.likelihood.nuisances import Choice, for_several
+from maury.likelihood.nuisances import Choice
 from maury.likelihood.residuals import Noise
 from maury.likelihood.target import Target
-from maury.likelihood.ties import Product, Tied
+from maury.likelihood.ties import Product, Tied, for_several
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.joint import JointPosterior
 from maury.posterior.result import Posterior

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from maury.likelihood.fit import Fit
+from maury.likelihood.nuisances import Nuisance
 from maury.likelihood.pixels import Likelihood
 from maury.likelihood.solution import Curvature
 
@@ -176,3 +178,18 @@ def sum_of(curvatures: Sequence[Curvature]) -> Curvature:
     for other in others:
         gradient, fisher = gradient + other.gradient, fisher + other.fisher
     return Curvature(gradient, fisher)
+
+
+def for_several(nuisances: Sequence[Nuisance], n: int) -> tuple[Nuisance, ...]:
+    """Return the nuisances of one of ``n`` spectra of a star, whose likelihoods are multiplied.
+
+    What is of the star is the same in all of them. With a width ``sqrt(n)`` times larger in each, and independent, it leaves the labels the
+    same information as one amplitude for all: for spectra that tell alike, with A of the amplitudes, F of the labels and C between them,
+    ``n F - n C (n A + 1)^-1 n C^T = n (F - C (A + 1 / n)^-1 C^T)``.
+    """
+    return tuple(
+        replace(nuisance, width=nuisance.width * math.sqrt(n))
+        if is_dataclass(nuisance) and not getattr(nuisance, "of_visit", True)
+        else nuisance
+        for nuisance in nuisances
+    )
