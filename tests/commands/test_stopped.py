@@ -20,10 +20,10 @@ from slow_task import sleep
 
 TRAIN = """
 name = "tiny"
-epochs = 3
-epoch = 2
-batch = 16
-validation = 16
+epochs = 2
+epoch = 1
+batch = 8
+validation = 8
 novelty = 0
 accelerator = "cpu"
 
@@ -165,7 +165,7 @@ def test_training_is_quiet_stops_and_goes_on(run, stopped, monkeypatch, tmp_path
     lines = error.strip().splitlines()
     assert all(line.startswith("epochs: ") for line in lines[:-1])
     assert lines[-1].startswith("The estimator and its loss curve are in")
-    assert any(line.startswith("epochs: 3 of 3, log density ") for line in lines)
+    assert any(line.startswith("epochs: 2 of 2, log density ") for line in lines)
     assert any(line.endswith(" left") for line in lines)
 
 
