@@ -3,7 +3,7 @@
 PYTHONPATH=src python benchmarks/flow.py --model marcs-apogee --number 500 --weighed 150 --output docs/results/flow/marcs-apogee.json
 
 Spectra are those of `maury check calibration`: native pixels of visits, each batch of 25 through a fibre of its own, nuisances drawn from
-their priors. Of some, draws are weighed with the exact likelihood, jitter integrated out.
+their priors. Of some, and of all that hardly rotate, draws are weighed with the exact likelihood, jitter integrated out.
 """
 
 from __future__ import annotations
@@ -18,27 +18,35 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maury.checks.calibration import REAL_MASKS, SEEDS, _judge_flow, information_limit, simulated_spectra
-from maury.checks.coverage import coverage
-from maury.inference.flow import amortised
+from maury.checks.calibration import REAL_MASKS, SEEDS, information_limit, simulated_spectra
+from maury.checks.coverage import (
+    central_credibility,
+    coverage,
+    highest_density_credibility,
+    tarp_credibility,
+)
+from maury.inference.flow import amortised, encoded
 from maury.models import Model, load_model, to_model_grid
+from maury.networks.conformal import Conformal
+from maury.networks.context import Context
 from maury.priors import log_standard_normal
 from maury.sampling.importance import effective_sample_size
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulations import Observing
 
-DRAWS, WEIGHED, NODES = 500, 256, 9
+DRAWS, WEIGHED, NODES, BATCH = 500, 160, 7, 25
+SLOW = 5.0
 BINS = {
     "all": lambda row: True,
-    "v_sini 0-5": lambda row: row["v_sini"] < 5,
-    "v_sini 5-15": lambda row: 5 <= row["v_sini"] < 15,
+    "v_sini 0-5": lambda row: row["v_sini"] < SLOW,
+    "v_sini 5-15": lambda row: SLOW <= row["v_sini"] < 15,
     "snr 10-30": lambda row: row["snr"] < 30,
     "teff below 4500": lambda row: row["teff"] < 4500,
 }
 
 
 @torch.no_grad()
-def weigh(model: Model, spectrum: Spectrum, theta: torch.Tensor, seed: int) -> float:
+def weigh(model: Model, spectrum: Spectrum, context: Context, theta: torch.Tensor, seed: int) -> float:
     """Effective share of draws of the flow, weighed with the exact posterior; nuisances are linear about the true labels."""
     problem, estimator = model.problem, model.estimator
     inferred = problem.inferred
@@ -46,7 +54,6 @@ def weigh(model: Model, spectrum: Spectrum, theta: torch.Tensor, seed: int) -> f
     likelihood = (
         problem.likelihood(spectrum, nuisances="default").with_reference_continuum(free).linearised(free)
     )
-    context = estimator.context(*to_model_grid(spectrum, model))
     generator = torch.Generator().manual_seed(seed)
     u = estimator.sample(WEIGHED, context, generator)
     log_q = estimator.log_prob(u, context.repeat(len(u)))
@@ -112,43 +119,71 @@ def main() -> None:
     parser.add_argument("--weighed", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--conformal", type=Path, help="where to write what intervals are recalibrated by")
     options = parser.parse_args()
     model = load_model(options.model)
     labels = model.estimator.labels
-    columns = model.problem.columns(model.problem.inferred)
     observing = Observing(masked=REAL_MASKS, nuisances="default")
     rows: list[dict[str, float]] = []
     store = options.output.with_suffix(".rows.jsonl")
     if store.exists():
         rows = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()]
-    start = len(rows) // 25 * 25
+    start = len(rows) // BATCH * BATCH
     rows = rows[:start]
     store.parent.mkdir(parents=True, exist_ok=True)
     spectra = simulated_spectra(model, options.number, "native", options.seed, observing, start)
     with store.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
-        for i, (spectrum, theta, snr) in enumerate(islice(spectra, options.number - start), start):
-            (found,) = amortised([spectrum], model, DRAWS, options.seed + i)
-            if isinstance(found, Exception):
-                raise found
-            generator = torch.Generator().manual_seed((options.seed + 1) * SEEDS + i)
-            reference = torch.randn(len(labels), generator=generator, dtype=torch.float64)
-            flow = _judge_flow(model, spectrum, theta, found.draws, reference)
-            likelihood = model.problem.likelihood(spectrum, nuisances="default")
-            limits = information_limit(likelihood, theta[columns], model.problem.inferred)
-            named = dict(zip(model.labels.names, theta.tolist(), strict=True))
-            row = {
-                "teff": named["teff"], "v_sini": named["v_sini"], "snr": snr, "joint": flow.credibility, "tarp": flow.tarp,
-                "log_density": flow.log_density, "limit": limits[1],
-                **{f"rank_{name}": float(r) for name, r in zip(labels.names, flow.ranks, strict=True)},
-            }  # fmt: skip
-            if i < options.weighed:
-                row["efficiency"] = weigh(model, spectrum, theta, options.seed + i)
-            rows.append(row)
-            file.write(json.dumps(row) + "\n")
+        while batch := list(islice(spectra, BATCH)):
+            for row in of_batch(model, batch, len(rows), options.seed, options.weighed):
+                rows.append(row)
+                file.write(json.dumps(row) + "\n")
             file.flush()
+    if options.conformal:
+        ranks = {
+            name: central_credibility(np.array([r[f"rank_{name}"] for r in rows])) for name in labels.names
+        }
+        Conformal.of(ranks | {"joint": np.array([r["joint"] for r in rows])}).save(options.conformal)
     options.output.write_text(json.dumps(figures(model, rows), indent=1) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def of_batch(
+    model: Model, batch: list[tuple[Spectrum, torch.Tensor, float]], start: int, seed: int, weighed: int
+) -> list[dict[str, float]]:
+    """Judge the flow on some spectra, the first of them of number ``start``."""
+    estimator, problem = model.estimator, model.problem
+    labels = estimator.labels
+    contexts, _ = encoded([to_model_grid(spectrum, model) for spectrum, *_ in batch], model)
+    generators = [torch.Generator().manual_seed(seed + start + k) for k in range(len(batch))]
+    draws = estimator.sample_each([DRAWS] * len(batch), contexts, generators, even=True)
+    equal = np.full(DRAWS, 1 / DRAWS)
+    rows = []
+    for k, (spectrum, theta, snr) in enumerate(batch):
+        u_truth = labels.to_normal(theta[None, problem.columns(labels)])
+        u = torch.cat([u_truth, draws[k]])
+        log_q = estimator.log_prob(u, contexts[k].repeat(len(u)))
+        generator = torch.Generator().manual_seed((seed + 1) * SEEDS + start + k)
+        reference = torch.randn(len(labels), generator=generator, dtype=torch.float64)
+        at = u.clamp(-8, 8).numpy()
+        free = theta[problem.columns(problem.inferred)]
+        limit = information_limit(problem.likelihood(spectrum, nuisances="default"), free, problem.inferred)[
+            1
+        ]
+        named = dict(zip(model.labels.names, theta.tolist(), strict=True))
+        row = {
+            "teff": named["teff"], "v_sini": named["v_sini"], "snr": snr, "limit": limit,
+            "joint": highest_density_credibility(log_q[1:].numpy(), equal, float(log_q[0])),
+            "tarp": tarp_credibility(at[1:], equal, at[0], reference.numpy()),
+            "log_density": float(log_q[0] - labels.log_abs_det(u_truth)[0] + labels.std.log().sum()),
+        }  # fmt: skip
+        below = equal @ (draws[k] < u_truth).double().numpy()
+        row |= {f"rank_{name}": float(x) for name, x in zip(labels.names, below, strict=True)}
+        if start + k < weighed or named["v_sini"] < SLOW:
+            row["efficiency"] = weigh(model, spectrum, contexts[k], theta, seed + start + k)
+        rows.append(row)
+    return rows
 
 
 def figures(model: Model, rows: list[dict[str, float]]) -> dict[str, object]:

@@ -210,11 +210,17 @@ def test_score_is_near_the_truth_and_its_information(problem, simulation):
 
 def test_score_takes_its_guess_from_an_aligned_estimator(problem, tmp_path):
     aligned = estimator_of(problem, small("aligned"))
+    aligned.featurizer.preparation.components.neg_()
+    aligned.featurizer.preparation._derive()
     aligned.save(tmp_path / "aligned.safetensors")
     score = estimator_of(problem, small("score"))
     before = {name: value.clone() for name, value in score.flow.state_dict().items()}
     taken = take_weights(score, tmp_path / "aligned.safetensors")
     assert "featurizer.guess.0.weight" in taken
+    # With templates and components comes what follows from them: training sees what a saved estimator will.
+    own, other = score.featurizer.aligned.preparation, aligned.featurizer.preparation
+    for name in ("design", "products", "shifted", "precision"):
+        torch.testing.assert_close(getattr(own, name), getattr(other, name))
     torch.testing.assert_close(score.featurizer.guess[2].weight, aligned.flow.head[2].weight)
     # The flows work in other coordinates.
     assert not any(name.startswith("flow.") for name in taken)

@@ -11,9 +11,10 @@ a spectrum is linear in it down to 0.
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from maury.constants import C_KMS
 from maury.errors import ConfigError
+from maury.forward.model import ForwardModel
 from maury.forward.onchips import OnChips
 from maury.likelihood.continuum import chebyshev_basis, fit_continuum
 from maury.likelihood.nuisances import (
@@ -66,6 +68,8 @@ _SLOW = 12.0
 # One pixel in so many tells the scatter of residuals, and the first normal matrix, whose solution they are residuals of.
 _SPARSE = 3
 _MAD = 1.4826
+# Orders that a continuum of so many on a detector's pixels may have on the networks' grid besides.
+_LONGER = 2
 # Residuals over the continuum are cut off here: no star makes them.
 _MOST = 3.0
 
@@ -139,6 +143,8 @@ class Newton:
     """
 
     def __init__(self, problem: Problem, covered: tuple[tuple[int, int], ...], nuisances: str) -> None:
+        # Of its own: where the likelihood's model is moved, networks stay.
+        problem = replace(problem, forward=_own(problem.forward))
         self.problem, self.labels = problem, problem.stellar
         model, instrument = problem.forward, problem.spectrograph
         self._instrument = instrument
@@ -157,7 +163,8 @@ class Newton:
             one.vectors for one in self.nuisances if isinstance(one, LibraryModes) and one.vectors is not None
         ]
         self.model = OnChips(model, instrument, covered, torch.cat(extra) if extra else None)
-        self.degree = problem.degree
+        # A series in a visit's own pixels is a longer one on this grid.
+        self.degree = None if problem.degree is None else problem.degree + _LONGER
         self._bases = [chebyshev_basis(b - a, 2 * (self.degree or 0)).float() for a, b in covered]
         grid = model.emulator.grid
         wavelength = np.log10(instrument.grid.wavelength)
@@ -598,6 +605,11 @@ class Newton:
             least = torch.where(v < _SLOW, -1.0 - s, least)
             out[:, self.square] = torch.maximum(torch.minimum(change[:, self.square], most), least)
         return out
+
+
+def _own(model: ForwardModel) -> ForwardModel:
+    """Return a forward model that can be moved by itself; its large arrays are shared until it is."""
+    return copy.deepcopy(model, {id(buffer): buffer for buffer in model.buffers()})
 
 
 def squared(t: Tensor, place: int | None) -> Tensor:

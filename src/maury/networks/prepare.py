@@ -121,7 +121,13 @@ class Preparation(nn.Module):
         # Pairs of pixels are summed before the cross-correlation: half the work, and lines are wider than that.
         observed = torch.cat([torch.arange(a, b - (b - a) % 2) for a, b in covered])
         self.register_buffer("observed", observed, persistent=False)
-        shifted = self.templates[:, (observed[None] - self.lags[:, None]) % n_pixels]
+        self._derive()
+        # Weights of another preparation (`maury.training.fit.take_weights`) bring what follows from them.
+        self.register_load_state_dict_post_hook(_derived)
+
+    def _derive(self) -> None:
+        """Compute what follows from the templates and components."""
+        shifted = self.templates[:, (self.observed[None] - self.lags[:, None]) % self.n_pixels]
         shifted = shifted.unflatten(-1, (-1, 2)).mean(-1).flatten(0, 1).T.contiguous()
         self.register_buffer("shifted", shifted, persistent=False)
         self.register_buffer("shifted_sq", shifted.square(), persistent=False)
@@ -231,6 +237,12 @@ class Preparation(nn.Module):
         coefficients = torch.cholesky_solve(right[..., None], torch.linalg.cholesky(matrix))[..., 0]
         residual = difference - coefficients @ self.design
         return coefficients, residual, self.mean + coefficients[:, : len(self.scale)] @ self.components
+
+
+def _derived(preparation: nn.Module, _: object) -> None:
+    """Compute anew what follows from weights that were loaded."""
+    assert isinstance(preparation, Preparation)
+    preparation._derive()
 
 
 def network_ranges(emulator: Emulator, instrument: Instrument) -> tuple[tuple[int, int], ...]:

@@ -119,6 +119,8 @@ def _kept(
     assert isinstance(source, OnTheFly)
     assert config.start is not None
     take_weights(estimator, config.start)
+    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        estimator.to("cuda")
     held_out = list(side_by_side(partial(measured, estimator.eval()), validation))
     number = max(1, config.keep // config.batch)
     with Progress(disable=not progress) as bar:
