@@ -94,7 +94,7 @@ _TABLE = (
         "Light of a second star would gain {nats:g} nats more than what nine in ten velocities gain (a linear test at every "
         "velocity apart from the star's own; `second_light` says where): labels of one star are then wrong by more than their "
         "errors. --companion auto looks closer, and gives it labels of its own.",
-        {"nats": 8.0},
+        {"nats": 10.0},
     ),
     Flag(
         "companion",
@@ -165,9 +165,9 @@ _TABLE = (
     ),
     Flag(
         "assumed_lsf",
-        _W,
-        "The file has no line-spread function; the instrument's nominal one was taken (of APOGEE a Gaussian of R = 22,500), and "
-        "v_sini depends on it.",
+        _N,
+        "The file has no line-spread function; the instrument's nominal one was taken (of APOGEE a Gaussian of R = 22,500), "
+        "with an error of 10 % in its width on each chip; v_sini depends on it.",
     ),
     Flag(
         "khat",
