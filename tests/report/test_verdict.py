@@ -49,7 +49,7 @@ def test_every_flag_that_matters_has_a_sentence_and_what_to_do_next():
 
 def test_the_gravest_flag_speaks():
     assert judge((), ("average_lsf", "novel", "misfit"), "refined").sentence.startswith(
-        "One star of this library"
+        "A stretch of this spectrum does not fit"
     )
     assert judge(("wrong_frame",), ("misfit",), "refined").sentence.startswith("The wavelengths")
     assert judge((), ("flag_of_tomorrow",), "refined").advice == "Read what before you use them."
@@ -64,7 +64,7 @@ def test_errors_are_total_where_the_library_has_some():
 def test_the_terminal_says_it_first():
     line = verdict_line("[b]star", judge((), ("misfit",), "refined"))
     assert line.plain.startswith(
-        "[b]star: One star of this library does not explain this spectrum. Look where"
+        "[b]star: A stretch of this spectrum does not fit, and it matters to the labels. The checks"
     )
     assert flags_line((), ("misfit", "novel")) == "flags: misfit, novel (maury explain misfit)"
     assert flags_line((), ()) == "no flags"

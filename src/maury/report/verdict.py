@@ -73,9 +73,21 @@ _SAID: Mapping[str, tuple[str, str]] = {
         "Two stars are in this spectrum; labels that end in _2 are the second one's.",
         "Another visit would show whether they move.",
     ),
+    "severe_misfit": (
+        "Parts of this spectrum contradict each other; do not believe it {errors}.",
+        "Try --companion auto; look at the checks of the residuals in the report, and mask what is wrong (--mask LOW:HIGH).",
+    ),
+    "second_light": (
+        "There seems to be light of a second star in this spectrum.",
+        "Infer it again with --companion auto.",
+    ),
     "misfit": (
-        "One star of this library does not explain this spectrum.",
-        "Look where the residuals fail; then try --companion auto, --mask, or another --model.",
+        "A stretch of this spectrum does not fit, and it matters to the labels.",
+        "The checks of the residuals in the report say where; mask it (--mask LOW:HIGH) and see what moves.",
+    ),
+    "tail": (
+        "The tail of {label} is not known: believe its median, not its limits.",
+        "Infer it again with --ess 1000.",
     ),
     "poor_fit": (
         "The model does not explain this spectrum within its errors.",
@@ -112,14 +124,6 @@ _SAID: Mapping[str, tuple[str, str]] = {
     "low_snr": (
         "This spectrum is noisy; believe its errors, which may be lopsided.",
         "Look at the corner plot.",
-    ),
-    "novel": (
-        "The numbers are verified, but the network has not seen such a spectrum before.",
-        "Look at the fit before you use them.",
-    ),
-    "assumed_lsf": (
-        "Believe it {errors}, but v_sini rests on an assumed line-spread function.",
-        "If you know the resolving power, state it in the file.",
     ),
     "average_lsf": (
         "Believe it {errors}, but take v_sini as an upper limit.",
