@@ -50,7 +50,7 @@ class Measured:
 
 
 class ScoreFeaturizer(nn.Module):
-    """Features of `AlignedFeaturizer`, and beside them where the steps lead.
+    """Reads where steps from the guess of an `AlignedFeaturizer` lead, and through what they look; nothing else, since that is enough.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class ScoreFeaturizer(nn.Module):
         self._fixed: dict[str, Any] = {"newton": newton, "usual": usual}
         chips = len(newton.model.chips)
         self.square = newton.square
-        self.n_told = n + aligned.preparation.n_summary + d * (d + 1) // 2 + d + 3 + 2 * len(_TOLD) * chips
+        self.n_told = d * (d + 1) // 2 + d + 3 + 2 * len(_TOLD) * chips
         self.inward = nn.Linear(self.n_told, width)
         # Place and progress of the steps enter each layer.
         self.n_last = d + 3
@@ -126,20 +126,11 @@ class ScoreFeaturizer(nn.Module):
             Found(*(torch.cat(one) for one in zip(*(vars(p).values() for p in parts), strict=True)))
         )
         frame = TruncatedFrame.of(found.mean, found.precision, newton.square)
-        summary = first.summary if first.summary is not None else flux[:, :0]
-        told = torch.cat(
-            [
-                first.features,
-                summary,
-                self._of_profiles(seen, newton),
-                self._of_steps(found, frame, start, newton),
-            ],
-            dim=1,
-        )
+        told = torch.cat([self._of_profiles(seen, newton), self._of_steps(found, frame)], dim=1)
         return Measured(told, frame, Guess(location, bounded(raw, self.bounds), first.frame), first.summary)
 
     @staticmethod
-    def _of_steps(found: Found, frame: TruncatedFrame, start: Tensor, newton: Newton) -> Tensor:
+    def _of_steps(found: Found, frame: TruncatedFrame) -> Tensor:
         """Tell of the Gaussian: widths, correlations and place; and last the place, and how well the steps went."""
         size = frame.factor.diagonal(dim1=1, dim2=2)
         i, j = torch.tril_indices(size.shape[1], size.shape[1], -1)

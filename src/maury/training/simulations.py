@@ -23,9 +23,9 @@ from maury.errors import ConfigError, LabelError
 from maury.files import alone, disk_errors
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
-from maury.libraries.emulator import Emulator
+from maury.libraries.emulator import MODES, Emulator
 from maury.likelihood.continuum import chebyshev_basis
-from maury.likelihood.nuisances import Departures, EmulatorModes, Point, chosen
+from maury.likelihood.nuisances import Departures, EmulatorModes, LibraryModes, Point, chosen
 from maury.likelihood.problem import Problem
 from maury.models import DEFAULT, folder
 from maury.names import meant
@@ -422,7 +422,11 @@ def build_problem(config: ProblemConfig) -> Problem:
     observing = config.observing.of(instrument)
     # Without a spread of the continua they are all 1, and known to be.
     degree = observing.continuum_degree if observing.continuum_spread else None
-    return Problem(forward, labels, config.fixed, degree, observing.emulator_error, instrument=instrument)
+    known = folder(config.model) / MODES
+    modes = LibraryModes.read(known, emulator) if known.exists() else None
+    return Problem(
+        forward, labels, config.fixed, degree, observing.emulator_error, instrument=instrument, modes=modes
+    )
 
 
 def build_simulator(config: ProblemConfig) -> Simulator:
