@@ -32,7 +32,6 @@ def infer(
     model: Model | str | Path = DEFAULT,
     *,
     draws: int = DRAWS,
-    ess: int | None = None,
     seed: int = 0,
     priors: Mapping[str, PriorLike] | None = None,
     noise: Noise = "auto",
@@ -41,6 +40,7 @@ def infer(
     masks: Sequence[tuple[float, float]] = (),
     budget: int = BUDGET,
     nuisances: Choice = NUISANCES,
+    ess: int | None = None,
     labels: str | Sequence[str] = "basic",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Posterior:

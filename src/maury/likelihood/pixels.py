@@ -126,6 +126,8 @@ class Likelihood:
                 f"only {good.sum()} usable pixels of {inside.sum()} inside the model's wavelengths; {MIN_PIXELS} are needed",
                 "few_pixels",
             )
+        if not np.any(spectrum.flux[good]):
+            raise InferenceError("the flux is 0 in every usable pixel: there is nothing to infer from")
         empty = cls.on(
             model, spectrum.grid, good, spectrum.lsf, degree, emulator_error=emulator_error, learned=learned
         )
