@@ -157,6 +157,8 @@ def run(path: Path, folder: Path) -> tuple[list[Shown], float]:
     """Run a page in a process of its own; return what its blocks showed, and seconds of the processor."""
     before = sum(os.times()[:4])
     environment = os.environ | {
+        # Shells of the pages stop at variables that are not set.
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "COLUMNS": "100",
         "MPLBACKEND": "agg",
