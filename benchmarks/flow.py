@@ -34,7 +34,7 @@ from maury.sampling.importance import effective_sample_size
 from maury.spectra.spectrum import Spectrum
 from maury.training.simulations import Observing
 
-DRAWS, WEIGHED, NODES, BATCH = 500, 160, 7, 25
+DRAWS, WEIGHED, NODES, BATCH, FEWEST = 500, 160, 7, 25, 20
 SLOW = 5.0
 BINS = {
     "all": lambda row: True,
@@ -92,8 +92,11 @@ def weigh(model: Model, spectrum: Spectrum, context: Context, theta: torch.Tenso
 
 def judged(values: np.ndarray) -> dict[str, float]:
     """Largest error of coverage, its 99 % band, and the share within 68.3 %."""
+    share = {"share_in_68": float(np.mean(values < 0.683))}
+    if len(values) < FEWEST:
+        return share
     found = coverage(values)
-    return {"error": found.error, "band": found.band, "share_in_68": float(np.mean(values < 0.683))}
+    return {"error": found.error, "band": found.band, **share}
 
 
 def speed(model: Model, seconds: float) -> dict[str, float]:

@@ -40,6 +40,10 @@ def test_a_level_that_too_few_truths_can_promise_is_the_whole_posterior():
     assert known.level("joint", 0.0) == 0.0
 
 
+def test_a_sum_of_weights_that_is_one_up_to_rounding_is_one():
+    assert Conformal.of({"joint": np.append(np.linspace(0, 1, 120), 1 + 1e-12)}).scores["joint"].max() == 1.0
+
+
 def test_saved_and_loaded(tmp_path):
     known = Conformal.of(credibilities(np.random.default_rng(0), 120, 1.0))
     known.save(tmp_path / FILE)

@@ -26,6 +26,7 @@ FILE = "conformal.json"
 JOINT = "joint"
 # Fewer truths tell nothing of the regions that matter.
 FEWEST = 100
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class Conformal:
     @classmethod
     def of(cls, credibilities: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> Conformal:
         """Return it of credibilities in any order; those of TARP, whose regions no user is told of, are left out."""
-        return cls(
-            {
-                key: np.sort(np.asarray(value, dtype=np.float64))
-                for key, value in credibilities.items()
-                if key != "tarp"
-            }
-        )
+        found = {}
+        for key, value in credibilities.items():
+            if key != "tarp":
+                x = np.sort(np.asarray(value, dtype=np.float64))
+                # Sums of weights are 1 up to rounding.
+                found[key] = np.where(np.abs(x - x.clip(0, 1)) < _ROUNDING, x.clip(0, 1), x)
+        return cls(found)
 
     def level(self, name: str, level: float) -> float:
         """Return the credibility whose region holds truths with a probability of ``level``: 1 where too few are known."""
