@@ -89,7 +89,9 @@ def test_a_run_goes_on_where_it_was_stopped(model, tmp_path, monkeypatch):
                 assert x == y
             elif key != "seconds":
                 # Batches of another size round differently, and a climb may then end elsewhere within its tolerance.
-                np.testing.assert_allclose(x, y, rtol=0.1, atol=0.05, err_msg=key)
+                # The tail of 200 weights is known to some tenths.
+                atol = 0.3 if key == "khat" else 0.05
+                np.testing.assert_allclose(x, y, rtol=0.1, atol=atol, err_msg=key)
     with pytest.raises(ConfigError, match="other settings"):
         list(calibrate(model, 4, store=store, **(settings | {"seed": 4})))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import maury
 from maury.checks.calibration import simulated_spectra
 from maury.errors import Failure, LabelError
 from maury.inference.batch import labels_for
+from maury.inference.choose import likeliest
 from maury.inference.flow import Flow
 from maury.inference.infer import infer_files
 from maury.models import load_model, to_model_grid
@@ -152,3 +154,11 @@ def test_no_signal_at_all(model, star):
     except maury.MauryError:
         return
     assert posterior.flag_warn
+
+
+def test_a_star_at_the_end_of_a_library_is_the_other_librarys():
+    warm = SimpleNamespace(log_evidence=10.0, flag_warn=("at_bound:teff", "at_bound:logg"))
+    cool = SimpleNamespace(log_evidence=-500.0, flag_warn=("at_bound:logg",))
+    assert likeliest([warm, cool]) is cool
+    assert likeliest([warm, SimpleNamespace(log_evidence=9.0, flag_warn=("at_bound:teff",))]) is warm
+    assert likeliest([cool, SimpleNamespace(log_evidence=0.0, flag_warn=())]).log_evidence == 0.0

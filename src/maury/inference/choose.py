@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,7 +27,7 @@ _CLOSE = 20.0
 
 
 def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]) -> Posterior:
-    """Infer with the default model and that of cool stars, on the same pixels; return the one of the highest evidence."""
+    """Infer with the default model and that of cool stars, on the same pixels; return the one of the highest evidence: see `likeliest`."""
     began = time.perf_counter()
     models, inside, refused = [], {}, []
     for name in (COOL_MODEL, DEFAULT_MODEL):
@@ -55,7 +55,7 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
             failures[m.name] = error
     if not found:
         raise next(iter(failures.values()))
-    best = max(found, key=lambda posterior: posterior.log_evidence)
+    best = likeliest(found)
     # Where the winner's weights are poor, or a rival is near, the exact evidence decides.
     close = [p for p in found if p.khat > KHAT_LIMIT and p.log_evidence > best.log_evidence - _CLOSE]
     if options.budget < NESTED:
@@ -63,7 +63,7 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
     for rough in close:
         m = next(m for m in models if m.name == rough.model)
         found[found.index(rough)] = infer_single(spectrum, m, options, progress, common)
-    best = max(found, key=lambda posterior: posterior.log_evidence)
+    best = likeliest(found)
     evidence = np.array([p.log_evidence for p in found])
     share = np.exp(evidence - evidence.max())
     tried = tuple(
@@ -75,6 +75,16 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
         flag_warn=(*best.flag_warn, *disagreement(found)),
         seconds=time.perf_counter() - began,
     )
+
+
+def likeliest(found: Sequence[Posterior]) -> Posterior:
+    """Return the posterior of the highest evidence among those that do not lean on an end of their library's temperatures, if there are any.
+
+    A star that is cooler than all of a library is fitted at its end, with abundances and a rotation to match, and may have more evidence
+    there than with the library that has such stars and fewer labels.
+    """
+    inside = [p for p in found if "at_bound:teff" not in p.flag_warn]
+    return max(inside or found, key=lambda posterior: posterior.log_evidence)
 
 
 def stage_of(progress: Callable[[str], None], what: str, stage: str) -> None:
