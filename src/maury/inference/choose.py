@@ -78,7 +78,7 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
 
 
 def likeliest(found: Sequence[Posterior]) -> Posterior:
-    """Return the posterior of the highest evidence among those that do not lean on an end of their library's temperatures, if there are any.
+    """Return the posterior of the highest evidence, if there are any, among those that lean on no end of their library's temperatures.
 
     A star that is cooler than all of a library is fitted at its end, with abundances and a rotation to match, and may have more evidence
     there than with the library that has such stars and fewer labels.
