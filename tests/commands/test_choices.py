@@ -161,7 +161,7 @@ def test_a_survey_takes_keeps_and_uses_them(run, star, tmp_path, monkeypatch):
     assert asked["priors"] == settings.priors
     assert asked["masks"] == settings.masks
 
-    def amortised(spectra, *_):
+    def amortised(spectra, *_, **__):
         asked["spectrum"] = spectra[0]
         return [MauryError("enough")]
 
