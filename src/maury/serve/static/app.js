@@ -330,10 +330,10 @@ const steps = (made) => {
 const numbersOf = (result) => el("dl", { className: "numbers-list" }, ...Object.entries(rows(result)).map(([name, s]) => {
   // The total error first, which counts what the choice of the library does.
   const total = s.total ?? s.std, n = digits(total);
-  const own = total > s.std ? ` (\u00b1 ${fixed(s.std, digits(s.std))} statistical)` : "";
+  const own = total > s.std ? [el("small", { className: "own", textContent: `\u00b1 ${fixed(s.std, digits(s.std))} statistical` })] : [];
   return el("div", {}, el("dt", { textContent: (NAMES[name] || name) + (s.unit ? ` [${s.unit}]` : "") }),
     el("dd", { data: { label: name, p50: s.p50, std: s.std } }, ...(name in result.limits ? [`< ${fixed(result.limits[name], 1)}`]
-      : [`${fixed(s.p50, n)} `, el("small", { textContent: `± ${fixed(total, n)}${own}` })])));
+      : [`${fixed(s.p50, n)} `, el("small", { textContent: `± ${fixed(total, n)}` }), ...own])));
 }));
 
 const flagsOf = (result) => {
