@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 
 from maury.checks.libraries import most_likely
 from maury.files import writing
 from maury.forward.model import ForwardModel
 from maury.labels import LabelSet, label
 from maury.libraries.emulator import Emulator
-from maury.libraries.process import low_pass
+from maury.libraries.process import on_grid
 from maury.libraries.synthesis.atmospheres import MarcsCollection
 from maury.libraries.synthesis.design import star_of
 from maury.libraries.synthesis.grid import SynthesisConfig
@@ -80,13 +79,9 @@ def main() -> None:
     inside = model.usable(instrument.pixels.wavelength, labels)
     air = config.low + config.step * np.arange(round((config.high - config.low) / config.step) + 1)
     wavelength, grid = to_vacuum(air), emulator.grid
-    fine = 10 ** (grid.start + grid.step / 2 * np.arange(2 * grid.n_pixels - 1))
-    known = (fine > wavelength[0]) & (fine < wavelength[-1])
     rows = []
     for star, (flux, departures) in zip(STARS, make(config, emulator, arguments.work), strict=True):
-        on_fine = np.ones(len(fine))
-        on_fine[known] = CubicSpline(wavelength, flux)(fine[known])
-        seen = sampler(low_pass(torch.from_numpy(on_fine)[None], 0.5)[:, ::2].float())[0].double().numpy()
+        seen = sampler(on_grid(wavelength, flux, grid)[None])[0].double().numpy()
         theta = torch.tensor([*star, 0.0, 2.0, 0.005], dtype=torch.float64)
         still = torch.cat([theta[:7], torch.zeros(2, dtype=torch.float64)])[None]
         mine = sampler(model(still, departures[None]))[0].double().numpy()

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from maury.checks.synthesis import on_grid, synthesised
+from maury.checks.synthesis import synthesised
 from maury.errors import ConfigError
 from maury.inference.infer import infer
+from maury.libraries.process import on_grid
 from maury.libraries.synthesis.design import ELEMENTS
 from maury.libraries.synthesis.engine import Synthesis
 from maury.models import load_model

@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from maury.errors import ConfigError
 from maury.files import writing
 from maury.forward.model import ForwardModel
-from maury.libraries.emulator import LogGrid
-from maury.libraries.process import low_pass
+from maury.libraries.process import on_grid
 from maury.libraries.synthesis.atmospheres import MarcsCollection
 from maury.libraries.synthesis.design import LABELS, star_of
 from maury.libraries.synthesis.engine import Engine
@@ -147,19 +145,10 @@ def synthesised(
         ratio = anew - pixels.log_prob(full)
     log_weights, khat = pareto_smooth(ratio.numpy())
     weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
-    shifts, widths = {}, {}
+    shifts, widths, summary = {}, {}, posterior.summary()
     for name in posterior.stellar.names:
-        x, std = theta[:, posterior.labels.index(name)].numpy(), posterior.summary()[name]["std"]
+        x, std = theta[:, posterior.labels.index(name)].numpy(), summary[name]["std"]
         mean = float(weights @ x)
         shifts[name] = (mean - float(x.mean())) / std
         widths[name] = float(np.sqrt(weights @ (x - mean) ** 2)) / max(float(x.std()), 1e-300)
     return Synthesised(number, khat, effective_sample_size(ratio), shifts, widths, float(ratio.std()))
-
-
-def on_grid(wavelength: Array, flux: Array, grid: LogGrid) -> Tensor:
-    """Bring a spectrum, vacuum Angstrom, onto an emulator's grid, as its library was: ``(n_grid,)``, float32; 1 beyond its ends."""
-    fine = 10 ** (grid.start + grid.step / 2 * np.arange(2 * grid.n_pixels - 1))
-    known = (fine > wavelength[0]) & (fine < wavelength[-1])
-    out = np.ones(len(fine))
-    out[known] = CubicSpline(wavelength, flux)(fine[known])
-    return low_pass(torch.from_numpy(out)[None], 0.5)[0, ::2].float()

@@ -161,8 +161,9 @@ class ForwardModel(nn.Module):
     def by_departures(self, labels: Tensor) -> Tensor:
         """Return the flux's derivatives ``(n, n_tied, n_grid)`` by what each label that is tied has beside what it follows."""
         v_rad, v_sini = self._velocities(labels)
-        slopes = self.emulator.by_library(labels[:, :-2])[:, self.emulator.ties.places]
-        by_tied = self._slopes(slopes) * self._kernel(v_rad, v_sini)[:, None]
+        by_tied = (
+            self._slopes(self.emulator.by_departures(labels[:, :-2])) * self._kernel(v_rad, v_sini)[:, None]
+        )
         return torch.fft.irfft(by_tied, n=self.emulator.grid.n_pixels)
 
     def error(self, labels: Tensor) -> Tensor:

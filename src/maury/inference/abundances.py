@@ -162,8 +162,8 @@ def _mode(
     full = Target(everything.tied(pixels), everything.inferred)
     theta = before.labels.from_normal(verified.modes.u[0])
     values = {name: theta[before.labels.index(name)] for name in before.labels.names}
-    followed = {name: _followed(before, theta[None], name)[0] for name in names}
-    start = torch.stack([values[name] if name in values else followed[name] for name in full.labels.names])
+    values |= {name: _inside(before, theta[None], name)[0] for name in names if name not in values}
+    start = torch.stack([values[name] for name in full.labels.names])
     u, spent = full.labels.to_normal(start), 0
     for _ in range(_CLIMBS):
         full = full.linearised(u)
@@ -173,11 +173,14 @@ def _mode(
 
 
 def _followed(basic: Target[Tied], theta: Tensor, name: str) -> Tensor:
-    """Value ``(n,)`` that a tied label follows, of the inferred labels ``(n, n_labels)``; well inside of its range."""
-    model = basic.likelihood.pixels.model
-    stellar = basic.likelihood.complete(theta)[:, : len(model.emulator.labels)]
-    ties = model.emulator.ties
-    value = ties.followed(stellar, name)
+    """Return what a tied label follows, ``(n,)``, of the inferred labels ``(n, n_labels)``; see `Ties.followed`."""
+    emulator = basic.likelihood.pixels.model.emulator
+    return emulator.ties.followed(basic.likelihood.complete(theta)[:, : len(emulator.labels)], name)
+
+
+def _inside(basic: Target[Tied], theta: Tensor, name: str) -> Tensor:
+    """Value ``(n,)`` of a tied label that has nothing beside what it follows, well inside of its range."""
+    ties, value = basic.likelihood.pixels.model.emulator.ties, _followed(basic, theta, name)
     prior = ties.library[name].prior
     margin = _MARGIN * (prior.high - prior.low)
     return (value.exp() if ties.is_logarithmic(name) else value).clamp(
@@ -194,11 +197,10 @@ def _marginal(
     model, scatters = before.likelihood.pixels.model, full.likelihood.pixels.model.emulator.ties.relations
     assert isinstance(model, ForwardModel), "a companion has no abundances of its own"
     ties = model.emulator.ties
-    stellar = before.likelihood.complete(own[None])[:, : len(model.emulator.labels)]
     beside = {}
     for name in names:
         value = theta[full.labels.index(name)]
-        followed = ties.followed(stellar, name)[0]
+        followed = _followed(before, own[None], name)[0]
         beside[name] = float((value.log() if ties.is_logarithmic(name) else value) - followed)
     abundances = Abundances(
         labels=names, scatter=tuple(scatters[name].scatter for name in names), beside=tuple(beside.values())
@@ -318,8 +320,5 @@ def _weighed(
 
 def _mean(basic: Target[Tied], theta: Tensor, name: str) -> Tensor:
     """Return what an abundance follows in other stars, ``(n,)``: that of the model less what lies beside it at the mode."""
-    pixels = basic.likelihood.pixels
-    stellar = basic.likelihood.complete(theta)[:, : len(pixels.model.emulator.labels)]
-    (abundances,) = (n for n in pixels.nuisances if isinstance(n, Abundances))
-    beside = abundances.beside[abundances.labels.index(name)]
-    return pixels.model.emulator.ties.followed(stellar, name) - beside
+    (abundances,) = (n for n in basic.likelihood.pixels.nuisances if isinstance(n, Abundances))
+    return _followed(basic, theta, name) - abundances.beside[abundances.labels.index(name)]

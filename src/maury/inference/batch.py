@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Unpack
 from warnings import warn
@@ -33,6 +34,7 @@ from maury.inference.refine import Verified, refine, start_from
 from maury.inference.refine import nested as nested_again
 from maury.labels import Label, LabelSet
 from maury.libraries.systematic import Systematic
+from maury.likelihood.influence import Influence
 from maury.likelihood.nuisances import LibraryByChip
 from maury.likelihood.problem import Problem
 from maury.likelihood.residuals import Residuals
@@ -286,8 +288,9 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         for name, entry in summarise(labels, theta.numpy(), weights).items()
         if name in model.labels.names and labels[name].role is not Role.nuisance
     } | {name: entry.std for name, entry in between.items()}
+    influence = cache(partial(Influence.at, verified.target, u))
     misfit, second = check_misfit(
-        verified, u, fit, spectrum, model, errors, case.p_novelty, case.options.false_alarm
+        verified, u, influence, fit, spectrum, model, errors, case.p_novelty, case.options.false_alarm
     )
     flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
     if second is not None and second.gain - second.elsewhere > FLAGS["second_light"]["nats"]:
@@ -300,9 +303,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         systematic={} if "no_star" in bad else between,
         nuisances=_nuisances(verified.target, best),
         abundances=elements,
-        lines=element_lines(verified.target, u, tuple(e.label for e in elements if e.measured))
-        if elements
-        else (),
+        lines=element_lines(influence(), tuple(e.label for e in elements if e.measured)) if elements else (),
         outliers=verified.outliers,
     )
     return Posterior(

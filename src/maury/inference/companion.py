@@ -118,9 +118,12 @@ def _two_stars(
         spectrum, Pair(model.forward), labels, problem.degree, inside, emulator_error=problem.emulator_error,
         learned=problem.learned,
     )  # fmt: skip
-    assumed = spectrum.meta.get("lsf_source") == "assumed"
     nuisances = chosen(
-        options.nuisances, likelihood.model, labels.names, problem.modes, lsf_is_assumed=assumed
+        options.nuisances,
+        likelihood.model,
+        labels.names,
+        problem.modes,
+        lsf_is_assumed=spectrum.lsf_is_assumed,
     )
     likelihood = replace(likelihood, nuisances=nuisances, related=problem.related)
     best = torch.from_numpy(single.draws[(single.log_likelihood + single.log_prior).argmax()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +40,7 @@ _BY_CHANCE = 2.0
 def check_misfit(
     verified: Verified,
     best: torch.Tensor,
+    influence: Callable[[], Influence],
     fit: Fit,
     spectrum: Spectrum,
     model: Model,
@@ -57,6 +58,8 @@ def check_misfit(
         The posterior.
     best
         Its best draw over u, shape ``(n_labels,)``.
+    influence
+        What gives the posterior as linear about that; it takes time, and most fits need none.
     fit
         There.
     spectrum, model
@@ -78,9 +81,8 @@ def check_misfit(
     autocorrelated = verified.residuals is not None and verified.residuals.used
     second = None
     if wrong or autocorrelated:
-        influence = Influence.at(verified.target, best)
-        second = second_light(influence)
-        moves = influence.without(members[name] for name in wrong)
+        second = second_light(influence())
+        moves = influence().without(members[name] for name in wrong)
         in_errors = {name: _farthest(labels, *of, errors) for name, of in zip(wrong, moves, strict=True)}
         checks = [
             replace(check, moves=in_errors[check.name][0], label=in_errors[check.name][1])
@@ -120,7 +122,7 @@ def warnings(verified: Verified, fit: Fit, spectrum: Spectrum, model: Model, lab
         float(np.mean(~spectrum.good[inside])) > FLAGS["rejected_pixels"]["share"]
     )
     found += ["average_lsf"] * bool(model.forward.emulator.contained is not None and slow)
-    found += ["assumed_lsf"] * (spectrum.meta.get("lsf_source") == "assumed")
+    found += ["assumed_lsf"] * spectrum.lsf_is_assumed
     found += ["hits"] * ("hits" in spectrum.meta)
     found += ["outliers"] * (verified.outliers > 0)
     found += ["khat"] * (verified.khat > FLAGS["khat"]["khat"])

@@ -6,12 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from maury.constants import C_KMS
 from maury.likelihood.influence import Influence
-from maury.likelihood.target import Target
-from maury.likelihood.ties import Tied
 from maury.posterior.diagnostics import ElementLine
 
 Array = NDArray[np.float64]
@@ -21,18 +18,18 @@ _MOST, _LEAST = 8, 0.03
 _REACH = 4.0
 
 
-def element_lines(target: Target[Tied], u: Tensor, names: tuple[str, ...]) -> tuple[ElementLine, ...]:
+def element_lines(influence: Influence, names: tuple[str, ...]) -> tuple[ElementLine, ...]:
     """Find the lines of some labels.
 
     Parameters
     ----------
-    target, u
-        The exact posterior, and its mode ``(n_labels,)``.
+    influence
+        The exact posterior, as linear about its mode.
     names
         Labels that are wanted.
     """
-    influence, labels, pixels = Influence.at(target, u), target.labels, target.likelihood.pixels
-    values, scale = labels.from_normal(u).numpy(), labels.scale(u[None])[0].numpy()
+    labels, pixels = influence.target.labels, influence.target.likelihood.pixels
+    values, scale = labels.from_normal(influence.u).numpy(), labels.scale(influence.u[None])[0].numpy()
     v_rad = float(values[labels.index("v_rad")]) if "v_rad" in labels.names else 0.0
     rest = pixels.wavelength * math.exp(-math.atanh(v_rad / C_KMS))
     assert pixels.line_width is not None, "whoever has no line-spread function has no pixels"

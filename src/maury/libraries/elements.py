@@ -227,27 +227,7 @@ class ElementProcess(nn.Module):
 
     def jacobian(self, x: Tensor) -> Tensor:
         """Slopes of `forward` by each label, shape ``(n, n_labels, n_components)``."""
-        dtype, x = x.dtype, x.to(self.main)
-        b, e, ends = x[:, :MAIN], x[:, MAIN:], [FIRST, MAIN, MAIN]
-        matrices = self.projections.split(ends, 1)
-        correlation, slopes = zip(
-            *(_matern_with_slopes(b @ p, self.main @ p, p) for p in matrices), strict=True
-        )
-        first, whole, lines = correlation
-        heights = [self.heights[0], self.heights[1], (_powers(x) @ self.powers.T)[:, None]]
-        response = heights[2][:, 0]
-        smooth = heights[0] * first + heights[1] * whole + response * lines
-        amplitude = self.amplitude * torch.exp(b @ self.slope)[:, None]
-        by_main = sum(h * s for h, s in zip(heights, slopes, strict=True))
-        by_main = by_main + self.slope[:, None] * smooth[:, None]
-        # Of another label: the slopes of its three powers, each with its share of the response.
-        grown = torch.stack([torch.ones_like(e), 2 * e, 3 * e.square()], 2)
-        shares = self.powers.unflatten(1, (3, -1)).permute(2, 1, 0)
-        by_others = torch.einsum("nep,epm->nem", grown, shares) * lines[:, None]
-        kernel = torch.cat([by_main, by_others], 1) * amplitude[:, None]
-        out = kernel @ self.weights
-        out[:, :MAIN] += self.trend[1:]
-        return out.to(dtype)
+        return self.slopes(x, torch.eye(x.shape[1]).to(self.main).expand(len(x), -1, -1)).to(x)
 
     def slopes(self, x: Tensor, directions: Tensor) -> Tensor:
         """Return derivatives ``(n, k, n_components)`` at ``x (n, n_labels)`` along ``directions (n, k, n_labels)``, in their precision.
@@ -280,18 +260,6 @@ class ElementProcess(nn.Module):
     def error(self, x: Tensor) -> Tensor:
         """Return the expected rms error of the flux, shape ``(n,)``."""
         return torch.exp(_error_terms(x.to(self.main)) @ self.error_weights).to(x.dtype)
-
-
-def _matern_with_slopes(a: Tensor, b: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
-    """`matern`, and its slopes ``(n, k, m)`` by what ``a (n, d)`` is the ``projection (k, d)`` of."""
-    squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
-    r2 = 5 * squared.clamp_min(0) + _TINY
-    r = r2.sqrt()
-    fall = torch.exp(-r)
-    # d m / d r^2 = -(1 + r) exp(-r) / 6, and r^2 = 5 |a - b|^2.
-    by_square = -5 / 3 * (1 + r) * fall
-    along = (a @ projection.T)[:, :, None] - projection @ b.T
-    return (1 + r + r2 / 3) * fall, by_square[:, None] * along
 
 
 def _error_terms(x: Tensor) -> Tensor:

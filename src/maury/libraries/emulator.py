@@ -221,15 +221,21 @@ class Emulator(nn.Module):
         """Component coefficients, shape ``(n, n_components)``, of labels ``(n, n_labels)``, and perhaps departures as of `complete`."""
         return self.network(self.scaled(self.complete(labels, departures))) * self.scale
 
-    def jacobian(self, labels: Tensor) -> Tensor:
-        """Slopes of the coefficients by each label, shape ``(n, n_labels, n_components)``, at labels ``(n, n_labels)``."""
-        by_library = self.by_library(labels)
-        return by_library if self.ties.is_identity else self._matrix.to(by_library).T @ by_library
+    def jacobian(self, labels: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Slopes of the coefficients by each label, shape ``(n, n_labels, n_components)``, at labels ``(n, n_labels)``.
 
-    def by_library(self, labels: Tensor) -> Tensor:
-        """Slopes ``(n, n_library, n_components)`` by what each label of the library has beside what it follows; see `complete`."""
+        ``dtype`` is what they are computed in, where the network is a process; they are single precision.
+        """
+        return self._along(labels, self._matrix.T.to(dtype))
+
+    def by_departures(self, labels: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """As `jacobian`, by what each tied label has beside what it follows, ``(n, n_tied, n_components)``; see `complete`."""
+        one = torch.eye(len(self.library), dtype=dtype, device=labels.device)
+        return self._along(labels, one[self.ties.places])
+
+    def _along(self, labels: Tensor, directions: Tensor) -> Tensor:
+        """Slopes along directions ``(k, n_library)`` of what ties are linear in, ``(n, k, n_components)``."""
         whole = self.complete(labels)
-        slopes = self.network.jacobian(self.scaled(whole)) * self.scale
         by_scaled = (2 / self._range).expand(len(labels), -1).clone()
         for i, _, length in self._logarithmic:
             by_scaled[:, i] = 2 / length / whole[:, i]
@@ -238,38 +244,11 @@ class Emulator(nn.Module):
             # At the library's ends what follows stands still.
             free = (whole > self._low) & (whole < self._low + self._range)
             by_scaled = by_scaled * (free | ~self._tied)
-        return slopes * by_scaled.to(slopes)[..., None]
-
-    def slopes(self, labels: Tensor) -> Tensor:
-        """Return derivatives of `coefficients` by each label, ``(n, n_labels, n_components)``, single precision."""
-        one = torch.eye(len(self.labels), device=labels.device).expand(len(labels), -1, -1)
+        along, x = directions * by_scaled[:, None].to(directions), self.scaled(whole)
         if not isinstance(self.network, ElementProcess):
-            return self.jacobian(labels).to(one)
-        return self._along(self.complete(labels), self._by_library(labels, one @ self._matrix.T))
-
-    def by_departures(self, labels: Tensor) -> Tensor:
-        """Return derivatives of `coefficients` by what each tied label has beside what it follows, ``(n, n_tied, n_components)``."""
-        places = self.ties.places
-        if not isinstance(self.network, ElementProcess):
-            return self.by_library(labels)[:, places].to(self.mean)
-        one = torch.eye(len(self.library), device=labels.device)[places].expand(len(labels), -1, -1)
-        return self._along(self.complete(labels), self._by_library(labels, one))
-
-    def _by_library(self, labels: Tensor, along: Tensor) -> Tensor:
-        """Take directions ``(n, k, n_library)`` in what ties are linear in to the library's labels."""
-        whole = self.complete(labels).to(along)[:, None]
-        inside = (whole > self._low) & (whole < self._low + self._range)
-        # At the ends of the library what follows does so no farther.
-        along = torch.where(inside, along, 0.0) if self.ties.ties else along
-        return torch.where(self._by_logarithm, along * whole, along)
-
-    def _along(self, whole: Tensor, directions: Tensor) -> Tensor:
-        """Return derivatives of the coefficients at the library's labels ``(n, n_library)`` along directions of them."""
-        assert isinstance(self.network, ElementProcess)
-        scaled = 2 * directions / self._range
-        for i, _, length in self._logarithmic:
-            scaled[..., i] = 2 * directions[..., i] / (whole[:, None, i].to(directions) * length)
-        return self.network.slopes(self.scaled(whole), scaled) * self.scale
+            return along.to(self.scale) @ self.network.jacobian(x) * self.scale
+        found = self.network.slopes(x, along)
+        return found.to(self.scale) * self.scale
 
     def error(self, labels: Tensor) -> Tensor:
         """Rms error of the flux, shape ``(n,)``, at labels ``(n, n_labels)``; times ``error_shape`` it is a pixel's."""

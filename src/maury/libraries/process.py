@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.interpolate import CubicSpline
 from torch import Tensor
@@ -28,6 +29,7 @@ from maury.priors import Uniform
 from maury.spectra.instrument import Instrument, apogee, read_instrument
 from maury.spectra.linespread import Gaussian
 
+Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
 # Interpolation onto the logarithmic grid rings in the last pixels.
@@ -69,16 +71,36 @@ def resample(grid: Grid, step: float) -> tuple[LogGrid, int, Tensor]:
 
     What the grid cannot hold, detail beyond its Nyquist frequency, is taken out first, so that nothing is aliased.
     """
-    w = grid.wavelength
-    start = float(np.log10(w[0]))
-    n = int(np.floor((np.log10(w[-1]) - start) / step)) + 1
-    log_grid = LogGrid(start, step, fast_length(n + 64))
-    finer = LogGrid(start, step / 2, 2 * n - 1).wavelength.numpy()
-    parts = []
-    for chunk in np.array_split(np.arange(grid.n_nodes), max(1, grid.n_nodes // 32)):
-        flux = torch.from_numpy(CubicSpline(w, grid.flux(chunk).astype(np.float64), axis=1)(finer))
-        parts.append(low_pass(flux, 0.5)[:, ::2].float())
+    log_grid, n = covering(grid.wavelength, step)
+    chunks = np.array_split(np.arange(grid.n_nodes), max(1, grid.n_nodes // 32))
+    parts = [resampled(grid.wavelength, grid.flux(chunk), log_grid, n).float() for chunk in chunks]
     return log_grid, n, torch.cat(parts)
+
+
+def covering(wavelength: Array, step: float) -> tuple[LogGrid, int]:
+    """Return the logarithmic grid of a step that covers wavelengths, and how many of its pixels do; the rest are room for kernels."""
+    start = float(np.log10(wavelength[0]))
+    n = int(np.floor((np.log10(wavelength[-1]) - start) / step)) + 1
+    return LogGrid(start, step, fast_length(n + 64)), n
+
+
+def resampled(wavelength: Array, rows: Array, grid: LogGrid, n: int) -> Tensor:
+    """Bring rows ``(k, n_wavelengths)`` onto the first pixels of a grid, ``(k, n)``, double precision.
+
+    Detail beyond the pixels' Nyquist frequency is taken out on a finer grid, so that nothing is aliased.
+    """
+    finer = LogGrid(grid.start, grid.step / 2, 2 * n - 1).wavelength.numpy()
+    flux = CubicSpline(wavelength, np.asarray(rows, np.float64), axis=1)(finer)
+    return low_pass(torch.from_numpy(flux), 0.5)[:, ::2]
+
+
+def on_grid(wavelength: Array, flux: Array, grid: LogGrid) -> Tensor:
+    """Bring a normalised spectrum in vacuum onto the whole of a grid, as `resampled` does: ``(n_grid,)``, float32; 1 beyond its ends."""
+    fine = 10 ** (grid.start + grid.step / 2 * np.arange(2 * grid.n_pixels - 1))
+    known = (fine > wavelength[0]) & (fine < wavelength[-1])
+    out = np.ones(len(fine))
+    out[known] = CubicSpline(wavelength, flux)(fine[known])
+    return low_pass(torch.from_numpy(out)[None], 0.5)[0, ::2].float()
 
 
 def fast_length(n: int) -> int:

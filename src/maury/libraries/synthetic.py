@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 import maury
@@ -21,7 +20,7 @@ from maury.errors import ConfigError
 from maury.labels import LabelSet, label
 from maury.libraries.elements import ElementProcess, fit_kernel, leave_one_out
 from maury.libraries.emulator import Emulator, LogGrid, scaled
-from maury.libraries.process import _stretches, fast_length, low_pass, smooth
+from maury.libraries.process import _stretches, covering, resampled, smooth
 from maury.libraries.synthesis.compress import CompressedGrid
 from maury.libraries.synthesis.design import LABELS
 from maury.libraries.ties import Region, Tie, Ties
@@ -111,19 +110,10 @@ def spectra_of(source: CompressedGrid, instrument_name: str) -> Spectra:
     """
     instrument = read_instrument(instrument_name)
     wavelength = to_vacuum(source.wavelength)
-    start = float(np.log10(wavelength[0]))
-    step = instrument.model_step
-    n = int(np.floor((np.log10(wavelength[-1]) - start) / step)) + 1
-    grid = LogGrid(start, step, fast_length(n + 64))
-    # Detail beyond the pixels' Nyquist frequency is taken out on a finer grid, so that nothing is aliased.
-    finer = LogGrid(start, step / 2, 2 * n - 1).wavelength.numpy()
-    rows = np.concatenate([source.mean[None], source.basis]).astype(np.float64)
-    on_grid = torch.cat(
-        [
-            low_pass(torch.from_numpy(CubicSpline(wavelength, part, axis=1)(finer)), 0.5)[:, ::2]
-            for part in np.array_split(rows, max(1, len(rows) // 32))
-        ]
-    )
+    grid, n = covering(wavelength, instrument.model_step)
+    rows = np.concatenate([source.mean[None], source.basis])
+    parts = np.array_split(rows, max(1, len(rows) // 32))
+    on_grid = torch.cat([resampled(wavelength, part, grid, n) for part in parts])
     covered = _stretches(grid, n, instrument)
     keep = torch.cat([torch.arange(*pair) for pair in covered])
     coefficients = torch.from_numpy(source.coefficients.astype(np.float64))

@@ -156,8 +156,8 @@ class Ties:
         return Ties(self.library, self.labels, ties, self.relations)
 
     def followed(self, labels: Tensor, name: str) -> Tensor:
-        """Return what a tied label follows, ``(n,)``, of labels ``(n, n_labels)``: of one that is scaled by its logarithm, that of it."""
-        tie = self.ties[name]
+        """Return what a label follows, ``(n,)``, of labels ``(n, n_labels)``: of one that is scaled by its logarithm, that of it."""
+        tie = self.ties[name] if name in self.ties else self.relations[name]
         mean = torch.full_like(labels[:, 0], tie.at)
         for other, slope in tie.follows.items():
             mean = mean + slope * labels[:, self.labels.index(other)]
@@ -208,15 +208,8 @@ class Ties:
     def _distance(self, labels: Tensor, name: str) -> Tensor:
         relation, value = self.relations[name], labels[:, self.labels.index(name)]
         return (
-            (value.log() if self.is_logarithmic(name) else value) - self._mean(labels, name)
+            (value.log() if self.is_logarithmic(name) else value) - self.followed(labels, name)
         ) / relation.scatter
-
-    def _mean(self, labels: Tensor, name: str) -> Tensor:
-        relation = self.relations[name]
-        mean = torch.full_like(labels[:, 0], relation.at)
-        for other, slope in relation.follows.items():
-            mean = mean + slope * labels[:, self.labels.index(other)]
-        return mean
 
     def is_logarithmic(self, name: str) -> bool:
         """Whether a label is followed in its logarithm."""
@@ -229,7 +222,7 @@ class Ties:
         for name in names:
             prior = self.labels[name].prior
             z = torch.randn(len(out), generator=generator, dtype=out.dtype).clamp(-_FARTHEST, _FARTHEST)
-            value = self._mean(out, name) + self.relations[name].scatter * z
+            value = self.followed(out, name) + self.relations[name].scatter * z
             out[:, self.labels.index(name)] = (value.exp() if self.is_logarithmic(name) else value).clamp(
                 prior.low, prior.high
             )

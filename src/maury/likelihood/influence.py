@@ -76,7 +76,8 @@ class Influence:
         prior[k + len(by_nuisances) :] = SPREAD**-2
         precision = design @ design.T + np.diag(prior)
         # A label whose square counts, near 0, and one that leans on a bound are better known than their slopes say.
-        _, known = target.newton(u[None])
+        curvature = pixels.curvature(theta[None], (m, slopes))
+        _, known = target.newton_from(u[None], target.likelihood.pulled_back(curvature, k))
         others = precision[:k, k:] @ np.linalg.solve(precision[k:, k:], precision[k:, :k])
         more = known[0].numpy().diagonal() - (precision[:k, :k] - others).diagonal()
         precision[range(k), range(k)] += np.clip(more, 0.0, None)

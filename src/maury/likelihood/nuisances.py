@@ -269,6 +269,11 @@ class Dilution(_ByChip):
         return at.by_chip(1 - at.spectrum)
 
 
+def contrasts(n: int) -> Array:
+    """Return an orthonormal basis of what sums to zero over ``n`` chips, shape ``(n - 1, n)``."""
+    return np.asarray(np.linalg.qr(np.eye(n) - 1 / n)[0][:, : n - 1].T)
+
+
 @dataclass(frozen=True)
 class LibraryByChip(_Common):
     """How a library's lines on each chip are wrong as other labels would have them, in units of what chips of real stars differ by.
@@ -303,10 +308,9 @@ class LibraryByChip(_Common):
         What the chips have in common is no different from another label, and nothing that a spectrum tells of: see `common`.
         """
         n = len(np.unique(at.chip))
-        # An orthonormal basis of what sums to zero over the chips.
-        contrasts = torch.from_numpy(np.linalg.qr(np.eye(n) - 1 / n)[0][:, : n - 1].T).to(at.slopes)
+        basis = torch.from_numpy(contrasts(n)).to(at.slopes)
         columns = [
-            width * contrasts @ at.by_chip(at.slopes[at.model.label_names.index(name)])
+            width * basis @ at.by_chip(at.slopes[at.model.label_names.index(name)])
             for name, width in self._of(at)
         ]
         return torch.cat(columns) if columns else at.slopes[:0]

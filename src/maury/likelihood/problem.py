@@ -168,8 +168,13 @@ class Problem:
             emulator_error=self.emulator_error,
             learned=self.learned,
         )
-        assumed = spectrum.meta.get("lsf_source") == "assumed"
-        found = chosen(nuisances, self.forward, self.inferred.names, self.modes, lsf_is_assumed=assumed)
+        found = chosen(
+            nuisances,
+            self.forward,
+            self.inferred.names,
+            self.modes,
+            lsf_is_assumed=spectrum.lsf_is_assumed,
+        )
         if self.emulator_error and any(isinstance(nuisance, EmulatorModes) for nuisance in found):
             pixels = pixels.with_error_left()
         return self.tied(replace(pixels, nuisances=found, related=self.related))

@@ -25,6 +25,7 @@ from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.forward.model import ForwardModel
 from maury.forward.onchips import OnChips
+from maury.likelihood.batched import centres, of_kind, rest_vectors
 from maury.likelihood.continuum import chebyshev_basis, fit_continuum
 from maury.likelihood.nuisances import (
     CarbonIsotopes,
@@ -41,8 +42,7 @@ from maury.likelihood.nuisances import (
     Microturbulence,
     Nuisance,
     chosen,
-    in_h_band,
-    macroturbulence,
+    contrasts,
 )
 from maury.likelihood.pixels import SPREAD
 from maury.likelihood.problem import Problem
@@ -158,18 +158,18 @@ class Newton:
         for one in self.nuisances:
             if not isinstance(one, known):
                 raise ConfigError(f"nuisances: {one.name} is none that networks know of")
-        extra = [model.emulator.modes] if self._has(EmulatorModes) else []
-        extra += [
-            one.vectors for one in self.nuisances if isinstance(one, LibraryModes) and one.vectors is not None
-        ]
-        self.model = OnChips(model, instrument, covered, torch.cat(extra) if extra else None)
+        self.model = OnChips(model, instrument, covered, rest_vectors(model, self.nuisances))
         # A series in a visit's own pixels is a longer one on this grid.
         self.degree = None if problem.degree is None else problem.degree + _LONGER
         self._bases = [chebyshev_basis(b - a, 2 * (self.degree or 0)).float() for a, b in covered]
         grid = model.emulator.grid
         wavelength = np.log10(instrument.grid.wavelength)
         nearest = np.clip(np.round((wavelength - grid.start) / grid.step), 0, grid.n_pixels - 1)
-        shape = model.emulator.error_left if self._has(EmulatorModes) else model.emulator.error_shape
+        shape = (
+            model.emulator.error_left
+            if of_kind(self.nuisances, EmulatorModes)
+            else model.emulator.error_shape
+        )
         if not problem.emulator_error:
             shape = torch.zeros_like(shape)
         self._error_shape = shape.cpu()[torch.from_numpy(nearest).long()].float()
@@ -187,9 +187,6 @@ class Newton:
             self._known.clear()
         return self
 
-    def _has(self, kind: type) -> Nuisance | None:
-        return next((one for one in self.nuisances if isinstance(one, kind)), None)
-
     # ---- columns ----
 
     def _names(self, wide: bool) -> list[str]:
@@ -202,7 +199,7 @@ class Newton:
 
     @property
     def _n_directions(self) -> int:
-        tied = len(self.problem.forward.emulator.ties.places) if self._has(Departures) else 0
+        tied = len(self.problem.forward.emulator.ties.places) if of_kind(self.nuisances, Departures) else 0
         return min(_DIRECTIONS, tied + self.model.n_extra)
 
     @property
@@ -255,11 +252,11 @@ class Newton:
         elif isinstance(one, Dilution):
             parameters += [[(c, "light", one.width)] for c in chips]
         elif isinstance(one, LibraryByChip):
-            n = len(self.model.chips)
-            contrasts = np.linalg.qr(np.eye(n) - 1 / n)[0][:, : n - 1].T
             for name, width in one.widths:
                 if name in names:
-                    parameters += [[(c, name, width * float(row[c])) for c in chips] for row in contrasts]
+                    parameters += [
+                        [(c, name, width * float(row[c])) for c in chips] for row in contrasts(len(chips))
+                    ]
         elif isinstance(one, LimbDarkening | Macroturbulence):
             common("limb_darkening" if isinstance(one, LimbDarkening) else "broadening", one.width)
         elif isinstance(one, Elements):
@@ -311,13 +308,13 @@ class Newton:
         """Amplitudes of vectors ``(k, n_vectors)`` of a star ``(1, n_labels)``, each with the prior N(0, 1)."""
         emulator, model = self.problem.forward.emulator, self.model
         parts = []
-        if self._has(Departures):
+        if of_kind(self.nuisances, Departures):
             ties = emulator.ties
             spread = ties.spread()[ties.places][:, ties.places].T.to(star).float()
-            parts.append(model.slopes(spread @ emulator.by_departures(star)[0]))
+            parts.append(model.slopes(spread @ emulator.by_departures(star, torch.float32)[0]))
         if model.n_extra:
             own = torch.ones(model.n_extra, 1).to(model.device)
-            if self._has(EmulatorModes):
+            if of_kind(self.nuisances, EmulatorModes):
                 own[: len(emulator.modes)] = emulator.error(star).float()
             rest = own.new_zeros(model.n_extra, model.chips[0].basis.shape[0] - model.n_extra)
             parts.append(torch.cat([rest, own * torch.eye(model.n_extra).to(own)], 1))
@@ -341,12 +338,12 @@ class Newton:
         rows = torch.cat(
             [
                 model.amplitudes(coefficients)[:, None],
-                model.slopes(forward.emulator.slopes(stellar)),
+                model.slopes(forward.emulator.jacobian(stellar, torch.float32)),
             ],
             dim=1,
         )
         error = forward.emulator.error(stellar).float()
-        broader, darker = self._centres(labels).unbind(1)
+        broader, darker = centres(forward, self.nuisances, labels).to(model.device).unbind(1)
         directions = self._directions(stellar) if wide and self._n_directions else []
         out = _Linear([], [], [], [])
         for c, (chip, basis) in enumerate(zip(model.chips, self._bases, strict=True)):
@@ -391,21 +388,6 @@ class Newton:
                 torch.where(w > 0, 1 / (w * level.square()).clamp_min(1e-12), math.inf) + known
             )
         return out
-
-    def _centres(self, labels: Tensor) -> Tensor:
-        """Means of broadening (km2/s2) and limb darkening beyond what the model takes, ``(n, 2)``."""
-        out = torch.zeros(len(labels), 2)
-        named = dict(zip(self.problem.forward.label_names, labels.cpu().T.tolist(), strict=True))
-        if {"teff", "logg", "m_h"} <= set(named):
-            if self._has(Macroturbulence):
-                stars = zip(named["teff"], named["logg"], named["m_h"], strict=True)
-                still = self.problem.forward.v_macro**2
-                out[:, 0] = torch.tensor([macroturbulence(*star) ** 2 - still for star in stars])
-            if self._has(LimbDarkening):
-                out[:, 1] = (
-                    torch.tensor([in_h_band(t) for t in named["teff"]]) - self.problem.forward.limb_darkening
-                )
-        return out.to(self.model.device)
 
     # ---- least squares ----
 

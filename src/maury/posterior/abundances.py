@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import chdtrc
 
 from maury.labels import LabelSet
 from maury.posterior.diagnostics import Abundance, ElementLine
@@ -26,7 +26,7 @@ def agreement(lines: Iterable[ElementLine], label: str) -> tuple[int, float]:
         return len(told), 1.0
     value, weight = np.array([x for x, _ in told]), np.array([s for _, s in told]) ** -2.0
     chi2 = float(weight @ (value - np.average(value, weights=weight)) ** 2)
-    return len(told), float(stats.chi2.sf(chi2, len(told) - 1))
+    return len(told), float(chdtrc(len(told) - 1, chi2))
 
 
 def abundances(

@@ -205,6 +205,11 @@ class Spectrum:
         return self.ivar > 0
 
     @property
+    def lsf_is_assumed(self) -> bool:
+        """Whether its file does not tell the line-spread function, so that an instrument's usual one stands in."""
+        return self.meta.get("lsf_source") == "assumed"
+
+    @property
     def snr(self) -> float:
         """Median signal-to-noise ratio of the usable pixels (0 if there are none)."""
         good = self.good

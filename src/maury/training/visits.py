@@ -15,6 +15,7 @@ from torch import Tensor
 from maury.constants import C_KMS
 from maury.errors import ConfigError
 from maury.forward.onchips import Kernels, OnChips
+from maury.likelihood.batched import centres, of_kind, rest_vectors
 from maury.likelihood.nuisances import (
     CarbonIsotopes,
     ChipVelocity,
@@ -22,14 +23,11 @@ from maury.likelihood.nuisances import (
     Elements,
     EmulatorModes,
     LibraryByChip,
-    LibraryModes,
     LimbDarkening,
     LineWidth,
     Macroturbulence,
     Microturbulence,
-    Nuisance,
-    in_h_band,
-    macroturbulence,
+    contrasts,
 )
 from maury.likelihood.problem import Problem
 from maury.networks.prepare import network_ranges
@@ -72,15 +70,8 @@ class VisitSimulator(Simulator):
         )
         self.instrument = instrument
         model = problem.forward
-        extra = [model.emulator.modes] if self._has(EmulatorModes) else []
-        extra += [
-            one.vectors
-            for one in self._nuisances
-            if isinstance(one, LibraryModes) and one.vectors is not None
-        ]
-        self.onchips = OnChips(
-            model, instrument, network_ranges(model.emulator, instrument), torch.cat(extra) if extra else None
-        )
+        covered = network_ranges(model.emulator, instrument)
+        self.onchips = OnChips(model, instrument, covered, rest_vectors(model, self._nuisances))
         generator = torch.Generator().manual_seed(0)
         fibres = [
             drawn_lsf(instrument, "native", generator) for _ in range(_FIBRES if instrument.varies else 1)
@@ -94,9 +85,6 @@ class VisitSimulator(Simulator):
             np.stack([profile(Gaussian(r, integrate=False), instrument.grid, instrument) for r in powers])
         )
         self._spacing = _spacings(instrument)
-
-    def _has(self, kind: type) -> Nuisance | None:
-        return next((one for one in self._nuisances if isinstance(one, kind)), None)
 
     @torch.no_grad()
     def observe(self, labels: Tensor, generator: torch.Generator) -> Simulation:
@@ -149,7 +137,11 @@ class VisitSimulator(Simulator):
         chips = self.onchips.chips
         shift, width, light = (
             torch.randn(n, len(chips), generator=generator) * (one.width if one else 0.0)
-            for one in (self._has(ChipVelocity), self._has(LineWidth), self._has(Dilution))
+            for one in (
+                of_kind(self._nuisances, ChipVelocity),
+                of_kind(self._nuisances, LineWidth),
+                of_kind(self._nuisances, Dilution),
+            )
         )
         broadening, darkening = self._star(labels[:, self._of_model], generator)
         out = torch.ones(n, self.grid.n_pixels)
@@ -181,14 +173,11 @@ class VisitSimulator(Simulator):
         by_chip = [coefficients for _ in chips]
         if not found:
             return by_chip
-        slopes = self.model.emulator.slopes(stellar)
+        slopes = self.model.emulator.jacobian(stellar, torch.float32)
         n = len(stellar)
-        contrasts = np.linalg.qr(np.eye(len(chips)) - 1 / len(chips))[0][:, : len(chips) - 1].T
         for one in found:
             if isinstance(one, LibraryByChip):
-                entries = [
-                    (name, width * contrasts[i]) for name, width in one.widths for i in range(len(contrasts))
-                ]
+                entries = [(name, width * row) for name, width in one.widths for row in contrasts(len(chips))]
             else:
                 of = one.labels if isinstance(one, Elements) else ("v_micro",)
                 of = ("c12_c13",) if isinstance(one, CarbonIsotopes) else of
@@ -210,29 +199,18 @@ class VisitSimulator(Simulator):
         if not self.onchips.n_extra:
             return None
         drawn = torch.randn(len(stellar), self.onchips.n_extra, generator=generator)
-        if self._has(EmulatorModes):
+        if of_kind(self._nuisances, EmulatorModes):
             n = len(self.model.emulator.modes)
             drawn[:, :n] *= self.model.emulator.error(stellar).float()[:, None]
         return drawn
 
     def _star(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Broadening (km2/s2) and limb darkening beyond the model's, ``(n,)`` each, of the model's labels ``(n, n_labels)``."""
-        n = len(labels)
-        named = dict(zip(self.model.label_names, labels.T.tolist(), strict=True))
-        known = {"teff", "logg", "m_h"} <= set(named)
-        drawn = torch.randn(n, 2, generator=generator)
-        out = torch.zeros(n, 2)
-        macro, limb = self._has(Macroturbulence), self._has(LimbDarkening)
-        if macro:
-            stars = zip(named["teff"], named["logg"], named["m_h"], strict=True) if known else ()
-            centre = torch.tensor(
-                [macroturbulence(*star) ** 2 for star in stars] or [self.model.v_macro**2] * n
-            )
-            out[:, 0] = centre - self.model.v_macro**2 + macro.width * drawn[:, 0]
-        if limb:
-            out[:, 1] = limb.width * drawn[:, 1]
-            if known:
-                out[:, 1] += torch.tensor([in_h_band(t) for t in named["teff"]]) - self.model.limb_darkening
+        out = centres(self.model, self._nuisances, labels)
+        drawn = torch.randn(len(labels), 2, generator=generator)
+        for column, kind in enumerate((Macroturbulence, LimbDarkening)):
+            if (one := of_kind(self._nuisances, kind)) is not None:
+                out[:, column] += one.width * drawn[:, column]
         return out[:, 0].float(), out[:, 1].float()
 
 
