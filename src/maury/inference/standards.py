@@ -25,6 +25,7 @@ from maury.inference.infer import infer
 from maury.inference.tune import copy_model
 from maury.libraries.emulator import MODES
 from maury.libraries.residual_modes import by_chip, frequencies, sharpened, write_modes
+from maury.libraries.zero_points import Offset, ZeroPoint
 from maury.likelihood.nuisances import NONE
 from maury.models import Model
 from maury.posterior.result import Posterior
@@ -40,6 +41,8 @@ _KNOWN = 1e-3
 _LARGEST = 0.5
 # Pixels of a spectrum between which residuals are interpolated: no longer gaps.
 _GAP = 2.0
+# Error of an abundance of which the literature tells none, dex.
+_LITERATURE = 0.05
 # Found in every spectrum anew.
 _FOUND = ("v_rad",)
 
@@ -130,6 +133,46 @@ def _at_rest(posterior: Posterior, residual: Array, model: Model) -> Array:
     if forward.emulator.contained is None:
         kernel = kernel * np.exp(-0.5 * (frequency * Gaussian(model.problem.spectrograph.power).sigma) ** 2)
     return sharpened(seen, kernel)
+
+
+def zero_points_of(
+    standard: Standard, errors: Mapping[str, float], model: Model, *, draws: int = 1000, seed: int = 0
+) -> dict[str, ZeroPoint]:
+    """Infer all elements of a standard, and compare them with what is known.
+
+    Parameters
+    ----------
+    standard
+        Its labels are what the literature says: ``m_h``, and elements over the metals.
+    errors
+        Of the literature, by label; 0.05 dex where it tells none.
+    model, draws, seed
+        Whose zero points, and how.
+
+    Returns
+    -------
+    dict
+        By label; empty of a star whose metallicity is not known.
+
+    Raises
+    ------
+    LabelError
+        If the model has no elements.
+    """
+    posterior = infer(standard.spectrum, model, draws=draws, seed=seed, labels="elements")
+    known, metals = standard.labels, standard.labels.get("m_h")
+    if metals is None:
+        return {}
+    found = {}
+    for entry in posterior.diagnostics.abundances:
+        if entry.label not in known or not entry.measured:
+            continue
+        own = errors.get(entry.label, _LITERATURE)
+        fe = Offset(entry.fe_p50 - known[entry.label], math.hypot(entry.fe_std, own))
+        both = math.hypot(own, errors.get("m_h", _LITERATURE))
+        h = Offset(entry.h_p50 - known[entry.label] - metals, math.hypot(entry.h_std, both))
+        found[entry.label] = ZeroPoint(h, fe)
+    return found
 
 
 def library_modes(residuals: Sequence[Residual], model: Model) -> Array:
