@@ -154,12 +154,15 @@ class Tried:
     log_evidence
         ln evidence on the pixels that all models cover.
     probability
-        Of the model, if all were as likely before.
+        Of the model, if all that were not left out were as likely before.
+    left_out
+        Why its evidence does not count: the star is none of its library's.
     """
 
     model: str
     log_evidence: float
     probability: float
+    left_out: str = ""
 
 
 @dataclass(frozen=True)

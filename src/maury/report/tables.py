@@ -59,9 +59,8 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     if limits:
         table.caption += "\n<: upper limit, 95 %"
     for tried in posterior.diagnostics.models:
-        table.caption += (
-            f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
-        )
+        what = f"left out, {tried.left_out}" if tried.left_out else f"probability {tried.probability:.3g}"
+        table.caption += f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, {what}"
     if between:
         table.caption += (
             "\ntotal: statistical error, and how far the label moves with the choice of the library"
