@@ -175,4 +175,8 @@ def test_a_library_that_sees_no_star_gives_way_to_one_that_does():
     none, cool = told(10.0, "no_star"), told(-500.0, "at_bound:teff")
     assert likeliest([none, cool]) is cool
     assert likeliest([none, told(9.0, "no_star")]) is none
-    assert [left_out(p) for p in (none, cool, told(0.0))] == ["sees no star", "at the end of its temperatures", ""]
+    assert [left_out(p) for p in (none, cool, told(0.0))] == [
+        "sees no star",
+        "at the end of its temperatures",
+        "",
+    ]
