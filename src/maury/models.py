@@ -22,6 +22,8 @@ from maury.labels import LabelSet
 from maury.libraries.emulator import MODES, Emulator
 from maury.libraries.systematic import FILE as SYSTEMATIC
 from maury.libraries.systematic import Systematic
+from maury.libraries.zero_points import FILE as ZERO_POINTS
+from maury.libraries.zero_points import ZeroPoints
 from maury.likelihood.nuisances import LibraryModes
 from maury.likelihood.problem import Problem
 from maury.names import meant, shipped
@@ -72,6 +74,8 @@ class Model:
         How far its labels move with the choice of the library, if that was measured.
     conformal
         By what the flow's regions are recalibrated where that is asked for, if that was measured.
+    zero_points
+        What the library makes of the elements of standards, if that was measured.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Model:
     folder: Path | None = None
     systematic: Systematic | None = None
     conformal: Conformal | None = None
+    zero_points: ZeroPoints | None = None
 
     def __repr__(self) -> str:
         ranges = ", ".join(
@@ -175,9 +180,8 @@ def load_model(
     """Load a model by name or folder, its forward model on ``device``.
 
     A folder holds ``emulator.safetensors``, ``estimator.safetensors`` and perhaps ``novelty.safetensors``, ``learned.safetensors`` and
-    ``modes.safetensors`` with their JSON cards, and perhaps ``systematic.json`` and ``conformal.json``; without
-    the first, the emulator is that of the model
-    which the estimator's card names.
+    ``modes.safetensors`` with their JSON cards, and perhaps ``systematic.json``, ``zero_points.json`` and
+    ``conformal.json``; without the first, the emulator is that of the model which the estimator's card names.
 
     Parameters
     ----------
@@ -231,6 +235,7 @@ def _load(name: str | Path, device: str, trust_code: bool, module: type[nn.Modul
     systematic = Systematic.load(between) if between.exists() else None
     recalibrated = path / CONFORMAL
     conformal = Conformal.load(recalibrated) if recalibrated.exists() else None
+    standards = path / ZERO_POINTS
     return Model(
         readable(path.name),
         replace(problem, forward=forward.to(device)),
@@ -239,6 +244,7 @@ def _load(name: str | Path, device: str, trust_code: bool, module: type[nn.Modul
         path,
         systematic,
         conformal,
+        ZeroPoints.load(standards) if standards.exists() else None,
     )
 
 

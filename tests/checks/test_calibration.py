@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from maury.checks.calibration import calibrate, information_limit, simulated_spectra
 from maury.checks.calibration_report import report, write_outcomes
@@ -14,6 +15,9 @@ from maury.errors import ConfigError
 from maury.likelihood.pixels import Likelihood
 from maury.models import load_model
 from maury.networks.conformal import Conformal
+
+# Share of a normal density within one standard deviation.
+INSIDE = 0.6827
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,22 @@ def test_a_run_goes_on_where_it_was_stopped(model, tmp_path, monkeypatch):
 def test_processes_give_the_same_outcomes(model):
     one, two = (list(calibrate(model, 50, draws=200, pixels="apstar", seed=3, jobs=jobs)) for jobs in (1, 2))
     np.testing.assert_allclose([o.ranks for o in one], [o.ranks for o in two], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["marcs-apogee", "kurucz-apogee", "btsettl-apogee"])
+def test_intervals_that_hold_a_little_less_would_be_noticed(name):
+    """Of 300 spectra, nuisances drawn: intervals of 68 % that hold 64 or 65 % fail, by all labels together."""
+    outcomes = list(calibrate(load_model(name), 300, draws=400, seed=7, jobs=2))
+    ranks = np.array([outcome.ranks for outcome in outcomes])
+    inside = np.abs(ranks - 0.5) < 0.5 * INSIDE
+    # Labels of one spectrum go together: the error is that of the spectra's means.
+    band = 2.6 * inside.mean(1).std(ddof=1) / math.sqrt(len(outcomes))
+    assert band < 0.035
+    assert inside.mean() == pytest.approx(INSIDE, abs=band)
+    for values in ([o.credibility for o in outcomes], [o.tarp for o in outcomes]):
+        assert stats.kstest(values, "uniform").pvalue > 0.01
+    assert min(stats.kstest(r, "uniform").pvalue for r in ranks.T) > 0.01 / ranks.shape[1]
 
 
 def test_ranks_that_are_not_finite_are_told(model, outcomes):

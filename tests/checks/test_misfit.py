@@ -94,7 +94,7 @@ def test_an_estimator_without_a_forward_model_is_refused(tmp_path):
 
 def test_unknown_faults_and_rates_are_refused():
     for arguments, reason in (
-        (["--fault", "fringe"], "known are library, lsf"),
+        (["--fault", "fringe"], "did you mean 'fringes'"),
         (["--false-alarm", "2"], "between 0 and 1"),
     ):
         result = CliRunner().invoke(app, ["check", "misfit", *arguments])

@@ -12,7 +12,7 @@ import maury
 from maury.checks.calibration import simulated_spectra
 from maury.errors import Failure, LabelError
 from maury.inference.batch import labels_for
-from maury.inference.choose import likeliest
+from maury.inference.choose import left_out, likeliest
 from maury.inference.flow import Flow
 from maury.inference.infer import infer_files
 from maury.models import load_model, to_model_grid
@@ -156,9 +156,27 @@ def test_no_signal_at_all(model, star):
     assert posterior.flag_warn
 
 
+def told(log_evidence, *flags):
+    bad = tuple(flag for flag in flags if flag == "no_star")
+    return SimpleNamespace(
+        log_evidence=log_evidence, flag_bad=bad, flag_warn=tuple(f for f in flags if f not in bad)
+    )
+
+
 def test_a_star_at_the_end_of_a_library_is_the_other_librarys():
-    warm = SimpleNamespace(log_evidence=10.0, flag_warn=("at_bound:teff", "at_bound:logg"))
-    cool = SimpleNamespace(log_evidence=-500.0, flag_warn=("at_bound:logg",))
+    warm, cool = told(10.0, "at_bound:teff", "at_bound:logg"), told(-500.0, "at_bound:logg")
     assert likeliest([warm, cool]) is cool
-    assert likeliest([warm, SimpleNamespace(log_evidence=9.0, flag_warn=("at_bound:teff",))]) is warm
-    assert likeliest([cool, SimpleNamespace(log_evidence=0.0, flag_warn=())]).log_evidence == 0.0
+    assert likeliest([warm, told(9.0, "at_bound:teff")]) is warm
+    assert likeliest([cool, told(0.0)]).log_evidence == 0.0
+
+
+def test_a_library_that_sees_no_star_gives_way_to_one_that_does():
+    """A late M dwarf is no star of a library that begins at 3500 K, and has more evidence as a continuum with much noise."""
+    none, cool = told(10.0, "no_star"), told(-500.0, "at_bound:teff")
+    assert likeliest([none, cool]) is cool
+    assert likeliest([none, told(9.0, "no_star")]) is none
+    assert [left_out(p) for p in (none, cool, told(0.0))] == [
+        "sees no star",
+        "at the end of its temperatures",
+        "",
+    ]

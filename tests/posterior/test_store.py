@@ -102,7 +102,7 @@ def test_diagnostics_are_kept(posterior, file):
     assert Diagnostics.from_record(json.loads(json.dumps(everything.to_record()))) == everything
     told = everything.to_json()
     assert list(told) == ["misfit", "residuals", "systematic", "models", "companion"]
-    assert told["models"][1] == {"model": "b", "log_evidence": -5.0, "probability": 0.1}
+    assert told["models"][1] == {"model": "b", "log_evidence": -5.0, "probability": 0.1, "left_out": ""}
     assert Diagnostics().to_json() == {}
     with pytest.raises(ValueError, match="gain"):
         Diagnostics.from_record({"companion": {"used": True, "khat": 0.1}})

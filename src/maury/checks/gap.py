@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from maury.checks.calibration import REAL_MASKS, SEEDS
@@ -39,6 +40,9 @@ _TELLURICS, _SKY_LINES, _HITS = 80, 40, 60
 # km/s: width of a telluric line, and of a sky line on the detector.
 _LINE_WIDTH = 6.0
 _FRINGE_PERIOD = (15.0, 60.0)
+# Angstrom: how far a blue chip's wings reach (its widest Gaussian has 74 pixels), and the second overtone's bands of CO, vacuum at rest.
+_WING, _CO_BAND = 15.0, 40.0
+_CO_HEADS = (15582.0, 15780.0, 15982.0, 16189.0, 16397.0, 16613.0, 16837.0)
 # km/s within which a companion moves, and the range of its rotation.
 _COMPANION_VELOCITY, _COMPANION_ROTATION = 100.0, 10.0
 # Where the libraries' ranges end 100 K apart they are compared here, and the difference is that of all stars below the second.
@@ -234,6 +238,24 @@ def _persistence(bed: Bed, labels: Tensor, strength: float, generator: torch.Gen
     return out
 
 
+def _wing(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    out, (start, stop) = bed.simulator.clean(labels, generator), bed.chips[0]
+    pixel = float(np.median(np.diff(bed.grid.wavelength[start:stop])))
+    far = gaussian_filter1d(out[:, start:stop].numpy(), _WING / pixel, axis=1, mode="nearest")
+    out[:, start:stop] += strength * (torch.from_numpy(far) - out[:, start:stop])
+    return out
+
+
+def _carbon_monoxide(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    v_rad = labels[:, bed.problem.labels.names.index("v_rad")].numpy()
+    at_rest = bed.grid.wavelength / (1 + v_rad[:, None] / C_KMS)
+    inside = np.zeros(at_rest.shape, dtype=bool)
+    for head in _CO_HEADS:
+        inside |= (at_rest > head) & (at_rest < head + _CO_BAND)
+    out = bed.simulator.clean(labels, generator)
+    return torch.where(torch.from_numpy(inside), out.clamp_min(0) ** (1 + strength), out)
+
+
 def _hits(bed: Bed, labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     out = bed.simulator.clean(labels, generator)
     places = torch.randint(out.shape[1], (len(out), _HITS), generator=generator)
@@ -307,6 +329,8 @@ FAULTS: dict[str, Fault] = {
         Fault("limb_darkening", "what the coefficient of limb darkening is smaller by", 0.3, (0.1, 0.3), _limb_darkening),
         Fault("chips", "km/s by which the first chip is off, and the last the other way", 0.3, (0.1, 0.3, 1.0), _chips),
         Fault("persistence", "light without lines on the first chip, of the star's", 0.05, (0.02, 0.05, 0.1), _persistence),
+        Fault("wing", "share of the light of the first chip that is spread over tens of pixels", 0.054, (0.02, 0.054, 0.1), _wing),
+        Fault("carbon_monoxide", "what the lines in the bands of CO are stronger by", 0.2, (0.05, 0.2, 0.5), _carbon_monoxide),
         Fault("hits", "mean height of 60 hits on single pixels over the continuum", 0.5, (0.1, 0.5, 2.0), _hits),
         Fault("emission", "height of one emission line over the continuum", 0.5, (0.1, 0.5, 2.0), _emission),
         Fault("companion", "flux ratio of a second star", 0.3, (0.03, 0.1, 0.3, 0.6), _companion),

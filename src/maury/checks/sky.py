@@ -211,7 +211,7 @@ def _look(
 ) -> dict[str, Any]:
     file, index = key
     try:
-        spectrum = _read(Path(folder) / file, index, model)
+        spectrum = spectrum_of(Path(folder) / file, index, model)
         found = _infer(spectrum, AUTO if auto else model, options)
         # Chips are compared with the model that explains the whole spectrum.
         alone = _chips(spectrum, load_model(found.model) if auto else model, options) if chips else ()
@@ -221,7 +221,14 @@ def _look(
     return finite(asdict(Seen(_told(found), alone, found.verdict, flags)))
 
 
-def _read(path: Path, index: int, model: Model) -> Spectrum:
+def spectrum_of(path: Path, index: int, model: Model) -> Spectrum:
+    """Read one spectrum of a file.
+
+    Raises
+    ------
+    MauryError
+        If it cannot be read, or the file has no spectrum of that number.
+    """
     for item in read_all([path], model.instrument):
         if not isinstance(item, Spectrum):
             raise MauryError(item.message)

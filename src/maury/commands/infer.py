@@ -96,6 +96,13 @@ def infer(
         float, typer.Option(help="Share of good spectra that may be flagged misfit or novel by chance.")
     ] = FALSE_ALARM,
     budget: BudgetOption = BUDGET,
+    zero_points: Annotated[
+        bool,
+        typer.Option(
+            "--zero-points",
+            help="Subtract from the elements what the library gives standards beyond the literature.",
+        ),
+    ] = False,
     joint: Annotated[
         bool,
         typer.Option(
@@ -161,6 +168,8 @@ def infer(
                 if as_json:
                     print_json(failed_line(item, model))
                 continue
+            if zero_points:
+                item = item.without_zero_points()
             if as_json:
                 print_json(item.to_json())
             else:

@@ -139,6 +139,71 @@ def models_tune(
     sys.stdout.write((output / "learned.json").read_text(encoding="utf-8"))
 
 
+@app.command("standards")
+def models_standards(
+    stars: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STARS.csv",
+            help="Files of spectra and the labels of their stars that are known, as of 'maury check sky'.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the model with what its library leaves on them.")],
+    model: ModelOption = DEFAULT_MODEL,
+    seed: SeedOption = 0,
+) -> None:
+    """Learn what a library gets wrong on stars whose labels are known; other spectra may then show the same.
+
+    Example: maury models standards dwarfs.csv --model btsettl-apogee --output models/dwarfs
+    """
+    from maury.checks.sky import read_stars, spectrum_of
+    from maury.inference.standards import Standard, residual_of, save_modes
+    from maury.libraries.emulator import MODES
+    from maury.models import load_model
+
+    make_folder(output)
+    loaded, found = load_model(model), []
+    with stoppable(lambda: "nothing is kept of standards that are not complete"):
+        for star in counted(read_stars(stars), "standards", None):
+            spectrum = spectrum_of(stars.parent / star.file, star.index, loaded)
+            found.append(residual_of(Standard(spectrum, star.labels), loaded, seed=seed))
+    save_modes(found, loaded, output)
+    sys.stdout.write((output / MODES).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@app.command("zero-points")
+def models_zero_points(
+    stars: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STARS.csv",
+            help="Files of spectra, and the abundances of their stars: m_h, o_m, mg_m, ..., with errors e_m_h, e_o_m, ...",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of a model, for zero_points.json.")],
+    model: ModelOption = DEFAULT_MODEL,
+    seed: SeedOption = 0,
+) -> None:
+    """Measure by how much a library's elements are off, on stars whose abundances are known.
+
+    Example: maury models zero-points standards.csv --output models/mine
+    """
+    from maury.checks.sky import read_stars, spectrum_of
+    from maury.inference.standards import Standard, zero_points_of
+    from maury.libraries.zero_points import FILE, ZeroPoints
+    from maury.models import load_model
+
+    make_folder(output)
+    loaded, found = load_model(model), {}
+    with stoppable(lambda: "nothing is kept of standards that are not complete"):
+        for star in counted(read_stars(stars), "standards", None):
+            spectrum = spectrum_of(stars.parent / star.file, star.index, loaded)
+            found[star.star] = zero_points_of(Standard(spectrum, star.labels), star.errors, loaded, seed=seed)
+    card = {"model": loaded.name, "standards": list(found), "list": stars.name}
+    ZeroPoints.of(list(found.values()), card).save(output)
+    sys.stdout.write((output / FILE).read_text(encoding="utf-8"))
+
+
 @app.command("fetch")
 def models_fetch(
     library: Annotated[Library, typer.Argument(help="Which library.")],

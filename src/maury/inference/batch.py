@@ -34,6 +34,7 @@ from maury.inference.refine import Verified, refine, start_from
 from maury.inference.refine import nested as nested_again
 from maury.labels import Label, LabelSet
 from maury.libraries.systematic import Systematic
+from maury.libraries.zero_points import ZeroPoints
 from maury.likelihood.influence import Influence
 from maury.likelihood.nuisances import LibraryByChip
 from maury.likelihood.problem import Problem
@@ -295,7 +296,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
     flags = (*warnings(verified, fit, spectrum, model, labels), *misfit.flags())
     if second is not None and second.gain - second.elsewhere > FLAGS["second_light"]["nats"]:
         flags = (*flags, "second_light")
-    elements = _abundances(verified.target, theta.numpy(), weights)
+    elements = _abundances(verified.target, theta.numpy(), weights, model.zero_points)
     diagnostics = Diagnostics(
         misfit=misfit,
         second_light=second,
@@ -356,7 +357,10 @@ def _nuisances(target: Target[Tied], best: torch.Tensor) -> tuple[NuisanceFound,
 
 
 def _abundances(
-    target: Target[Tied], draws: NDArray[np.float64], weights: NDArray[np.float64]
+    target: Target[Tied],
+    draws: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    zero_points: ZeroPoints | None,
 ) -> tuple[Abundance, ...]:
     """Sum up the elements among the labels; their priors are about what they follow, or as wide as their range."""
     ties = target.likelihood.pixels.model.emulator.ties
@@ -370,7 +374,7 @@ def _abundances(
         for label in target.labels
         if label.name.endswith("_m") and label.name != "alpha_m"
     }
-    return abundances(target.labels, draws, weights, priors)
+    return abundances(target.labels, draws, weights, priors, zero_points)
 
 
 def _common(target: Target[Tied]) -> dict[str, float]:

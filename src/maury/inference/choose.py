@@ -64,10 +64,12 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
         m = next(m for m in models if m.name == rough.model)
         found[found.index(rough)] = infer_single(spectrum, m, options, progress, common)
     best = likeliest(found)
-    evidence = np.array([p.log_evidence for p in found])
+    reasons = [left_out(p) if p not in eligible(found) else "" for p in found]
+    evidence = np.array([-np.inf if why else p.log_evidence for p, why in zip(found, reasons, strict=True)])
     share = np.exp(evidence - evidence.max())
     tried = tuple(
-        Tried(p.model, p.log_evidence, float(s)) for p, s in zip(found, share / share.sum(), strict=True)
+        Tried(p.model, p.log_evidence, float(s), why)
+        for p, s, why in zip(found, share / share.sum(), reasons, strict=True)
     )
     return replace(
         best,
@@ -77,14 +79,26 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
     )
 
 
-def likeliest(found: Sequence[Posterior]) -> Posterior:
-    """Return the posterior of the highest evidence, if there are any, among those that lean on no end of their library's temperatures.
+def eligible(found: Sequence[Posterior]) -> Sequence[Posterior]:
+    """Return those of which the star is inside of their library's temperatures; if there are none, those that see a star; or all.
 
-    A star that is cooler than all of a library is fitted at its end, with abundances and a rotation to match, and may have more evidence
-    there than with the library that has such stars and fewer labels.
+    A star that is cooler than all of a library is fitted at its end, with abundances and a rotation to match, or as a continuum with much
+    noise, and may have more evidence so than with the library that has such stars and fewer labels.
     """
-    inside = [p for p in found if "at_bound:teff" not in p.flag_warn]
-    return max(inside or found, key=lambda posterior: posterior.log_evidence)
+    stars = [p for p in found if "no_star" not in p.flag_bad]
+    return [p for p in stars if not left_out(p)] or stars or found
+
+
+def left_out(posterior: Posterior) -> str:
+    """Return why a star is none of a library's; empty if it may be."""
+    if "no_star" in posterior.flag_bad:
+        return "sees no star"
+    return "at the end of its temperatures" if "at_bound:teff" in posterior.flag_warn else ""
+
+
+def likeliest(found: Sequence[Posterior]) -> Posterior:
+    """Return the posterior of the highest evidence among the `eligible`."""
+    return max(eligible(found), key=lambda posterior: posterior.log_evidence)
 
 
 def stage_of(progress: Callable[[str], None], what: str, stage: str) -> None:

@@ -27,6 +27,7 @@ from maury.weights import write_model
 
 Array = NDArray[np.float64]
 FEWEST = 10
+LEARNED = "learned.safetensors"
 # Pixels on each side over which squared residuals are averaged: a line's width.
 _NEIGHBOURS = 2
 # The error at pixels that hardly any spectrum saw is that of the others: this quantile of theirs.
@@ -130,12 +131,20 @@ def _table(excess: Array, weight: Array, seen: NDArray[np.int64], number: int) -
     return error
 
 
+def copy_model(model: Model, output: Path, *, without: str) -> None:
+    """Copy the weights and cards of a model's folder to another one, but for one file and its card."""
+    source = folder(model.name) if model.folder is None else model.folder
+    output.mkdir(parents=True, exist_ok=True)
+    if output.samefile(source):
+        return
+    for file in source.iterdir():
+        if file.suffix in (".safetensors", ".json") and file.stem != Path(without).stem:
+            shutil.copyfile(file, output / file.name)
+
+
 def save_tuned(tuned: Tuned, model: Model, output: Path) -> None:
     """Write a model folder: the model's own files, and the table as ``learned.safetensors`` with its card."""
-    output.mkdir(parents=True, exist_ok=True)
-    for file in folder(model.name).iterdir():
-        if file.suffix in (".safetensors", ".json") and file.stem != "learned":
-            shutil.copyfile(file, output / file.name)
+    copy_model(model, output, without=LEARNED)
     seen = tuned.error[tuned.seen > 0]
     card = {
         "model": model.name,
@@ -145,4 +154,4 @@ def save_tuned(tuned: Tuned, model: Model, output: Path) -> None:
         "median_error": float(np.median(seen)),
         "largest_error": float(seen.max()),
     }
-    write_model(output / "learned.safetensors", {"error": torch.from_numpy(tuned.error).float()}, card)
+    write_model(output / LEARNED, {"error": torch.from_numpy(tuned.error).float()}, card)

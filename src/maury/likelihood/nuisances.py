@@ -512,7 +512,8 @@ class LibraryModes(_Common):
             raise ModelError(f"{path}: amplitudes of modes must be positive")
         source = card.get("source")
         return cls(
-            vectors=modes * amplitude[:, None], source=source if isinstance(source, str) else cls.source
+            vectors=modes.float() * amplitude[:, None],
+            source=source if isinstance(source, str) else cls.source,
         )
 
 

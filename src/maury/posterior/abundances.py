@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
 from maury.labels import LabelSet
+from maury.libraries.zero_points import ZeroPoints
 from maury.posterior.diagnostics import Abundance, ElementLine
 from maury.posterior.summary import QUANTILES, weighted_quantile
 from maury.quantities import ELEMENTS
@@ -30,7 +33,11 @@ def agreement(lines: Iterable[ElementLine], label: str) -> tuple[int, float]:
 
 
 def abundances(
-    labels: LabelSet, draws: Array, weights: Array, priors: Mapping[str, float]
+    labels: LabelSet,
+    draws: Array,
+    weights: Array,
+    priors: Mapping[str, float],
+    zero_points: ZeroPoints | None = None,
 ) -> tuple[Abundance, ...]:
     """Sum up elements.
 
@@ -40,6 +47,8 @@ def abundances(
         Of a posterior, ``(n, n_labels)`` and ``(n,)``; iron is what ``m_h`` scales with.
     priors
         Standard deviation of the prior of each label that is an element over the metals.
+    zero_points
+        Of the library, if they were measured.
     """
     if "m_h" not in labels.names:
         return ()
@@ -52,10 +61,15 @@ def abundances(
         fe, h = ({q: weighted_quantile(v, weights, p) for q, p in QUANTILES.items()} for v in (x, x + m_h))
         std = [float(np.sqrt(weights @ (v - weights @ v) ** 2)) for v in (x, x + m_h)]
         share = std[0] / prior
-        found.append(
-            Abundance(
-                symbol, name, fe["p16"], fe["p50"], fe["p84"], std[0], h["p16"], h["p50"], h["p84"], std[1],
-                weighted_quantile(x, weights, 0.95), share, share < _TOLD,
-            )
+        one = Abundance(
+            symbol, name, fe["p16"], fe["p50"], fe["p84"], std[0], h["p16"], h["p50"], h["p84"], std[1],
+            weighted_quantile(x, weights, 0.95), share, share < _TOLD,
         )  # fmt: skip
+        if zero_points is not None and name in zero_points.points:
+            point = zero_points.points[name]
+            one = replace(
+                one, fe_total=math.hypot(one.fe_std, point.fe.error), h_total=math.hypot(one.h_std, point.h.error),
+                zero_point_fe=point.fe.value, zero_point_h=point.h.value,
+            )  # fmt: skip
+        found.append(one)
     return tuple(sorted(found, key=lambda entry: _BY_NUMBER[entry.element]))

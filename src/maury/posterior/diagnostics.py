@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -154,12 +154,15 @@ class Tried:
     log_evidence
         ln evidence on the pixels that all models cover.
     probability
-        Of the model, if all were as likely before.
+        Of the model, if all that were not left out were as likely before.
+    left_out
+        Why its evidence does not count: the star is none of its library's.
     """
 
     model: str
     log_evidence: float
     probability: float
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,12 @@ class Abundance:
         Of the prior's standard deviation that is left: near 1 the spectrum has told nothing.
     measured
         Whether it has told enough.
+    fe_total, h_total
+        Errors of [X/Fe] and [X/H] with that of the library's zero point, where it was measured.
+    zero_point_fe, zero_point_h
+        What the library gives standards beyond the literature, where that was measured: it is not subtracted unless ``corrected``.
+    corrected
+        Whether the zero points are subtracted.
     """
 
     element: str
@@ -216,6 +225,22 @@ class Abundance:
     fe_ul95: float
     share: float
     measured: bool
+    fe_total: float | None = None
+    h_total: float | None = None
+    zero_point_fe: float | None = None
+    zero_point_h: float | None = None
+    corrected: bool = False
+
+    def without_zero_point(self) -> Abundance:
+        """Subtract the zero point, if there is one and it still stands."""
+        if self.zero_point_fe is None or self.zero_point_h is None or self.corrected:
+            return self
+        fe, h = self.zero_point_fe, self.zero_point_h
+        return replace(
+            self,
+            fe_p16=self.fe_p16 - fe, fe_p50=self.fe_p50 - fe, fe_p84=self.fe_p84 - fe, fe_ul95=self.fe_ul95 - fe,
+            h_p16=self.h_p16 - h, h_p50=self.h_p50 - h, h_p84=self.h_p84 - h, corrected=True,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +198,11 @@ class Posterior(WeightedDraws):
     def systematic(self) -> Mapping[str, BetweenLibraries]:
         """Labels with the error between libraries added; nothing where it is not known."""
         return self.diagnostics.systematic
+
+    def without_zero_points(self) -> Posterior:
+        """Return it with the library's zero points subtracted from the elements of ``diagnostics``; draws stay those of the likelihood."""
+        corrected = tuple(entry.without_zero_point() for entry in self.diagnostics.abundances)
+        return replace(self, diagnostics=replace(self.diagnostics, abundances=corrected))
 
     @property
     def verdict(self) -> Kind:

@@ -59,9 +59,8 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
     if limits:
         table.caption += "\n<: upper limit, 95 %"
     for tried in posterior.diagnostics.models:
-        table.caption += (
-            f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, probability {tried.probability:.3g}"
-        )
+        what = f"left out, {tried.left_out}" if tried.left_out else f"probability {tried.probability:.3g}"
+        table.caption += f"\n{tried.model}: ln Z {tried.log_evidence:.1f}, {what}"
     if between:
         table.caption += (
             "\ntotal: statistical error, and how far the label moves with the choice of the library"
@@ -87,8 +86,8 @@ def elements_table(posterior: Posterior) -> Table | None:
         table.add_column(column, justify="left" if column == "element" else "right")
     for entry in found:
         told = (
-            f"{entry.fe_p50:+.2f} ± {entry.fe_std:.2f}",
-            f"{entry.h_p50:+.2f} ± {entry.h_std:.2f}",
+            f"{entry.fe_p50:+.2f} ± {entry.fe_total or entry.fe_std:.2f}",
+            f"{entry.h_p50:+.2f} ± {entry.h_total or entry.h_std:.2f}",
         )
         if not entry.measured:
             told = (f"< {entry.fe_ul95:+.2f}", "not measured")
@@ -99,6 +98,11 @@ def elements_table(posterior: Posterior) -> Table | None:
         "of the prior: how much of its width is left; above 70 % the spectrum has told next to nothing\n"
         "lines: those that tell most, each by itself (in --json and in the report)"
     )
+    if any(entry.fe_total is not None for entry in found):
+        corrected = any(entry.corrected for entry in found)
+        table.caption += "\nerrors: with those of the library's zero points on standards, which are " + (
+            "subtracted" if corrected else "not subtracted (--zero-points does)"
+        )
     table.caption_justify = "left"
     return table
 
