@@ -45,6 +45,8 @@ _EACH, _ROUNDS, _DOF = 2, 4, 15
 _PATIENCE = 2000
 # Effective draws for each abundance that the linear model's covariance counts as.
 _TRUSTED = 2.0
+# Abundances in which the spectra of cool stars are far from linear, and together: what is left of oxygen after CO makes OH and water.
+_BENT = ("o_m", "c12_c13")
 # Share of a label's range that climbs begin away from its ends.
 _MARGIN = 0.05
 
@@ -123,7 +125,11 @@ def with_abundances(
     """
     progress("abundances")
     full, u, spent = yield from _mode(verified, problem.inferring(names), names)
-    basic, mode = _marginal(full, verified.target, u, names)
+    bent = tuple(name for name in names if name in _BENT)
+    names = tuple(name for name in names if name not in bent)
+    if not names:
+        names, bent = bent, ()
+    basic, mode = _marginal(full, _target(verified.target, problem.inferring(bent)), u, names)
     modes = yield from climb(basic, mode[None])
     proposing = Proposing(basic, modes, None, generator)
     surrogate = proposing.by_surrogate()
@@ -149,17 +155,19 @@ def with_abundances(
     )
 
 
+def _target(before: Target[Tied], problem: Problem) -> Target[Tied]:
+    """Return the posterior of a problem's labels, noise and continuum as before."""
+    pixels, ties = before.likelihood.pixels, problem.forward.emulator.ties
+    nuisances = tuple(n for n in pixels.nuisances if ties.ties or not isinstance(n, Departures))
+    pixels = replace(pixels, model=problem.forward, nuisances=nuisances, linear=None, related=problem.related)
+    return Target(problem.tied(pixels), problem.inferred)
+
+
 def _mode(
     verified: Verified, everything: Problem, names: tuple[str, ...]
 ) -> Steps[tuple[Target[Tied], Tensor, int]]:
     """Find the mode of all labels, noise and continuum as of the verified posterior; return target, mode and evaluations spent."""
-    before, ties = verified.target, everything.forward.emulator.ties
-    pixels = before.likelihood.pixels
-    nuisances = tuple(n for n in pixels.nuisances if ties.ties or not isinstance(n, Departures))
-    pixels = replace(
-        pixels, model=everything.forward, nuisances=nuisances, linear=None, related=everything.related
-    )
-    full = Target(everything.tied(pixels), everything.inferred)
+    before, full = verified.target, _target(verified.target, everything)
     theta = before.labels.from_normal(verified.modes.u[0])
     values = {name: theta[before.labels.index(name)] for name in before.labels.names}
     values |= {name: _inside(before, theta[None], name)[0] for name in names if name not in values}
