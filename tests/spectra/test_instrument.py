@@ -65,6 +65,16 @@ def test_apogee_is_what_its_files_are():
     np.testing.assert_array_equal(one.grid.wavelength, 10.0**exponent)
     assert one.grid.chips == ((246, 3274), (3585, 6080), (6344, 8335))
     assert one.grid_lsf == Gaussian(22_500.0, integrate=False)
+    # What a file does not tell is the usual fibre's profile, wings included, on any grid.
+    told = one.assumed_lsf
+    frequency = np.array([0.0, 3000.0, 8000.0])
+    on_detector = one.lsf.transform(one.pixels, frequency)
+    np.testing.assert_array_equal(told.transform(one.pixels, frequency), on_detector)
+    near = np.abs(one.pixels.wavelength - one.grid.wavelength[5000]).argmin()
+    np.testing.assert_array_equal(
+        told.transform(one.grid, frequency, np.array([5000, 5000])), on_detector[[near, near]]
+    )
+    assert told.resolving_power(one.grid)[5000] == one.lsf.resolving_power(one.pixels)[near]
     assert one.mask.value == 16639 | 4096
     assert one.pixels.chips == nominal_visit_grid().chips
     np.testing.assert_array_equal(one.pixels.wavelength, nominal_visit_grid().wavelength)

@@ -166,7 +166,7 @@ _TABLE = (
     Flag(
         "assumed_lsf",
         _N,
-        "The file has no line-spread function; the instrument's nominal one was taken (of APOGEE a Gaussian of R = 22,500), "
+        "The file has no line-spread function; the instrument's nominal one was taken (of APOGEE that of a usual fibre), "
         "with an error of 10 % in its width on each chip; v_sini depends on it.",
     ),
     Flag(

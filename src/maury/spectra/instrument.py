@@ -24,7 +24,7 @@ from maury.errors import ConfigError, InferenceError, ModelError
 from maury.names import meant
 from maury.spectra.air import to_vacuum
 from maury.spectra.chips import Chip, Frozen, read_numbers
-from maury.spectra.linespread import ChipGaussians, GaussHermite, LineSpread
+from maury.spectra.linespread import ChipGaussians, GaussHermite, LineSpread, Resampled
 from maury.spectra.spectrum import PixelGrid, Spectrum
 from maury.toml import read_toml, validate
 
@@ -246,6 +246,14 @@ class Instrument(Frozen):
         power = self.layout.resolution
         powers = self.resolving_powers if power is None else [power]
         return ChipGaussians.simplest(powers, integrate=False)
+
+    @cached_property
+    def assumed_lsf(self) -> LineSpread:
+        """Line-spread function of its spectra that do not tell their own, whatever grid they were resampled to: the usual fibre's profile.
+
+        A Gaussian of the same width would not do: what the profile has in its wings would be taken for rotation.
+        """
+        return self.grid_lsf if self.gauss_hermite is None else Resampled(self.lsf, self.pixels)
 
     @property
     def power(self) -> float:

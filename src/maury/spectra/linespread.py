@@ -392,3 +392,34 @@ class Tabulated:
             out += kernels[:, k, None] * power
             power = power * phase
         return np.where(np.abs(frequency) * size <= 0.5, out, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """That of spectra that were resampled from a detector's pixels: at each wavelength what the detector's pixel there has.
+
+    Parameters
+    ----------
+    lsf
+        On the detector.
+    detector
+        Its pixels.
+    """
+
+    lsf: LineSpread
+    detector: PixelGrid
+
+    def transform(
+        self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
+    ) -> NDArray[np.complex128]:
+        """Return the transform at the detector's pixels that are nearest."""
+        return self.lsf.transform(self.detector, frequency, self._nearest(grid)[rows])
+
+    def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
+        """Return ``lambda / FWHM`` at the detector's pixels that are nearest, shape ``(n_pixels,)``."""
+        return self.lsf.resolving_power(self.detector)[self._nearest(grid)]
+
+    def _nearest(self, grid: PixelGrid) -> NDArray[np.int64]:
+        known = self.detector.wavelength
+        right = np.searchsorted(known, grid.wavelength).clip(1, len(known) - 1)
+        return right - (grid.wavelength - known[right - 1] < known[right] - grid.wavelength)

@@ -8,7 +8,8 @@ from fixtures13 import V_BARY, V_SURVEY, at_rest, barycentric_velocity, visit, w
 from maury.errors import SpectrumError
 from maury.spectra import apstar_grid, read_spectra, read_spectrum
 from maury.spectra.formats.star_writers import write_apstar, write_aspcapstar, write_mwm
-from maury.spectra.linespread import Gaussian, Tabulated
+from maury.spectra.instrument import apogee
+from maury.spectra.linespread import Tabulated
 
 SPECTRA = {
     "apVisit-dr16": 1,
@@ -74,7 +75,7 @@ def test_line_spread_function_of_the_file_or_the_average(files):
     assert isinstance(read_spectrum(files["apStar-or"]).lsf, Tabulated)
     for name in ("apStar-and", "aspcapStar", "mwmStar-both"):
         spectrum = read_spectrum(files[name])
-        assert spectrum.lsf == Gaussian(22_500, integrate=False)
+        assert spectrum.lsf is apogee().assumed_lsf
         assert spectrum.meta["lsf_source"] == "assumed"
 
 

@@ -70,6 +70,8 @@ def test_all_kinds_of_line_spread_survive(files):
     for lsf in (None, Gaussian(2e4, integrate=False), ChipGaussians((1e4, 2e4, 3e4))):
         head, arrays = isolated._packed(replace(spectrum, lsf=lsf))
         assert isolated._unpacked(head, arrays).lsf == lsf
+    head, arrays = isolated._packed(replace(spectrum, lsf=apogee().assumed_lsf))
+    assert isolated._unpacked(head, arrays).lsf is apogee().assumed_lsf
 
 
 def test_errors_are_those_of_the_file(files, tmp_path):

@@ -207,7 +207,7 @@ def _rising(wavelength: NDArray[np.float64], path: Path) -> list[tuple[int, int]
 
 def _lsf(hdus: fits.HDUList, path: Path, chips: list[int]) -> LineSpread:
     """Return the visit's line-spread function; the survey's average where the file has none that is of use."""
-    average = apogee().grid_lsf
+    average = apogee().assumed_lsf
     shape = image_shape(hdus, LSF)
     if not shape or 0 in shape:
         return average

@@ -158,7 +158,7 @@ def read_aspcapstar(hdus: fits.HDUList, path: Path, reject: int) -> Iterator[Spe
     yield _spectrum(
         grid, flux, error, mask, reject | BAD,
         id=_name(row, "APOGEE_ID") or text(header, "OBJ") or path.name.split(".fit")[0].removeprefix("aspcapStar-"),
-        v_correction=believed(velocity(row, "VHELIO_AVG", "VHELIO") or velocity(header, "VHELIO")), lsf=apogee().grid_lsf,
+        v_correction=believed(velocity(row, "VHELIO_AVG", "VHELIO") or velocity(header, "VHELIO")), lsf=apogee().assumed_lsf,
         path=str(path), index=0, meta={k: v for k, v in meta.items() if v is not None},
     )  # fmt: skip
 
@@ -204,7 +204,7 @@ def _lsf(hdus: fits.HDUList, path: Path, n_pixels: int) -> tuple[LineSpread, str
             empty = kernels.sum(1) <= 0
             kernels[empty] = np.eye(kernels.shape[1])[kernels.shape[1] // 2]
             return Tabulated(kernels), "file"
-    return apogee().grid_lsf, "assumed"
+    return apogee().assumed_lsf, "assumed"
 
 
 def _sdss_v(header: fits.Header) -> bool:

@@ -29,8 +29,8 @@ import numpy as np
 
 from maury.errors import Failure, ReaderError, SpectrumError
 from maury.spectra.formats import registry
-from maury.spectra.instrument import Instrument, of_card
-from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian, LineSpread, Tabulated
+from maury.spectra.instrument import Instrument, apogee, of_card
+from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian, LineSpread, Resampled, Tabulated
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
 __all__ = ["Limits", "close_all", "prepare", "read_all", "read_spectra", "read_spectrum"]
@@ -486,6 +486,9 @@ def _packed(spectrum: Spectrum) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays["coefficients"] = spectrum.lsf.coefficients
     elif isinstance(spectrum.lsf, Tabulated):
         arrays["kernels"] = spectrum.lsf.kernels
+    elif isinstance(spectrum.lsf, Resampled):
+        # The only one that readers know is the survey's usual fibre.
+        lsf = {"assumed": True}
     head = {name: getattr(spectrum, name) for name in ("id", "frame", "v_correction", "path", "index")}
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in spectrum.meta.items()}
     return head | {
@@ -501,11 +504,12 @@ def _unpacked(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Spectrum:
     lsf: LineSpread | None = None
     if head["lsf"] is not None:
         known = head["lsf"]
-        lsf = (
-            Gaussian(**known)
-            if "resolution" in known
-            else ChipGaussians(tuple(known["resolutions"]), known["integrate"])
-        )
+        if "assumed" in known:
+            lsf = apogee().assumed_lsf
+        elif "resolution" in known:
+            lsf = Gaussian(**known)
+        else:
+            lsf = ChipGaussians(tuple(known["resolutions"]), known["integrate"])
     elif "coefficients" in arrays:
         lsf = GaussHermite(arrays["coefficients"])
     elif "kernels" in arrays:

@@ -117,7 +117,7 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
         frame="rest",
         v_correction=believed(velocity(row, "v_rad")),
         bitmask=mask,
-        lsf=apogee().grid_lsf,
+        lsf=apogee().assumed_lsf,
         path=str(path),
         index=index,
         meta={key: value for key, value in meta.items() if value is not None},
