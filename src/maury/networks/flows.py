@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from torch import Tensor, nn
 
 from maury.networks.autoregressive import Autoregressive, transforms_of
+from maury.networks.paper import MixtureFlow
 from maury.networks.splines import Spline
 
 
@@ -71,7 +72,7 @@ class ConditionalFlow(nn.Module):
 
     def __init__(self, flow: zuko.flows.Flow, n_labels: int, n_context: int, located: Scale | None) -> None:
         super().__init__()
-        self.flow = flow
+        self.flow, self.n_base = flow, n_labels
         self.head: nn.Module | None = None
         self.located = located
         if located:
@@ -174,7 +175,7 @@ class _Mixture(nn.Module):
 
 
 class MAF(_FlowConfig):
-    """Masked autoregressive flow of affine transforms over a mixture of Gaussians; the paper's by default."""
+    """Masked autoregressive flow of affine transforms over a mixture of Gaussians that no context moves."""
 
     kind: Literal["maf"] = "maf"
     transforms: int = Field(15, gt=0, le=MOST_LAYERS)
@@ -189,6 +190,31 @@ class MAF(_FlowConfig):
         if self.components > 1:
             flow.base = _Mixture(n_labels, self.components)
         return ConditionalFlow(flow, n_labels, n_context, self.located)
+
+
+class MixtureMAF(BaseModel):
+    """Masked autoregressive flow that ends in a mixture of Gaussians; that of Gupta et al. 2024 by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["maf-mixture"] = "maf-mixture"
+    transforms: int = Field(15, gt=1, le=MOST_LAYERS, description="the mixture's included")
+    hidden: Hidden = Field((256, 256), min_length=1)
+    components: int = Field(4, gt=0, le=MOST_UNITS, description="Gaussians of the mixture")
+    clamp: float = Field(1.0, gt=0, le=20, description="bound of each transform's log scales")
+    seed: int = Field(3, ge=0, lt=2**31, description="of the permutations between transforms")
+
+    def build(self, n_labels: int, n_context: int) -> MixtureFlow:
+        """Return the flow.
+
+        Raises
+        ------
+        ConfigError
+            If there is one label.
+        """
+        return MixtureFlow(
+            n_labels, n_context, self.transforms, self.hidden, self.components, self.clamp, self.seed
+        )
 
 
 class NSF(_FlowConfig):
@@ -231,4 +257,4 @@ class Matching(_FlowConfig):
         return FlowMatching(flow, n_labels, n_context, self.located)
 
 
-FlowConfig = Annotated[MAF | NSF | Matching, Field(discriminator="kind")]
+FlowConfig = Annotated[MAF | MixtureMAF | NSF | Matching, Field(discriminator="kind")]
