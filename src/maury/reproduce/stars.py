@@ -21,6 +21,7 @@ from maury.models import Model, load_model, to_model_grid
 from maury.posterior.result import Posterior
 from maury.report.plots import draw_picture, samples_figure, walkers_figure
 from maury.report.training import draw_loss
+from maury.reproduce import priors
 from maury.reproduce.config import Experiment, StarsConfig
 from maury.reproduce.report import PAPER, agreement, chain_figures, write_report
 from maury.sampling.chains import Chains, emcee_chains
@@ -186,8 +187,12 @@ def _write(experiment: Experiment, config: StarsConfig, output: Path, figures: d
     words = [
         f"{config.number:,} spectra of `{figures['library']}`; labels {labels}"
         + "".join(f"; {name} = {value:g}" for name, value in figures["fixed"].items())
-        + ". These are the library's ranges, not those of the paper's Table 1, which needs its PHOENIX library."
-        * (figures["library"] != "phoenix-aces"),
+        + ". "
+        + (
+            priors.words(config.problem)
+            if config.table_1
+            else "These are the library's ranges, not those of the paper's Table 1."
+        ),
         "Noise: sigma / flux drawn once a spectrum from U(0, 0.05), new in each epoch; the continuum is known.",
         f"Network: featurizer `{network.featurizer.kind}`, flow `{network.flow.kind}`, trained for "
         f"{figures['training']['training_minutes']:.0f} minutes on the processor this ran on.",
