@@ -72,7 +72,10 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     # The first of moderate noise: the paper's example is no extreme.
     spectra = simulated_spectra(model, 50, "network", seed, observing)
     spectrum, theta, _ = next(item for item in spectra if 35 < item[0].snr < 70)
-    posterior = infer(spectrum, model, draws=max(10_000, config.draws), seed=config.seed)
+    # Nothing is integrated out that the spectra were made without, or the chains would sample another likelihood.
+    posterior = infer(
+        spectrum, model, draws=max(10_000, config.draws), seed=config.seed, nuisances=observing.nuisances
+    )
     problem = model.problem
     best = torch.from_numpy(posterior.draws[posterior.log_weights.argmax()])
     target = Target(problem.likelihood(spectrum).with_reference_continuum(best), problem.inferred)
