@@ -18,7 +18,7 @@ from maury.errors import MauryError
 
 
 class Experiment(StrEnum):
-    """The paper's experiments."""
+    """Experiments of Gupta et al. 2024."""
 
     sine = "sine"
     three = "three"
@@ -123,7 +123,7 @@ def simulate(
 
 
 def reproduce(
-    experiment: Annotated[Experiment, typer.Argument(help="Which of the paper's experiments.")],
+    experiment: Annotated[Experiment, typer.Argument(help="Which of their experiments.")],
     output: Annotated[Path, typer.Option(help="Folder for reports and pictures.")],
     preset: Annotated[
         Preset,

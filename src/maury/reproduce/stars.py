@@ -1,4 +1,4 @@
-"""Experiments on spectra: three labels or five, the paper's noise."""
+"""Experiments on spectra: three labels or five, the noise of Gupta et al. 2024."""
 
 from __future__ import annotations
 
