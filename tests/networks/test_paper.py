@@ -36,6 +36,11 @@ def test_it_has_as_many_weights_as_nbi(n_labels):
     assert NetworkConfig(featurizer=PaperNetwork(), flow=MixtureMAF()).fewest_weights < WEIGHTS[n_labels]
 
 
+def test_what_a_card_may_ask_for_is_counted_before_it_is_made():
+    vast = NetworkConfig(featurizer=PaperNetwork(), flow=MixtureMAF(hidden=(16_384,), components=16_384))
+    assert vast.fewest_weights > 8e8
+
+
 def test_blocks_begin_at_full_resolution():
     network = PaperFeaturizer(n_features=8, width=2, most=8)
     seen = []

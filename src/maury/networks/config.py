@@ -18,7 +18,7 @@ from maury.likelihood.continuum import DEGREE
 from maury.likelihood.problem import Problem
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context
-from maury.networks.flows import MOST_LAYERS, MOST_UNITS, NSF, OF_LAPLACE, FlowConfig
+from maury.networks.flows import MOST_LAYERS, MOST_UNITS, NSF, OF_LAPLACE, FlowConfig, MixtureMAF
 from maury.networks.paper import PaperFeaturizer, scales_of
 from maury.networks.plain import Inputs, Normalise, PlainFeaturizer, Used
 from maury.networks.prepare import Preparation, build_preparation, network_ranges, simulated_average
@@ -343,6 +343,8 @@ class NetworkConfig(_Config):
     @property
     def fewest_weights(self) -> int:
         """Number of weights that the network has at least: what its square layers hold."""
+        if isinstance(self.flow, MixtureMAF):
+            return self.featurizer.fewest_weights + self.flow.fewest_weights
         flow = sum(a * b for a, b in itertools.pairwise(getattr(self.flow, "hidden", ())))
         return self.featurizer.fewest_weights + flow * getattr(self.flow, "transforms", 1)
 

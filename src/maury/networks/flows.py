@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -203,6 +204,12 @@ class MixtureMAF(BaseModel):
     components: int = Field(4, gt=0, le=MOST_UNITS, description="Gaussians of the mixture")
     clamp: float = Field(1.0, gt=0, le=20, description="bound of each transform's log scales")
     seed: int = Field(3, ge=0, lt=2**31, description="of the permutations between transforms")
+
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights between hidden layers, and from the last of the mixture to its Gaussians."""
+        between = sum(a * b for a, b in itertools.pairwise(self.hidden))
+        return self.transforms * between + 3 * self.components * self.hidden[-1]
 
     def build(self, n_labels: int, n_context: int) -> MixtureFlow:
         """Return the flow.

@@ -246,7 +246,7 @@ class MixtureFlow(nn.Module):
             mean, log_scale = (found.gather(-1, place)[..., 0] for found in (mean, log_scale))
             z[..., i] = mean + torch.exp(log_scale) * normal[..., i]
         z = z[..., self.order[-1].argsort()]
-        for made, order in zip(reversed(self.affine), reversed(self.order[:-1]), strict=True):
+        for made, order in zip(list(self.affine)[::-1], self.order[:-1].flip(0), strict=True):
             x = torch.zeros_like(z)
             for i in range(self.n_labels):
                 mean, log_scale = made(x, context)[..., i].unbind(-1)

@@ -98,7 +98,8 @@ def of_library(problem: ProblemConfig, table_1: bool) -> ProblemConfig:
     lacking = {name for name in HELD if name not in known and name != "jitter"}
     fixed = held | {name: value for name, value in problem.fixed.items() if name not in lacking}
     priors = dict(problem.priors)
-    for name, (low, high) in TABLE_1.items() if table_1 else ():
+    asked = TABLE_1 if table_1 else {}
+    for name, (low, high) in asked.items():
         if name in fixed or name in priors:
             continue
         if name in known:
