@@ -32,7 +32,8 @@ from maury.training.config import TrainConfig
 from maury.training.simulations import SimulateConfig, simulate
 from maury.training.train import train
 
-_FLOW_DRAWS = 2000
+# Draws straight from the flow, and spectra that are weighed so at most: each draw takes a likelihood.
+_FLOW_DRAWS, _STRAIGHT = 2000, 40
 _PICTURES = {
     "corner.png": "Fig. 2: the flow's posterior (orange) and the verified one (blue), refined and weighted; red: the truth",
     "fit.png": "Fig. 3: the spectrum (black), reconstructed (orange), and the residual",
@@ -169,7 +170,8 @@ def run_stars(
             observing=config.problem.observing,
         )
     )
-    spectra = simulated_spectra(model, 40, "network", config.seed + 20, config.problem.observing)
+    number = min(_STRAIGHT, config.held_out)
+    spectra = simulated_spectra(model, number, "network", config.seed + 20, config.problem.observing)
     straight = [flow_efficiency(model, spectrum, i) for i, (spectrum, _, _) in enumerate(spectra)]
     began = stage("judge", began)
     progress("MCMC on an example")
