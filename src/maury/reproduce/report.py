@@ -93,7 +93,7 @@ def write_report(
     pictures
         File name to caption.
     """
-    lines = [f"# {title}", "", f"An experiment of {REFERENCE}, \"the paper\".", ""]
+    lines = [f"# {title}", "", f'An experiment of {REFERENCE}, "the paper".', ""]
     for paragraph in words:
         lines += [paragraph, ""]
     lines += [*_table(["quantity", "here", "the paper"], rows), ""]
