@@ -62,10 +62,12 @@ clean:
 wheel-test: $(STAMP)
 	.ci/wheel-test $(BIN)/python
 
-# Each peer in an environment of its own, beside maury.
+# Each peer in an environment of its own, beside maury; then the paper's network beside nbi's.
 peers:
 	for peer in nbi sbi lampe; do \
 	  $(PYTHON) -m venv .venv-peers/$$peer && \
 	  .venv-peers/$$peer/bin/python -m pip install --quiet --constraint constraints.txt torch && \
 	  .venv-peers/$$peer/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[train]" $$peer; \
 	done
+	.venv-peers/nbi/bin/python -m pip install --quiet --constraint constraints.txt pytest
+	PYTHONPATH=tests .venv-peers/nbi/bin/python -m pytest -q tests/networks/test_paper.py -p no:cacheprovider

@@ -1,4 +1,4 @@
-"""What share of the prior of the paper's Table 1 the shipped models cover.
+"""What share of the prior of Gupta et al. 2024, Table 1, the shipped models cover.
 
 ``python benchmarks/prior_volume.py --output docs/results/standards/prior_volume.json``
 """
@@ -15,9 +15,9 @@ from maury.constants import COOL_MODEL, DEFAULT_MODEL
 from maury.files import writing
 from maury.libraries.emulator import Emulator
 from maury.models import folder
+from maury.reproduce.priors import TABLE_1
 
-# Gupta et al. 2024, Table 1.
-TABLE_1 = {"teff": (2300.0, 7000.0), "logg": (2.5, 6.0), "m_h": (-2.12, 0.5)}
+STELLAR = {name: TABLE_1[name] for name in ("teff", "logg", "m_h")}
 NUMBER = 200_000
 
 
@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     share = torch.quasirandom.SobolEngine(3, scramble=True, seed=0).draw(NUMBER, dtype=torch.float64)
-    low, high = (torch.tensor([ends[k] for ends in TABLE_1.values()], dtype=torch.float64) for k in (0, 1))
+    low, high = (torch.tensor([ends[k] for ends in STELLAR.values()], dtype=torch.float64) for k in (0, 1))
     points = low + share * (high - low)
     inside = {}
     for name in (COOL_MODEL, DEFAULT_MODEL, "kurucz-apogee"):
         emulator = Emulator.load(folder(name) / "emulator.safetensors")
-        ends = [emulator.labels[key].prior for key in TABLE_1]
+        ends = [emulator.labels[key].prior for key in STELLAR]
         here = torch.ones(NUMBER, dtype=torch.bool)
         for column, prior in enumerate(ends):
             here &= (points[:, column] >= prior.low) & (points[:, column] <= prior.high)

@@ -1,11 +1,13 @@
 """What all peers share: the file they are trained on, the noise, and how they are judged.
 
-Five labels of ``kurucz-apogee`` (teff, logg, m_h, v_rad, v_sini), alpha_m = 0, known continuum, the paper's noise: sigma / flux drawn
-once a spectrum from U(0, 0.05). A peer sees the noisy flux; those that can take it are also given its errors.
+Five labels of ``kurucz-apogee`` (teff, logg, m_h, v_rad, v_sini), alpha_m = 0, known continuum, the noise of Gupta et al. 2024: sigma /
+flux drawn once a spectrum from U(0, 0.05). A peer sees the noisy flux; those that can take it are also given its errors.
 """
 
+import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,31 @@ OBSERVING = {
     "noise": {"kind": "paper"},
 }
 LARGEST = 0.05
-HELD_OUT, WEIGHED, COVERED = 500, 40, 200
+
+
+@dataclass(frozen=True)
+class Size:
+    """Spectra of the file, those of them that packages hold, and spectra that all are judged on: for the density, coverage, efficiency."""
+
+    number: int
+    held: int
+    held_out: int
+    covered: int
+    weighed: int
+
+
+SIZES = {"full": Size(50_000, 20_000, 500, 200, 40), "tiny": Size(1000, 1000, 12, 4, 2)}
+
+
+def arguments(*more):
+    """Read FOLDER, further positional arguments, minutes, and the size."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    for name, choices in more:
+        parser.add_argument(name, choices=choices)
+    parser.add_argument("minutes", type=float, nargs="?", default=20.0)
+    parser.add_argument("--size", choices=SIZES, default="full", help="tiny proves that it works")
+    return parser.parse_args()
 
 
 def config(number):
@@ -37,8 +63,9 @@ def config(number):
     )
 
 
-def training_file(folder, number=50_000):
+def training_file(folder, size="full"):
     """Simulate the training file, or find it."""
+    number = SIZES[size].number
     path = Path(folder) / f"five-{number}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     simulate(config(number), path)
@@ -53,10 +80,11 @@ def used_pixels(simulator):
 class Judge:
     """New spectra, the same for every peer, and what is asked of a posterior of each."""
 
-    def __init__(self, seed=4242):
+    def __init__(self, size="full", seed=4242):
+        self.size = SIZES[size]
         self.simulator = build_simulator(config(1))
         problem = self.problem = self.simulator.problem
-        self.simulation = self.simulator(HELD_OUT, torch.Generator().manual_seed(seed))
+        self.simulation = self.simulator(self.size.held_out, torch.Generator().manual_seed(seed))
         self.labels = problem.stellar
         self.theta = self.simulation.labels[:, problem.columns(problem.stellar)]
         self.pixels = used_pixels(self.simulator)
@@ -69,7 +97,7 @@ class Judge:
         """Mean information limit, nats in units of the priors' standard deviations."""
         found = [
             information_limit(self.problem.likelihood(self.spectrum(i)), self.theta[i], self.labels)[0]
-            for i in range(HELD_OUT)
+            for i in range(self.size.held_out)
         ]
         return float(np.mean(found))
 
@@ -83,16 +111,16 @@ class Judge:
         density = peer.log_prob(self.theta, flux, ivar) + self.labels.std.log().sum()
         inside, efficiency, leaked = [], [], []
         began = time.perf_counter()
-        for i in range(COVERED):
+        for i in range(self.size.covered):
             one = flux[i : i + 1], ivar[i : i + 1]
-            n = 2000 if i < WEIGHED else 400
+            n = 2000 if i < self.size.weighed else 400
             draws = peer.sample(n, *one).double()
             log_q = peer.log_prob(draws, one[0].expand(n, -1), one[1].expand(n, -1)).double()
             truth = peer.log_prob(self.theta[i : i + 1], *one)
             inside.append(float((log_q > truth).double().mean()) < 0.68)
             within = ((draws >= self.labels.low) & (draws <= self.labels.high)).all(1)
             leaked.append(1 - float(within.double().mean()))
-            if i < WEIGHED:
+            if i < self.size.weighed:
                 efficiency.append(self._efficiency(i, draws, log_q, within))
         return {
             "log_density_mean": float(density.mean()),
@@ -100,7 +128,7 @@ class Judge:
             "coverage_68": float(np.mean(inside)),
             "share_of_draws_outside_the_prior": float(np.mean(leaked)),
             "efficiency_median": float(np.median(efficiency)),
-            "seconds_a_spectrum": (time.perf_counter() - began) / COVERED,
+            "seconds_a_spectrum": (time.perf_counter() - began) / self.size.covered,
         }
 
     def _efficiency(self, i, draws, log_q, within):

@@ -3,9 +3,7 @@
 Its labels go through the box transform that its authors recommend: scaled to the prior, over R by zuko's flow.
 """
 
-import sys
 import time
-from pathlib import Path
 
 import common
 import numpy as np
@@ -51,9 +49,9 @@ class Peer(torch.nn.Module):
 
 
 def main():
-    folder = Path(sys.argv[1])
-    minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 20.0
-    file, judge = common.training_file(folder), common.Judge()
+    given = common.arguments()
+    folder, minutes = given.folder, given.minutes
+    file, judge = common.training_file(folder, given.size), common.Judge(given.size)
     columns = judge.problem.columns(judge.labels)
     torch.manual_seed(0)
     peer = Peer(len(judge.pixels), judge.labels)

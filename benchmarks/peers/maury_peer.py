@@ -1,12 +1,11 @@
-"""maury's networks: ``python benchmarks/peers/maury_peer.py FOLDER aligned|score|resnet-gru [MINUTES]``.
+"""maury's networks: ``python benchmarks/peers/maury_peer.py FOLDER KIND [MINUTES]``; run it again to go on where it was stopped.
 
 ``aligned`` and ``score`` are trained on spectra made as they are needed, which is how maury trains; ``score`` begins with the weights that
-``aligned`` came to, as its first guess. ``resnet-gru`` with the paper's flow is trained on the file, like the peers.
+``aligned`` came to, as its first guess. ``paper`` (the network of Gupta et al. 2024), ``resnet-gru``, ``transformer`` and ``module`` (one
+of a user's own) are trained on the file, like the peers.
 """
 
 import json
-import sys
-from pathlib import Path
 
 import common
 import torch
@@ -16,10 +15,16 @@ from maury.training.config import TrainConfig
 from maury.training.simulations import ProblemConfig
 from maury.training.train import train
 
-PAPER = {
-    "featurizer": {"kind": "resnet-gru", "inputs": "flux"},
-    "flow": {"kind": "maf", "transforms": 15, "hidden": [256], "components": 4},
+FLOW = {"kind": "maf", "transforms": 15, "hidden": [256], "components": 4}
+SLOW = {"learning_rate": 1e-4, "warmup": 0.0}
+# On the file, like the other packages.
+NETWORKS = {
+    "paper": {"featurizer": {"kind": "paper"}, "flow": {"kind": "maf-mixture"}},
+    "resnet-gru": {"featurizer": {"kind": "resnet-gru", "inputs": "flux"}, "flow": FLOW},
+    "transformer": {"featurizer": {"kind": "transformer"}},
+    "module": {"featurizer": {"kind": "module", "path": "own_module.Convolutions", "features": 128}},
 }
+KINDS = (*NETWORKS, "aligned", "score")
 
 
 class Peer:
@@ -45,23 +50,32 @@ class Peer:
         return self.labels.from_normal(self.estimator.sample(n, self._context(flux, ivar)))
 
 
-def main():
-    folder, kind = Path(sys.argv[1]), sys.argv[2]
-    minutes = float(sys.argv[3]) if len(sys.argv) > 3 else 20.0
+def settings_of(kind, folder, size):
+    """Return what of a training's configuration is the kind's own."""
+    if kind in NETWORKS:
+        settings = {"simulations": common.training_file(folder, size).path, "network": NETWORKS[kind]}
+        settings |= {"batch": 256, "validation_share": 0.01}
+        # Adam at 1e-4 is the paper's; the others take maury's usual 1e-3.
+        return settings | (SLOW if kind in ("paper", "resnet-gru") else {})
     problem = ProblemConfig(fixed={"alpha_m": 0.0, "jitter": 0.0}, observing=common.OBSERVING)
-    settings = {"name": kind, "minutes": minutes, "epochs": 10_000, "accelerator": "cpu", "validation": 1024}
-    if kind == "resnet-gru":
-        file = common.training_file(folder).path
-        settings |= {"simulations": file, "network": PAPER, "batch": 256, "learning_rate": 1e-4}
-        settings |= {"schedule": "constant", "warmup": 0.0, "validation_share": 0.01}
-    else:
-        settings |= {"problem": problem, "network": NetworkConfig.of_kind(kind), "epoch": 100}
-        if kind == "score":
-            start = folder / "aligned" / "estimator.safetensors"
-            settings |= {"start": start, "epoch": 50, "learning_rate": 5e-4}
-    estimator = train(TrainConfig(**settings), folder / kind)
+    settings = {"problem": problem, "network": NetworkConfig.of_kind(kind), "epoch": 100, "validation": 1024}
+    if kind == "score":
+        start = folder / "aligned" / "estimator.safetensors"
+        settings |= {"start": start, "epoch": 50, "learning_rate": 5e-4}
+    return settings
+
+
+def main():
+    given = common.arguments(("kind", KINDS))
+    folder, kind = given.folder, given.kind
+    settings = {"name": kind, "minutes": given.minutes, "epochs": 10_000, "accelerator": "cpu"}
+    if given.size == "tiny":
+        settings |= {"novelty": 0}
+    estimator = train(
+        TrainConfig(**settings | settings_of(kind, folder, given.size)), folder / kind, trust_code=True
+    )
     card = json.loads((folder / kind / "estimator.json").read_text())
-    judge = common.Judge()
+    judge = common.Judge(given.size)
     figures = {"minutes": card["training_minutes"], "spectra_seen": card["spectra_seen"]}
     figures |= judge.figures(Peer(estimator))
     if kind == "aligned":

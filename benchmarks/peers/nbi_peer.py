@@ -1,7 +1,9 @@
-"""nbi with the paper's network, on the same file: ``python benchmarks/peers/nbi_peer.py FOLDER [MINUTES]`` (in its own environment)."""
+"""nbi with the network of Gupta et al. 2024, on the same file: ``python benchmarks/peers/nbi_peer.py FOLDER [MINUTES]``.
+
+In an environment that has nbi beside maury: ``make peers``.
+"""
 
 import contextlib
-import sys
 import time
 from pathlib import Path
 
@@ -9,9 +11,6 @@ import common
 import nbi
 import numpy as np
 import torch
-
-# More than it can see in the time; each is a file of its own, as nbi wants it.
-NUMBER = 20_000
 
 
 class TimeIsUp(Exception):
@@ -47,19 +46,21 @@ class Peer:
 
 
 def main():
-    folder = Path(sys.argv[1])
-    minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 20.0
-    file, judge = common.training_file(folder), common.Judge()
+    given = common.arguments()
+    folder, minutes = given.folder, given.minutes
+    file, judge = common.training_file(folder, given.size), common.Judge(given.size)
+    # More than it can see in the time; each is a file of its own, as nbi wants it.
+    number = judge.size.held
     columns, pixels = judge.problem.columns(judge.labels), judge.pixels
     series = folder / "nbi-series"
     series.mkdir(exist_ok=True)
-    paths = np.array([str(series / f"{i}.npy") for i in range(NUMBER)])
-    for first in range(0, NUMBER, 500):
+    paths = np.array([str(series / f"{i}.npy") for i in range(number)])
+    for first in range(0, number, 500):
         if not Path(paths[first + 499]).exists():
             flux, _ = file.read(np.arange(first, first + 500))
             for path, row in zip(paths[first : first + 500], flux[:, pixels].numpy(), strict=True):
                 np.save(path, row)
-    theta = file.theta[:NUMBER, columns].numpy()
+    theta = file.theta[:number, columns].numpy()
     rng = np.random.default_rng(0)
     # Read in nbi's worker, which is forked when the training begins.
     ends = np.inf
@@ -88,7 +89,7 @@ def main():
     ends = began + 60 * minutes
     with contextlib.suppress(TimeIsUp):
         engine.fit(
-            x=paths, y=theta, noise=noise, n_sims=NUMBER, n_epochs=100, batch_size=256, lr=1e-4, f_val=0.01,
+            x=paths, y=theta, noise=noise, n_sims=number, n_epochs=100, batch_size=256, lr=1e-4, f_val=0.01,
             workers=1, plot=False,
         )  # fmt: skip
     # It notes the gradient's norm at each step.

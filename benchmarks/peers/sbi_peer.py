@@ -1,9 +1,7 @@
 """sbi's NPE with its convolutional embedding and spline flow: ``python benchmarks/peers/sbi_peer.py FOLDER [MINUTES]``."""
 
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import common
 import numpy as np
@@ -13,9 +11,6 @@ from sbi.neural_nets import posterior_nn
 from sbi.neural_nets.embedding_nets import CNNEmbedding
 
 from maury.interop.adapters import LabelPrior
-
-# sbi holds its data in memory.
-NUMBER = 20_000
 
 
 class Peer:
@@ -39,12 +34,14 @@ class Peer:
 
 def main():
     warnings.simplefilter("ignore")
-    folder = Path(sys.argv[1])
-    minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 20.0
-    file, judge = common.training_file(folder), common.Judge()
+    given = common.arguments()
+    folder, minutes = given.folder, given.minutes
+    file, judge = common.training_file(folder, given.size), common.Judge(given.size)
     columns = judge.problem.columns(judge.labels)
-    theta, x, generator = file.theta[:NUMBER, columns].float(), [], torch.Generator().manual_seed(0)
-    for first in range(0, NUMBER, 500):
+    # sbi holds its data in memory.
+    number = judge.size.held
+    theta, x, generator = file.theta[:number, columns].float(), [], torch.Generator().manual_seed(0)
+    for first in range(0, number, 500):
         rows = np.arange(first, first + 500)
         observed = judge.simulator.add_noise(file.theta[rows], file.read(rows)[0], generator)
         x.append(observed.flux[:, judge.pixels])
@@ -69,7 +66,7 @@ def main():
             stop_after_epochs=1000, validation_fraction=0.05,
         )  # fmt: skip
     taken = (time.monotonic() - began) / 60
-    figures = {"minutes": taken, "spectra_seen": epochs * int(0.95 * NUMBER)}
+    figures = {"minutes": taken, "spectra_seen": epochs * int(0.95 * number)}
     posterior = inference.build_posterior(network)
     common.write(folder, "sbi", figures | judge.figures(Peer(posterior, judge.pixels)))
 

@@ -7,7 +7,7 @@ import torch
 
 from maury.errors import ConfigError, ModelError
 from maury.likelihood.problem import Problem
-from maury.networks.config import Module, NetworkConfig, PaperNetwork, Setting, Transformer
+from maury.networks.config import Module, NetworkConfig, ResNet, Setting, Transformer
 from maury.networks.estimator import Estimator
 from maury.networks.newton import Newton
 from maury.networks.prepare import network_ranges, preparation_of
@@ -24,6 +24,7 @@ KNOWN = Observing(
 )
 SMALL = {
     "aligned": {"components": 8, "width": 16, "blocks": 1, "features": 8},
+    "paper": {"features": 8, "depth": 4, "width": 4, "most": 8},
     "resnet-gru": {"features": 8, "depth": 4, "width": 4, "most": 8},
     "transformer": {"features": 8, "width": 16, "layers": 1, "patch": 256},
     "module": {"features": 8, "path": "user_modules.Pooled", "options": {"stretches": 16}},
@@ -80,7 +81,7 @@ def test_templates_are_found_wherever_they_are(problem, kind):
     assert (found is not None) == (kind in ("aligned", "score"))
 
 
-@pytest.mark.parametrize("kind", ["resnet-gru", "transformer", "module", "aligned", "score"])
+@pytest.mark.parametrize("kind", ["paper", "resnet-gru", "transformer", "module", "aligned", "score"])
 def test_what_is_masked_does_not_matter(problem, simulation, kind):
     estimator = estimator_of(problem, small(kind)).eval().requires_grad_(False)
     junk = torch.where(simulation.ivar > 0, simulation.flux, 1e4)
@@ -158,8 +159,8 @@ def test_a_module_of_the_wrong_size_is_told_which_is_right(problem, simulation):
         estimator.context(simulation.flux, simulation.ivar)
 
 
-def test_the_papers_sizes():
-    network = PaperNetwork()._network(7500)
+def test_sizes_of_resnet_gru():
+    network = ResNet()._network(7500)
     channels = [block.first.out_channels for block in network.blocks]
     assert channels == [32, 64, 128, 256, 512, 512, 512, 512]
     assert network.gru.num_layers == 2

@@ -10,6 +10,7 @@ from maury.networks.flows import OF_LAPLACE, FlowConfig, Scale
 FLOWS = {
     "maf": {"kind": "maf", "transforms": 3, "hidden": [32]},
     "maf-located": {"kind": "maf", "transforms": 3, "hidden": [32], "located": True},
+    "maf-mixture": {"kind": "maf-mixture", "transforms": 3, "hidden": [16, 16], "components": 2},
     "nsf": {"kind": "nsf", "transforms": 2, "bins": 6, "hidden": [16]},
     "nsf-plain": {"kind": "nsf", "transforms": 2, "bins": 6, "hidden": [16], "located": False},
     "coupling": {"kind": "coupling", "transforms": 2, "bins": 6, "hidden": [16]},
@@ -59,7 +60,9 @@ def test_draws_are_distributed_as_the_density_says(flow):
 
 
 def test_one_label_is_enough():
-    for settings in FLOWS.values():
+    for name, settings in FLOWS.items():
+        if name == "maf-mixture":
+            continue  # Refused: its context would not reach the label (test_paper.py).
         flow = TypeAdapter(FlowConfig).validate_python(settings).build(1, 3)
         assert flow.sample(5, torch.zeros(3)).shape == (5, 1)
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from maury.cli import app
 from maury.errors import ConfigError
+from maury.networks.flows import MixtureMAF
 from maury.reproduce.config import SineConfig, StarsConfig, read_experiment
 from maury.reproduce.sine import SineTarget, _labels, run_sine, wave
 from maury.reproduce.stars import run_stars
@@ -69,9 +70,8 @@ def test_a_changed_experiment_does_not_overwrite(stars):
 
 
 def test_sine(tmp_path):
-    preset = read_experiment("sine", "laptop", None).model_dump()
-    preset |= {"number": 512, "held_out": 4, "draws": 200, "chain": CHAIN, "samples": 40}
-    preset["training"] |= {"minutes": None, "epochs": 2, "batch": 128, "accelerator": "cpu"}
+    preset = read_experiment("sine", "try", None).model_dump()
+    preset["training"] |= {"accelerator": "cpu"}
     run_sine(SineConfig.model_validate(preset), tmp_path)
     report = check_reports(tmp_path)
     assert report["held_out_log_density"] < report["exact_log_density"]
@@ -89,16 +89,19 @@ def test_evidence_of_a_sine_wave_is_exact():
     assert target.log_evidence() == pytest.approx(by_chance, abs=0.02)
 
 
-@pytest.mark.parametrize("preset", ["laptop", "paper"])
+@pytest.mark.parametrize("preset", ["try", "laptop", "paper"])
 @pytest.mark.parametrize("experiment", ["sine", "three", "five"])
 def test_presets(experiment, preset):
     config = read_experiment(experiment, preset, None)
     if preset == "paper":
-        assert config.training.network.flow.transforms == 15
+        assert config.training.network.flow == MixtureMAF()
+        assert config.training.network.featurizer.kind == "paper"
+        assert config.training.gradient_percentile == 85
         assert (config.training.epochs, config.training.batch, config.training.patience) == (100, 256, 20)
         assert config.training.learning_rate == 1e-4
     if experiment != "sine":
-        assert config.number == {"three": 20_000, "five": 50_000}[experiment]
+        assert config.number == ({"three": 20_000, "five": 50_000}[experiment] if preset != "try" else 1000)
+        assert config.table_1 == (preset == "paper")
         assert config.problem.observing.noise.largest == 0.05
         assert set(config.problem.fixed) >= {"alpha_m", "jitter"}
 

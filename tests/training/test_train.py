@@ -12,7 +12,7 @@ from maury.networks.aligned import AlignedFeaturizer
 from maury.report.training import draw_loss
 from maury.toml import read_config
 from maury.training.checkpoint import OpenCheckpoint, latest
-from maury.training.config import PRESETS, TrainConfig, preset
+from maury.training.config import PRESETS, TrainConfig, comparable, preset
 from maury.training.data import Stored
 from maury.training.fit import Training, take_weights
 from maury.training.simulations import SimulateConfig, build_simulator, simulate
@@ -44,7 +44,7 @@ def config(**changes):
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """A file of clean spectra of three labels, the paper's noise to be added."""
+    """A file of clean spectra of three labels, the noise of Gupta et al. 2024 to be added."""
     path = tmp_path_factory.mktemp("simulations") / "three.h5"
     observing = {"noise": {"kind": "paper"}, "continuum_spread": 0, "emulator_error": False}
     observing |= {"masked": [0, 0], "gap_probability": 0, "chip_loss_probability": 0}
@@ -56,7 +56,8 @@ def clean(tmp_path_factory):
 
 @pytest.mark.parametrize("source", ["on the fly", "file"])
 def test_resumed_training_equals_an_undisturbed_one(tmp_path, monkeypatch, source, clean):
-    changes = {"simulations": clean, "seed": 3} if source == "file" else {}
+    # Of the file's gradients, the bound follows from those of the epoch before the kill.
+    changes = {"simulations": clean, "seed": 3, "gradient_percentile": 50} if source == "file" else {}
     whole = train(config(**changes), tmp_path / "whole")
 
     count = 0
@@ -175,7 +176,24 @@ def test_presets_are_valid(name):
     settings = read_config(preset(name), TrainConfig)
     assert settings.batch == 256
     assert settings.network.flow.transforms == 15
-    assert settings.network.featurizer.kind == "resnet-gru"
+    assert settings.network.featurizer.kind == "paper"
+
+
+def test_gradients_are_cut_at_a_percentile_of_those_before(tmp_path, clean, monkeypatch):
+    bounds = []
+    cut = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda p, bound: bounds.append(bound) or cut(p, bound)
+    )
+    train(config(simulations=clean, gradient_percentile=50), tmp_path)
+    norms = OpenCheckpoint().load_checkpoint(latest(tmp_path))["norms"]
+    steps = len(norms) // 2
+    assert bounds[:steps] == [float("inf")] * steps
+    assert bounds[steps:] == pytest.approx([float(norms[:steps].double().quantile(0.5))] * steps, rel=1e-6)
+
+
+def test_a_training_begun_before_percentiles_goes_on():
+    assert "gradient_percentile" not in comparable(config())
 
 
 @pytest.mark.parametrize("name", shipped(estimators=True))

@@ -211,7 +211,7 @@ def models_fetch(
     band: Annotated[str, typer.Option(help="Wavelengths, Angstrom in vacuum.")] = "15000:17100",
     teff: Annotated[str, typer.Option(help="K.")] = "2300:7000",
     logg: Annotated[str, typer.Option()] = "0:6",
-    m_h: Annotated[str, typer.Option("--m-h")] = "-2:0.5",
+    m_h: Annotated[str, typer.Option("--m-h")] = "-3:0.5",
     alpha_m: Annotated[str, typer.Option("--alpha-m")] = "0",
     base: Annotated[
         str | None,

@@ -18,7 +18,7 @@ from maury.errors import MauryError
 
 
 class Experiment(StrEnum):
-    """The paper's experiments."""
+    """Experiments of Gupta et al. 2024."""
 
     sine = "sine"
     three = "three"
@@ -28,6 +28,8 @@ class Experiment(StrEnum):
 class Preset(StrEnum):
     """How much time an experiment is given."""
 
+    # A name that is no keyword of Python.
+    try_ = "try"
     laptop = "laptop"
     paper = "paper"
 
@@ -121,14 +123,22 @@ def simulate(
 
 
 def reproduce(
-    experiment: Annotated[Experiment, typer.Argument(help="Which of the paper's experiments.")],
+    experiment: Annotated[Experiment, typer.Argument(help="Which of their experiments.")],
     output: Annotated[Path, typer.Option(help="Folder for reports and pictures.")],
     preset: Annotated[
-        Preset, typer.Option(help="laptop: two cores, 20 minutes; paper: a GPU.")
+        Preset,
+        typer.Option(help="try: all parts in a minute or two; laptop: two cores, 20 minutes; paper: a GPU."),
     ] = Preset.laptop,
     config: Annotated[Path | None, typer.Option(help="TOML file in place of the preset.")] = None,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            help="Name or folder of the model in place of the preset's, with the priors of Table 1.",
+            autocompletion=complete_model,
+        ),
+    ] = None,
 ) -> None:
-    """Repeat an experiment of the paper: simulate, train, infer, and compare with MCMC.
+    """Repeat an experiment of Gupta et al. 2024: simulate, train, infer, and compare with MCMC; run it again to go on.
 
     Example: maury reproduce three --output runs/three
     """
@@ -137,7 +147,7 @@ def reproduce(
     from maury.reproduce.sine import run_sine
     from maury.reproduce.stars import run_stars
 
-    settings = read_experiment(experiment.value, preset.value, config)
+    settings = read_experiment(experiment.value, preset.value, config, library)
     with _stoppable_training(output), quiet(), stages("reading") as tell:
         if isinstance(settings, SineConfig):
             run_sine(settings, output, progress=tell)

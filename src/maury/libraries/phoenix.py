@@ -1,6 +1,6 @@
 """The PHOENIX-ACES-AGSS-COND-2011 library (Husser et al. 2013, A&A 553, A6) of high-resolution spectra, as its archive lays it out.
 
-Wavelengths are vacuum, whatever a header says: the paper does, and headers of some products of the archive do not.
+Wavelengths are vacuum, whatever a header says: that paper does, and headers of some products of the archive do not.
 """
 
 from __future__ import annotations

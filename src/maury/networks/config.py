@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -17,9 +18,10 @@ from maury.likelihood.continuum import DEGREE
 from maury.likelihood.problem import Problem
 from maury.networks.aligned import AlignedFeaturizer
 from maury.networks.context import Context
-from maury.networks.flows import MOST_LAYERS, MOST_UNITS, NSF, OF_LAPLACE, FlowConfig
-from maury.networks.plain import Inputs, Normalise, PlainFeaturizer
-from maury.networks.prepare import Preparation, build_preparation, network_ranges
+from maury.networks.flows import MOST_LAYERS, MOST_UNITS, NSF, OF_LAPLACE, FlowConfig, MixtureMAF
+from maury.networks.paper import PaperFeaturizer, scales_of
+from maury.networks.plain import Inputs, Normalise, PlainFeaturizer, Used
+from maury.networks.prepare import Preparation, build_preparation, network_ranges, simulated_average
 from maury.networks.resnet_gru import ResNetGRU
 from maury.networks.score import ScoreFeaturizer
 from maury.networks.transformer import SpectrumTransformer
@@ -197,8 +199,8 @@ class _Plain(_Config):
         return PlainFeaturizer(self._network(n_pixels, setting), self.features, self.inputs, normalise)
 
 
-class PaperNetwork(_Plain):
-    """ResNet and GRU, as in the paper."""
+class ResNet(_Plain):
+    """Strided residual blocks and GRU: a faster relative of `PaperNetwork`."""
 
     kind: Literal["resnet-gru"] = "resnet-gru"
     inputs: Inputs = "flux"
@@ -218,6 +220,46 @@ class PaperNetwork(_Plain):
         return ResNetGRU(
             self.n_channels, self.features, self.depth, self.width, self.most, self.stride, self.layers
         )
+
+
+class PaperNetwork(_Config):
+    """Featurizer of Gupta et al. 2024, as nbi 0.4 builds it: 18.6 million weights with their flow (`maury.networks.flows.MixtureMAF`).
+
+    It is given the flux alone, in units of the continuum where that is known, scaled as nbi scales it.
+    """
+
+    kind: Literal["paper"] = "paper"
+    features: int = Field(256, gt=0, le=MOST_UNITS)
+    depth: int = Field(
+        8, ge=0, le=16, description="stages of two residual blocks; 0: the series goes to the GRU"
+    )
+    width: int = Field(32, gt=0, le=MOST_UNITS)
+    most: int = Field(512, gt=0, le=MOST_UNITS)
+    layers: int = Field(2, gt=0, le=MOST_LAYERS)
+    dropout: float = Field(0.0, ge=0, lt=1, description="between GRU layers, in training")
+
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights of the square layers."""
+        sizes = [min(self.width * 2**i, self.most) for i in range(self.depth)]
+        state = sizes[-1] if sizes else self.most
+        return 9 * sum(size**2 for size in sizes) + 3 * self.layers * state**2
+
+    def build(self, setting: Setting) -> PlainFeaturizer:
+        """Return the featurizer; its input's scales are computed from simulations, or taken from the weights that are loaded."""
+        problem, scales = setting.problem, (0.0, 1.0)
+        prepare: Normalise | Used | None = setting.normalise()
+        if problem is not None and prepare is not None:
+            if problem.degree is None:
+                wavelength = problem.spectrograph.grid.wavelength
+                prepare = Used(torch.from_numpy(problem.forward.usable(wavelength, problem.labels)))
+            # Those of a file come with its weights.
+            if setting.tensors is None:
+                scales = scales_of(simulated_average(problem, prepare, setting.seed))
+        network = PaperFeaturizer(
+            self.features, self.depth, self.width, self.most, self.layers, self.dropout, scales
+        )
+        return PlainFeaturizer(network, self.features, "flux", prepare)
 
 
 class Transformer(_Plain):
@@ -285,7 +327,7 @@ class Module(_Plain):
 
 
 FeaturizerConfig = Annotated[
-    Aligned | Score | PaperNetwork | Transformer | Module, Field(discriminator="kind")
+    Aligned | Score | PaperNetwork | ResNet | Transformer | Module, Field(discriminator="kind")
 ]
 
 
@@ -301,6 +343,8 @@ class NetworkConfig(_Config):
     @property
     def fewest_weights(self) -> int:
         """Number of weights that the network has at least: what its square layers hold."""
+        if isinstance(self.flow, MixtureMAF):
+            return self.featurizer.fewest_weights + self.flow.fewest_weights
         flow = sum(a * b for a, b in itertools.pairwise(getattr(self.flow, "hidden", ())))
         return self.featurizer.fewest_weights + flow * getattr(self.flow, "transforms", 1)
 

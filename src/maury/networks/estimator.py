@@ -129,7 +129,7 @@ class Estimator(nn.Module):
         Each spectrum has a generator of its own: its draws do not depend on the others. ``even`` as of `ConditionalFlow.base`.
         """
         most, d = max(numbers), len(self.labels)
-        base = context.features.new_zeros(len(context), most, d)
+        base = context.features.new_zeros(len(context), most, self.flow.n_base)
         normal = torch.zeros(len(context), most, d, dtype=torch.float64)
         reference = torch.zeros(len(context), most, 1, dtype=torch.bool)
         for i, (n, generator) in enumerate(zip(numbers, generators, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from torch import Tensor, nn
 
 from maury.networks.autoregressive import Autoregressive, transforms_of
+from maury.networks.paper import MixtureFlow
 from maury.networks.splines import Spline
 
 
@@ -71,7 +73,7 @@ class ConditionalFlow(nn.Module):
 
     def __init__(self, flow: zuko.flows.Flow, n_labels: int, n_context: int, located: Scale | None) -> None:
         super().__init__()
-        self.flow = flow
+        self.flow, self.n_base = flow, n_labels
         self.head: nn.Module | None = None
         self.located = located
         if located:
@@ -174,7 +176,7 @@ class _Mixture(nn.Module):
 
 
 class MAF(_FlowConfig):
-    """Masked autoregressive flow of affine transforms over a mixture of Gaussians; the paper's by default."""
+    """Masked autoregressive flow of affine transforms over a mixture of Gaussians that no context moves."""
 
     kind: Literal["maf"] = "maf"
     transforms: int = Field(15, gt=0, le=MOST_LAYERS)
@@ -189,6 +191,37 @@ class MAF(_FlowConfig):
         if self.components > 1:
             flow.base = _Mixture(n_labels, self.components)
         return ConditionalFlow(flow, n_labels, n_context, self.located)
+
+
+class MixtureMAF(BaseModel):
+    """Masked autoregressive flow that ends in a mixture of Gaussians; that of Gupta et al. 2024 by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["maf-mixture"] = "maf-mixture"
+    transforms: int = Field(15, gt=1, le=MOST_LAYERS, description="the mixture's included")
+    hidden: Hidden = Field((256, 256), min_length=1)
+    components: int = Field(4, gt=0, le=MOST_UNITS, description="Gaussians of the mixture")
+    clamp: float = Field(1.0, gt=0, le=20, description="bound of each transform's log scales")
+    seed: int = Field(3, ge=0, lt=2**31, description="of the permutations between transforms")
+
+    @property
+    def fewest_weights(self) -> int:
+        """Number of weights between hidden layers, and from the last of the mixture to its Gaussians."""
+        between = sum(a * b for a, b in itertools.pairwise(self.hidden))
+        return self.transforms * between + 3 * self.components * self.hidden[-1]
+
+    def build(self, n_labels: int, n_context: int) -> MixtureFlow:
+        """Return the flow.
+
+        Raises
+        ------
+        ConfigError
+            If there is one label.
+        """
+        return MixtureFlow(
+            n_labels, n_context, self.transforms, self.hidden, self.components, self.clamp, self.seed
+        )
 
 
 class NSF(_FlowConfig):
@@ -231,4 +264,4 @@ class Matching(_FlowConfig):
         return FlowMatching(flow, n_labels, n_context, self.located)
 
 
-FlowConfig = Annotated[MAF | NSF | Matching, Field(discriminator="kind")]
+FlowConfig = Annotated[MAF | MixtureMAF | NSF | Matching, Field(discriminator="kind")]

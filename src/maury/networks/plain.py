@@ -45,6 +45,26 @@ class Normalise(nn.Module):
         return torch.cat([f for f, _ in parts], dim=1), torch.cat([w for _, w in parts], dim=1)
 
 
+class Used(nn.Module):
+    """The pixels that the model covers whatever the labels, side by side, as they are: of spectra whose continuum is known to be 1.
+
+    Parameters
+    ----------
+    usable
+        Which these are, bool, shape ``(n_all,)``.
+    """
+
+    pixels: Tensor
+
+    def __init__(self, usable: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("pixels", usable.nonzero()[:, 0], persistent=False)
+
+    def forward(self, flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
+        """Flux and its inverse variance, each ``(n, n_pixels)``."""
+        return flux[:, self.pixels], ivar[:, self.pixels]
+
+
 class PlainFeaturizer(nn.Module):
     """A network that maps spectra to ``n_features`` numbers.
 
@@ -60,7 +80,7 @@ class PlainFeaturizer(nn.Module):
     inputs
         What it is called with.
     normalise
-        Applied first; None for series without a continuum.
+        Applied first: `Normalise`, or `Used` where the continuum is known; None for series without one.
 
     Raises
     ------
@@ -69,7 +89,7 @@ class PlainFeaturizer(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, n_features: int, inputs: Inputs, normalise: Normalise | None
+        self, network: nn.Module, n_features: int, inputs: Inputs, normalise: Normalise | Used | None
     ) -> None:
         super().__init__()
         self.network, self.n_features, self.inputs, self.normalise = network, n_features, inputs, normalise

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -266,6 +267,19 @@ def preparation_of(featurizer: nn.Module) -> Preparation | None:
 
 
 @torch.no_grad()
+@torch.no_grad()
+def simulated_average(problem: Problem, prepare: nn.Module, seed: int, n_spectra: int = 1024) -> Tensor:
+    """Average ``(n_used,)`` of spectra without noise, of stars of the prior, on the instrument's grid as ``prepare`` leaves them."""
+    model, instrument = problem.forward, problem.spectrograph
+    sampler = model.sampler(instrument.grid, None if model.emulator.contained else instrument.grid_lsf)
+    theta = problem.sample(n_spectra, torch.Generator().manual_seed(seed))
+    theta = theta[:, problem.columns(problem.labels.select(model.label_names))]
+    parts = theta.split(128)
+    flux = (sampler(model(part)) for part in parts)
+    total = sum(prepare(one, torch.full_like(one, 1e4))[0].sum(0) for one in flux)
+    return cast(Tensor, total) / n_spectra
+
+
 def build_preparation(
     problem: Problem,
     *,

@@ -1,4 +1,4 @@
-"""The paper's featurizer: a residual convolutional network whose output a recurrent one reads."""
+"""A residual convolutional network whose output a recurrent one reads; strides where that of Gupta et al. 2024 has max-pooling."""
 
 from __future__ import annotations
 

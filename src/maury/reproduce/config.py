@@ -8,14 +8,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from maury.errors import ConfigError
 from maury.networks.config import NetworkConfig
+from maury.reproduce.priors import of_library
 from maury.sampling.chains import ChainConfig
 from maury.toml import read_config
 from maury.training.config import FitConfig
 from maury.training.simulations import ProblemConfig
 
 Experiment = Literal["sine", "three", "five"]
-Preset = Literal["laptop", "paper"]
+Preset = Literal["try", "laptop", "paper"]
 
 
 class _Experiment(BaseModel):
@@ -45,17 +47,40 @@ class StarsConfig(_Experiment):
     """Spectra of stars."""
 
     problem: ProblemConfig
+    table_1: bool = Field(
+        False,
+        description="whether the priors are those of the paper's Table 1, as far as the library reaches",
+    )
     number: int = Field(gt=0, description="simulated spectra")
 
 
-def read_experiment(experiment: str, preset: str, path: Path | None) -> SineConfig | StarsConfig:
+def read_experiment(
+    experiment: str, preset: str, path: Path | None, library: str | None = None
+) -> SineConfig | StarsConfig:
     """Read a preset, or a file in its place.
+
+    Parameters
+    ----------
+    experiment, preset
+        Which.
+    path
+        The file in the preset's place.
+    library
+        Name or folder of a model in place of the configuration's; its priors are then those of Table 1.
 
     Raises
     ------
     ConfigError
-        If the file is missing or has an unknown or impossible key.
+        If the file is missing or has an unknown or impossible key, or library and priors do not fit together.
     """
     folder = Path(str(resources.files("maury") / "reproduce" / "presets"))
     file = path or folder / f"{experiment}-{preset}.toml"
-    return read_config(file, SineConfig) if experiment == "sine" else read_config(file, StarsConfig)
+    if experiment == "sine":
+        if library is not None:
+            raise ConfigError("--library: a sine wave has none; leave it out")
+        return read_config(file, SineConfig)
+    config = read_config(file, StarsConfig)
+    problem, table_1 = config.problem, config.table_1
+    if library is not None:
+        problem, table_1 = problem.model_copy(update={"model": library}), True
+    return config.model_copy(update={"problem": of_library(problem, table_1), "table_1": table_1})

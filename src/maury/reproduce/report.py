@@ -16,7 +16,11 @@ from maury.files import writing
 from maury.labels import LabelSet
 from maury.sampling.chains import Chains
 
-# What the paper tells of its five-label system.
+# "The paper" wherever it is meant, and what it tells of its five-label system.
+REFERENCE = (
+    "*Bayesian Inference on Stellar Spectra with Flow-based Model* ([Gupta, Liu, Vazquez-Segovia, Wei & Zhu 2024]"
+    "(https://ui.adsabs.harvard.edu/search/q=title%3A%22Bayesian%20Inference%20on%20Stellar%20Spectra%20with%20Flow-based%20Model%22))"
+)
 PAPER = {
     "log_density": "9.8 nats",
     "training": "95 min on a data-centre GPU",
@@ -89,7 +93,7 @@ def write_report(
     pictures
         File name to caption.
     """
-    lines = [f"# {title}", ""]
+    lines = [f"# {title}", "", f'An experiment of {REFERENCE}, "the paper".', ""]
     for paragraph in words:
         lines += [paragraph, ""]
     lines += [*_table(["quantity", "here", "the paper"], rows), ""]

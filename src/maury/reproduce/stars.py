@@ -1,4 +1,4 @@
-"""Experiments on spectra: three labels or five, the paper's noise."""
+"""Experiments on spectra: three labels or five, the noise of Gupta et al. 2024."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from maury.models import Model, load_model, to_model_grid
 from maury.posterior.result import Posterior
 from maury.report.plots import draw_picture, samples_figure, walkers_figure
 from maury.report.training import draw_loss
+from maury.reproduce import priors
 from maury.reproduce.config import Experiment, StarsConfig
 from maury.reproduce.report import PAPER, agreement, chain_figures, write_report
 from maury.sampling.chains import Chains, emcee_chains
@@ -31,7 +32,8 @@ from maury.training.config import TrainConfig
 from maury.training.simulations import SimulateConfig, simulate
 from maury.training.train import train
 
-_FLOW_DRAWS = 2000
+# Draws straight from the flow, and spectra that are weighed so at most: each draw takes a likelihood.
+_FLOW_DRAWS, _STRAIGHT = 2000, 40
 _PICTURES = {
     "corner.png": "Fig. 2: the flow's posterior (orange) and the verified one (blue), refined and weighted; red: the truth",
     "fit.png": "Fig. 3: the spectrum (black), reconstructed (orange), and the residual",
@@ -71,7 +73,10 @@ def _example(model: Model, config: StarsConfig, output: Path) -> _Example:
     # The first of moderate noise: the paper's example is no extreme.
     spectra = simulated_spectra(model, 50, "network", seed, observing)
     spectrum, theta, _ = next(item for item in spectra if 35 < item[0].snr < 70)
-    posterior = infer(spectrum, model, draws=max(10_000, config.draws), seed=config.seed)
+    # Nothing is integrated out that the spectra were made without, or the chains would sample another likelihood.
+    posterior = infer(
+        spectrum, model, draws=max(10_000, config.draws), seed=config.seed, nuisances=observing.nuisances
+    )
     problem = model.problem
     best = torch.from_numpy(posterior.draws[posterior.log_weights.argmax()])
     target = Target(problem.likelihood(spectrum).with_reference_continuum(best), problem.inferred)
@@ -165,7 +170,8 @@ def run_stars(
             observing=config.problem.observing,
         )
     )
-    spectra = simulated_spectra(model, 40, "network", config.seed + 20, config.problem.observing)
+    number = min(_STRAIGHT, config.held_out)
+    spectra = simulated_spectra(model, number, "network", config.seed + 20, config.problem.observing)
     straight = [flow_efficiency(model, spectrum, i) for i, (spectrum, _, _) in enumerate(spectra)]
     began = stage("judge", began)
     progress("MCMC on an example")
@@ -186,8 +192,12 @@ def _write(experiment: Experiment, config: StarsConfig, output: Path, figures: d
     words = [
         f"{config.number:,} spectra of `{figures['library']}`; labels {labels}"
         + "".join(f"; {name} = {value:g}" for name, value in figures["fixed"].items())
-        + ". These are the library's ranges, not those of the paper's Table 1, which needs its PHOENIX library."
-        * (figures["library"] != "phoenix-aces"),
+        + ". "
+        + (
+            priors.words(config.problem)
+            if config.table_1
+            else "These are the library's ranges, not those of the paper's Table 1."
+        ),
         "Noise: sigma / flux drawn once a spectrum from U(0, 0.05), new in each epoch; the continuum is known.",
         f"Network: featurizer `{network.featurizer.kind}`, flow `{network.flow.kind}`, trained for "
         f"{figures['training']['training_minutes']:.0f} minutes on the processor this ran on.",

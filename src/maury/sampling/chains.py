@@ -1,4 +1,4 @@
-"""Markov chains as references: emcee, as the paper used it, and NUTS on the differentiable model.
+"""Markov chains as references: emcee, which Gupta et al. 2024 ran beside their flow, and NUTS on the differentiable model.
 
 Both sample the exact posterior over ``u``, in which the prior is N(0, I) and no bound is felt; a chain that starts at the verified
 draws has nothing to find, only to confirm.

@@ -37,7 +37,13 @@ class FitConfig(BaseModel):
     warmup: float = Field(
         0.02, ge=0, lt=1, description="share of the training in which the learning rate rises"
     )
-    gradient_clip: float = Field(5.0, gt=0)
+    gradient_clip: float = Field(5.0, gt=0, description="norm at which gradients are cut")
+    gradient_percentile: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="cut them at this percentile of all norms until the last epoch instead, as nbi does; the first epoch's are left",
+    )
     start: Path | None = Field(
         None, description="an estimator whose weights of the same names are taken first"
     )
@@ -107,4 +113,7 @@ def comparable(config: BaseModel) -> dict[str, Any]:
         "keep_minutes",
     ):
         settings.pop(key, None)
+    # Trainings begun before there was this one do not tell of it.
+    if settings["gradient_percentile"] is None:
+        del settings["gradient_percentile"]
     return settings

@@ -16,6 +16,7 @@ from typing import Any
 os.environ.setdefault("PYTORCH_LIGHTNING_DISABLE_VERSION_CHECK", "1")
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -57,6 +58,9 @@ class Training(lightning.LightningModule):
         self.estimator, self.config, self.data, self.output = estimator, config, data, output
         self.steps = config.epochs * len(data)
         self.seconds = 0.0
+        # Norms of all gradients so far, where a percentile of them is the bound.
+        self._norms: list[float] = []
+        self._bound = math.inf
         self._began = time.monotonic()
 
     def on_fit_start(self) -> None:
@@ -102,18 +106,40 @@ class Training(lightning.LightningModule):
             return self.estimator.context(batch.flux, batch.ivar, batch.seen)
         return batch.context(self.estimator)
 
+    def on_train_epoch_start(self) -> None:
+        """Find by what this epoch's gradients are cut, from all before it."""
+        if self._norms and self.config.gradient_percentile is not None:
+            self._bound = float(np.percentile(self._norms, self.config.gradient_percentile))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Cut gradients at the configuration's norm, or at the percentile of those of the epochs before."""
+        if self.config.gradient_percentile is None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        norm = torch.nn.utils.clip_grad_norm_(self.estimator.parameters(), self._bound)
+        self._norms.append(float(norm))
+
     def on_train_epoch_end(self) -> None:
         """Move on to batches that have not been seen."""
         self.data.first = self.global_step * self.data.world
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the time spent."""
+        """Keep the time spent, and the norms by which gradients are cut."""
         checkpoint["seconds"] = time.monotonic() - self._began
+        if self._norms:
+            checkpoint["norms"] = torch.tensor(self._norms)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue where the checkpoint's data and clock stopped."""
         self.data.first = int(checkpoint["global_step"]) * self.trainer.world_size
         self.seconds = float(checkpoint["seconds"])
+        if "norms" in checkpoint:
+            self._norms = checkpoint["norms"].tolist()
 
     def configure_optimizers(self) -> Any:
         """Adam or AdamW; the learning rate rises, then stays or falls as a cosine."""

@@ -24,7 +24,7 @@ Draw = Callable[[int, torch.Generator], Tensor]
 
 
 class PaperNoise(BaseModel):
-    """White noise, its ratio to the flux drawn once a spectrum from U(0, ``largest``)."""
+    """White noise, its ratio to the flux drawn once a spectrum from U(0, ``largest``): that of Gupta et al. 2024."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
