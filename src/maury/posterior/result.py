@@ -20,7 +20,7 @@ from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.posterior.certificate import Certificate, certify
 from maury.posterior.columns import line, row
-from maury.posterior.diagnostics import BetweenLibraries, Diagnostics
+from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, Window
 from maury.posterior.draws import CornerArrays, corner_arrays, to_pandas
 from maury.posterior.flags import Kind, verdict_of
 from maury.posterior.summary import QUANTILES, WeightedDraws, made_elsewhere
@@ -149,6 +149,12 @@ class Posterior(WeightedDraws):
             raw = self.log_likelihood + self.log_prior - self.log_proposal
         return certify(self.labels, self.draws, self.log_weights, raw)
 
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """Stretches of the spectrum that tell most of the labels, which pictures show; see `maury.posterior.windows`."""
+        found: tuple[Window, ...] = made_elsewhere("posterior.windows", "windows_of")(self)
+        return found
+
     @property
     def efficiency(self) -> float:
         """Effective sample size over draws."""
@@ -231,7 +237,7 @@ class Posterior(WeightedDraws):
         return made_elsewhere("report.plots", "corner_figure")(self, truth)
 
     def plot_fit(self) -> Figure:
-        """Observed spectrum with model, residual and masked pixels, chip by chip."""
+        """Observed spectrum and residual over the whole range, and with the model, below, the windows that tell most of the labels."""
         return made_elsewhere("report.plots", "fit_figure")(self)
 
     def plot_companion(self, low: float, high: float) -> Figure:

@@ -94,5 +94,6 @@ def spectrum_data(posterior: Posterior) -> dict[str, Any]:
         "chips": [[int(a), int(b)] for a, b in grid.chips],
         "names": chip_names(posterior),
         "lines": lines_of(posterior),
+        "windows": [[window.low, window.high] for window in posterior.windows],
         "doppler": math.exp(math.atanh(velocity(posterior) / C_KMS)),
     }

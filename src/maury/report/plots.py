@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from corner import corner
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from maury.errors import InferenceError, MauryWarning
@@ -22,9 +24,11 @@ from maury.labels import LabelSet
 from maury.text import for_picture
 
 if TYPE_CHECKING:
+    from maury.posterior.diagnostics import Window
     from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
     from maury.posterior.summary import WeightedDraws
+    from maury.spectra.spectrum import Spectrum
 
 # Okabe & Ito's colours: told apart by everyone.
 BLUE, ORANGE, GREY, RED, GREEN = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00", "#009E73"
@@ -173,65 +177,145 @@ def total_error(posterior: Posterior) -> NDArray[np.float64]:
 
 
 def fit_figure(posterior: Posterior) -> Figure:
-    """Observed spectrum (black), model (orange), residual in units of its error, and pixels out of use (grey), chip by chip.
+    """Observed spectrum and residual over the whole range, and below it, with the model, the windows that tell most (`Posterior.windows`).
 
     Where residuals are correlated, what those before a pixel let expect of it is drawn over them (orange).
     """
     spectrum, fit = posterior.spectrum, posterior.fit
-    grid = spectrum.grid
-    model, residual, error = (np.full(grid.n_pixels, np.nan) for _ in range(3))
-    model[fit.pixels], residual[fit.pixels] = fit.flux, fit.residual
+    grid, windows = spectrum.grid, posterior.windows
+    columns = 3
+    rows = -(-len(windows) // columns)
+    figure = new_figure(15, 4.6 + 2.9 * rows)
+    parts = figure.subfigures(2, 1, height_ratios=[4.6, max(2.9 * rows, 0.1)])
+    _whole(parts[0], posterior)
+    if windows:
+        axes = parts[1].subplots(
+            2 * rows, columns, gridspec_kw={"height_ratios": [3, 1] * rows}, squeeze=False
+        )
+        for place, window in enumerate(windows):
+            row, column = divmod(place, columns)
+            _window(axes[2 * row, column], axes[2 * row + 1, column], posterior, window, place + 1)
+        for axis in axes.ravel():
+            if not axis.lines:
+                axis.set_axis_off()
     noise = f"jitter {100 * posterior.quantile('jitter', 0.5):.1f} %"
     process = posterior.diagnostics.residuals
     if process and process.used:
-        noise += (
-            f", {100 * process.amplitude:.1f} % (in lines {100 * process.in_lines:.0f} % of their depth) "
-            f"correlated over {process.scale:.0f} km/s"
-        )
-    error[fit.pixels] = total_error(posterior)
-    predicted = np.full(grid.n_pixels, np.nan)
-    predicted[fit.pixels] = fit.predicted
-    used = np.zeros(grid.n_pixels, dtype=bool)
-    used[fit.pixels] = True
-
-    n = len(grid.chips)
-    names = spectrum.meta.get("chips") or (
-        CHIP_NAMES if n == len(CHIP_NAMES) else [f"chip {i + 1}" for i in range(n)]
-    )
-    figure = new_figure(15, 3.6 * n)
-    figures = figure.subplots(2 * n, 1, gridspec_kw={"height_ratios": [3, 1] * n})
-    for i, (start, stop) in enumerate(grid.chips):
-        chip = slice(start, stop)
-        wavelength, good = grid.wavelength[chip], used[chip]
-        upper, lower = figures[2 * i], figures[2 * i + 1]
-        scale = np.nanmedian(spectrum.flux[chip][good]) if good.any() else 1.0
-        flux = spectrum.flux[chip] / (scale or 1.0)
-        upper.plot(wavelength, np.where(good, flux, np.nan), color="black", lw=0.7, label="observed")
-        upper.plot(wavelength, np.where(good, np.nan, flux), color=GREY, lw=0.5, alpha=0.5, label="not used")
-        upper.plot(wavelength, model[chip] / (scale or 1.0), color=ORANGE, lw=0.8, label="model x continuum")
-        if good.any():
-            low, high = np.nanquantile(flux[good], [0.001, 0.999])
-            upper.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
-        lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
-        lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
-        if process and process.used:
-            lower.plot(wavelength, predicted[chip] / error[chip], color=ORANGE, lw=0.5)
-        lower.set_ylim(-5, 5)
-        for axis in (upper, lower):
-            axis.set_xlim(wavelength[0], wavelength[-1])
-        upper.tick_params(labelbottom=False)
-        upper.set_ylabel("flux / median")
-        lower.set_ylabel(r"residual [$\sigma$]")
-        name = for_picture(str(names[i]))
-        upper.text(0.005, 0.04, name, transform=upper.transAxes, fontsize=10)
-    figures[0].legend(loc="lower right", ncols=3, fontsize=9)
-    figures[-1].set_xlabel("vacuum wavelength [Angstrom]")
+        noise += f" and {100 * process.amplitude:.1f} % correlated over {process.scale:.0f} km/s"
     figure.suptitle(
         f"{for_picture(spectrum.id)}: chi2/n {fit.rchi2:.2f} with the file's errors, {fit.rchi2_jitter:.2f} with {noise}; "
         f"{fit.pixels.size} of {grid.n_pixels} pixels used",
         fontsize=12,
     )
     return figure
+
+
+def _chip_titles(spectrum: Spectrum) -> list[str]:
+    n = len(spectrum.grid.chips)
+    names = spectrum.meta.get("chips") or (
+        CHIP_NAMES if n == len(CHIP_NAMES) else [f"chip {i + 1}" for i in range(n)]
+    )
+    return [for_picture(str(name)) for name in names]
+
+
+def _whole(figure: SubFigure, posterior: Posterior) -> None:
+    """Draw every chip, side by side, as wide as it is long: flux over the continuum, pixels out of use, residual and windows."""
+    spectrum, fit = posterior.spectrum, posterior.fit
+    grid = spectrum.grid
+    shown = [
+        (chip, name)
+        for chip, name in zip(grid.chips, _chip_titles(spectrum), strict=True)
+        if ((fit.pixels >= chip[0]) & (fit.pixels < chip[1])).any()
+    ]
+    widths = [grid.wavelength[stop - 1] - grid.wavelength[start] for (start, stop), _ in shown]
+    axes = figure.subplots(
+        2,
+        len(shown),
+        gridspec_kw={"height_ratios": [3, 1], "width_ratios": widths},
+        sharey="row",
+        squeeze=False,
+    )
+    observed = (fit.flux + fit.residual) / fit.continuum
+    low, high = np.quantile(observed, [0.001, 0.999])
+    pull = np.clip(fit.residual / total_error(posterior), -5, 5)
+    for i, ((start, stop), name) in enumerate(shown):
+        upper, lower = axes[:, i]
+        wavelength, member = grid.wavelength[start:stop], (fit.pixels >= start) & (fit.pixels < stop)
+        pixels = fit.pixels[member] - start
+        continuum = np.interp(np.arange(stop - start), pixels, fit.continuum[member])
+        every, used, errors = (np.full(stop - start, np.nan) for _ in range(3))
+        every[:] = spectrum.flux[start:stop] / continuum
+        used[pixels], errors[pixels] = observed[member], pull[member]
+        upper.plot(wavelength, every, color=GREY, lw=0.5, alpha=0.5, label="not used")
+        upper.plot(wavelength, used, color="black", lw=0.5, label="observed")
+        upper.set_ylim(low - 0.1 * (high - low), high + 0.12 * (high - low))
+        lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
+        lower.plot(wavelength, errors, color=BLUE, lw=0.4)
+        lower.set_ylim(-5, 5)
+        for number, window in enumerate(posterior.windows, start=1):
+            if wavelength[0] < window.high and window.low < wavelength[-1]:
+                for axis in (upper, lower):
+                    axis.axvspan(window.low, window.high, color=ORANGE, alpha=0.3, lw=0)
+                middle = min(max((window.low + window.high) / 2, wavelength[0]), wavelength[-1])
+                upper.annotate(
+                    str(number), (middle, 1), xycoords=("data", "axes fraction"), xytext=(0, -3),
+                    textcoords="offset points", ha="center", va="top", fontsize=9, fontweight="bold",
+                )  # fmt: skip
+        for axis in (upper, lower):
+            axis.set_xlim(wavelength[0], wavelength[-1])
+        upper.tick_params(labelbottom=False)
+        upper.set_title(name, fontsize=10)
+        if i:
+            for axis in (upper, lower):
+                axis.tick_params(left=False)
+    axes[0, 0].set_ylabel("flux / continuum")
+    axes[1, 0].set_ylabel(r"residual [$\sigma$]")
+    axes[0, 0].legend(loc="lower left", ncols=2, fontsize=9)
+    figure.supxlabel("vacuum wavelength [Angstrom]", fontsize=10)
+
+
+def _window(upper: Axes, lower: Axes, posterior: Posterior, window: Window, place: int) -> None:
+    """Draw a window: data, model and lines, and the residual below."""
+    from maury.report.panels import marks, told_by
+
+    fit = posterior.fit
+    wavelength = posterior.spectrum.grid.wavelength[fit.pixels]
+    inside = (wavelength > window.low) & (wavelength < window.high)
+    # Where pixels are out of use the curves break.
+    breaks = np.flatnonzero(np.diff(fit.pixels[inside]) > 1) + 1
+    error = total_error(posterior)
+
+    def broken(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.insert(values[inside], breaks, np.nan)
+
+    w = broken(wavelength)
+    upper.plot(
+        w, broken((fit.flux + fit.residual) / fit.continuum), color="black", lw=1.0, drawstyle="steps-mid"
+    )
+    upper.plot(w, broken(fit.flux / fit.continuum), color=RED, lw=1.4)
+    lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
+    lower.plot(w, broken(fit.residual / error), color=BLUE, lw=0.8)
+    process = posterior.diagnostics.residuals
+    if process and process.used:
+        lower.plot(w, broken(fit.predicted / error), color=ORANGE, lw=0.8)
+    lower.set_ylim(-5, 5)
+    free = -np.inf
+    for at, name in marks(posterior, window):
+        upper.axvline(at, color=GREY, lw=0.7, ls=":")
+        half = 0.012 * len(name) * (window.high - window.low)
+        if at - half > free:
+            upper.annotate(
+                for_picture(name), (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", va="bottom", fontsize=8,
+            )  # fmt: skip
+            free = at + half
+    for axis in (upper, lower):
+        axis.set_xlim(window.low, window.high)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    upper.tick_params(labelbottom=False)
+    upper.set_ylabel("flux / cont.", fontsize=9)
+    lower.set_ylabel(r"res. [$\sigma$]", fontsize=9)
+    lower.set_xlabel(for_picture(f"({place})  {told_by(window)}".rstrip()), fontsize=9)
 
 
 def companion_figure(posterior: Posterior, low: float, high: float) -> Figure:

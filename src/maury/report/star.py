@@ -13,6 +13,7 @@ from maury.report.citations import citations
 from maury.report.evidence import checks, evidence
 from maury.report.html import render
 from maury.report.observed import chip_names, lines_of, spectrum_data
+from maury.report.panels import panels
 from maury.report.svg import Sample, corner, histogram, limits, long, marginal, short
 from maury.report.verdict import upper_limits, verdict
 
@@ -64,6 +65,7 @@ def star_page(posterior: Posterior) -> str:
         checks=checks(posterior),
         evidence=evidence(posterior),
         lines=lines_of(posterior),
+        panels=[(panel.title, _markup(panel.svg)) for panel in panels(posterior)],
         chips=chip_names(posterior),
         models=posterior.diagnostics.models,
         residuals=posterior.diagnostics.residuals,
