@@ -130,8 +130,8 @@ def _svg(posterior: Posterior, window: Window, place: int) -> str:
     parts += _marked(marks(posterior, window), x, _TOP, _TOP + upper)
     jumps = np.flatnonzero(np.diff(fit.pixels[used]) > 1) + 1
     # Pixels out of use leave a gap.
-    for name, at, curve in (("data", y, observed), ("model", y, model), ("resid", r, pull)):
-        pieces = zip(np.split(x(wavelength), jumps), np.split(at(curve), jumps), strict=True)
+    for name, place_of, curve in (("data", y, observed), ("model", y, model), ("resid", r, pull)):
+        pieces = zip(np.split(x(wavelength), jumps), np.split(place_of(curve), jumps), strict=True)
         path = "".join(_line(px, py) for px, py in pieces if len(px))
         parts.append(f'<path class="p-{name}" d="{path}"/>')
     parts += [
@@ -140,10 +140,11 @@ def _svg(posterior: Posterior, window: Window, place: int) -> str:
     ]
     across, digits = ticks(window.low, window.high, 5)
     for value in across:
-        at = float(x(value))
-        parts.append(f'<path class="p-tick" d="M{at:.1f} {floor:g}v4"/>')
+        mark = float(x(value))
+        anchor = "end" if mark > right - 14 else "middle"
+        parts.append(f'<path class="p-tick" d="M{mark:.1f} {floor:g}v4"/>')
         parts.append(
-            f'<text class="p-digits" x="{at:.1f}" y="{floor + 15:g}" text-anchor="middle">{value:.{digits}f}</text>'
+            f'<text class="p-digits" x="{mark:.1f}" y="{floor + 15:g}" text-anchor="{anchor}">{value:.{digits}f}</text>'
         )
     up, digits = ticks(bottom, top, 4)
     half = float(math.floor(most / 2))
@@ -159,7 +160,7 @@ def _svg(posterior: Posterior, window: Window, place: int) -> str:
         f'<text class="p-axis" transform="translate(10 {base + lower / 2:.1f}) rotate(-90)" text-anchor="middle">resid. [σ]</text>',
     ]
     said = escape(f"Window {place}: {_title(window)}; observed spectrum, model, and residual")
-    return f'<svg class="panel" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+    return f'<svg class="window" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
 
 
 def _line(x: Array, y: Array) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -186,12 +186,12 @@ def fit_figure(posterior: Posterior) -> Figure:
     columns = 3
     rows = -(-len(windows) // columns)
     figure = new_figure(15, 4.6 + 2.9 * rows)
-    parts = figure.subfigures(2, 1, height_ratios=[4.6, max(2.9 * rows, 0.1)])
-    _whole(parts[0], posterior)
+    above, below = cast(
+        "Sequence[SubFigure]", figure.subfigures(2, 1, height_ratios=[4.6, max(2.9 * rows, 0.1)])
+    )
+    _whole(above, posterior)
     if windows:
-        axes = parts[1].subplots(
-            2 * rows, columns, gridspec_kw={"height_ratios": [3, 1] * rows}, squeeze=False
-        )
+        axes = below.subplots(2 * rows, columns, gridspec_kw={"height_ratios": [3, 1] * rows}, squeeze=False)
         for place, window in enumerate(windows):
             row, column = divmod(place, columns)
             _window(axes[2 * row, column], axes[2 * row + 1, column], posterior, window, place + 1)

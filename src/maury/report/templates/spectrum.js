@@ -77,22 +77,7 @@
     }
     c.restore();
 
-    // Windows that have pictures of their own.
     const dense = (to - from) / plotWidth > 3;
-    if (dense) {
-      c.save();
-      c.textAlign = "center"; c.textBaseline = "bottom"; c.font = "bold 12px system-ui, sans-serif";
-      d.windows.forEach(([low, high], k) => {
-        const a = px(low), b = px(high);
-        if (b < LEFT || a > LEFT + plotWidth) return;
-        c.fillStyle = c.strokeStyle = maury.colour("orange");
-        c.globalAlpha = 0.22; c.fillRect(a, TOP, b - a, base + lower - TOP); c.globalAlpha = 1;
-        c.lineWidth = 1; c.strokeRect(a, TOP, b - a, base + lower - TOP);
-        c.fillStyle = text;
-        c.fillText(String(k + 1), (a + b) / 2, TOP + upper - 3);
-      });
-      c.restore();
-    }
 
     // Axes.
     c.strokeStyle = line; c.fillStyle = soft; c.lineWidth = 1;
@@ -154,6 +139,24 @@
     c.globalAlpha = 1;
     curve((i) => pr(Math.max(-most, Math.min(most, pull[i]))), maury.colour("blue"), dense ? 0.6 : 1.1, used);
     c.restore();
+
+    // Windows that have pictures of their own.
+    if (dense) {
+      c.save();
+      c.textAlign = "center"; c.textBaseline = "bottom"; c.font = "bold 12px system-ui, sans-serif";
+      d.windows.forEach(([low, high], k) => {
+        const a = px(low), b = px(high);
+        if (b < LEFT || a > LEFT + plotWidth) return;
+        c.fillStyle = c.strokeStyle = maury.colour("orange");
+        c.globalAlpha = 0.22; c.fillRect(a, TOP, b - a, base + lower - TOP); c.globalAlpha = 1;
+        c.lineWidth = 1; c.strokeRect(a, TOP, b - a, base + lower - TOP);
+        c.fillStyle = maury.colour("back");
+        c.globalAlpha = 0.85; c.fillRect((a + b) / 2 - 6, TOP + upper - 19, 12, 16); c.globalAlpha = 1;
+        c.fillStyle = text;
+        c.fillText(String(k + 1), (a + b) / 2, TOP + upper - 4);
+      });
+      c.restore();
+    }
 
     // Lines: a mark each, and its name where there is room.
     if (document.getElementById("marks").checked) {
