@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -232,9 +232,17 @@ class Posterior(WeightedDraws):
         """
         made_elsewhere("posterior.store", "write")(self.to_datatree(), path)
 
-    def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
-        """Corner plot of the verified posterior over the flow's."""
-        return made_elsewhere("report.plots", "corner_figure")(self, truth)
+    def plot_corner(
+        self,
+        truth: Mapping[str, float] | None = None,
+        labels: Sequence[str] | None = None,
+        jitter: bool = False,
+    ) -> Figure:
+        """Corner plot of the verified posterior over the flow's, or of some labels: ``labels=["teff", "mg_m", "si_m"]``.
+
+        Elements that were asked for are shown where they are named; ``jitter`` shows the nuisance.
+        """
+        return made_elsewhere("report.plots", "corner_figure")(self, truth, labels, jitter)
 
     def plot_fit(self) -> Figure:
         """Observed spectrum and residual over the whole range, and with the model, below, the windows that tell most of the labels."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from corner import corner
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -21,6 +20,8 @@ from maury.figures import InlineFigure, new_figure
 from maury.files import first_line, writing
 from maury.forward.binary import RATIO, Pair
 from maury.labels import LabelSet
+from maury.report.density import heights, line, plane
+from maury.report.svg import Sample, limits, said
 from maury.text import for_picture
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 # Okabe & Ito's colours: told apart by everyone.
 BLUE, ORANGE, GREY, RED, GREEN = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00", "#009E73"
 CHIP_NAMES = ("blue chip", "green chip", "red chip")
-_CORNER_DRAWS = 20_000
+# Cells of a corner plot's panel, along an axis.
+_CELLS = 60
+# Draws with weights, or equally weighted.
+Draws = tuple[NDArray[np.float64], NDArray[np.float64]] | NDArray[np.float64]
 
 
 def draw_picture(path: Path, make: Callable[[], Figure]) -> Path | None:
@@ -61,77 +65,102 @@ def _axis_names(labels: LabelSet) -> list[str]:
     return [label.axis for label in labels.labels]
 
 
-def _ranges(
-    *samples: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> list[tuple[float, float]]:
-    """Range of each label that holds 99.5 % of every sample, a little wider, inside the prior."""
-    edges = np.array([np.quantile(sample, [0.0025, 0.9975], axis=0) for sample in samples])
-    start, stop = edges[:, 0].min(0), edges[:, 1].max(0)
-    pad = 0.08 * np.maximum(stop - start, 1e-9)
-    return [
-        (float(a), float(b))
-        for a, b in zip(np.maximum(start - pad, low), np.minimum(stop + pad, high), strict=True)
-    ]
+def corner_figure(
+    posterior: Posterior,
+    truth: Mapping[str, float] | None = None,
+    labels: Sequence[str] | None = None,
+    jitter: bool = False,
+) -> Figure:
+    """Corner plot: the verified posterior (blue) over the flow's (orange); 39 % and 86 % regions, the truth (red) if known.
 
+    Parameters
+    ----------
+    posterior
+        What is drawn.
+    truth
+        Of labels, by name.
+    labels
+        Names of those that are shown, in this order; all that are of the star by default, but no more elements than the model's own labels.
+    jitter
+        Show the nuisance too.
 
-def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Figure:
-    """Corner plot: the verified posterior (blue) over the flow's (orange); 39 % and 86 % regions, the truth (red) if known."""
-    labels = posterior.stellar
-    # The flow of a single star says nothing of a companion's labels.
-    flow = {"flow": posterior.flow_draws} if posterior.flow_draws.shape[1] == len(labels) else {}
-    samples = {
-        **flow,
-        f"verified ({posterior.method})": posterior.sample(_CORNER_DRAWS)[:, : len(labels)],
-    }
+    Raises
+    ------
+    LabelError
+        If there is no such label.
+    """
+    names = list(labels) if labels is not None else shown_labels(posterior)
+    if jitter:
+        names += [name for name in posterior.labels.names if name not in (*posterior.stellar.names, *names)]
+    chosen = posterior.labels.select(names)
+    columns = [posterior.labels.index(name) for name in chosen.names]
+    samples = {f"verified ({posterior.method})": (posterior.draws[:, columns], posterior.weights)}
+    stellar = posterior.stellar.names
+    # The flow of a single star says nothing of a companion's labels, nor of elements.
+    if posterior.flow_draws.shape[1] == len(stellar) and set(chosen.names) <= set(stellar):
+        flow = posterior.flow_draws[:, [stellar.index(name) for name in chosen.names]]
+        samples = {"flow": (flow, np.full(len(flow), 1 / max(len(flow), 1))), **samples}
     title = f"{for_picture(posterior.spectrum.id)}\n{for_picture(posterior.model)}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
-    return samples_figure(samples, labels, truth, title)
+    return samples_figure(samples, chosen, truth, title)
+
+
+def shown_labels(posterior: Posterior) -> list[str]:
+    """Return the labels that a corner plot shows if it is not told which: the star's, without elements that were asked for beside them."""
+    elements = {entry.label for entry in posterior.diagnostics.abundances}
+    names = [name for name in posterior.stellar.names if name not in elements]
+    return names or list(posterior.stellar.names)
 
 
 def corner_of_draws(found: WeightedDraws, truth: Mapping[str, float] | None = None) -> Figure:
     """Corner plot of the star's labels; 39 % and 86 % regions, the truth (red) if known."""
     labels = found.stellar
     columns = [found.labels.index(name) for name in labels.names]
-    return samples_figure({"verified": found.sample(_CORNER_DRAWS)[:, columns]}, labels, truth)
+    return samples_figure({"verified": (found.draws[:, columns], found.weights)}, labels, truth)
 
 
 def samples_figure(
-    samples: Mapping[str, NDArray[np.float64]],
+    samples: Mapping[str, Draws],
     labels: LabelSet,
     truth: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """Corner plot of one or two samples ``(n, n_labels)`` by name, the last filled; 39 % and 86 % regions."""
+    """Corner plot of one or two samples by name, the last filled and told in the titles; 39 % and 86 % regions.
+
+    Parameters
+    ----------
+    samples
+        Draws ``(n, n_labels)`` and their weights ``(n,)``, or equally weighted draws.
+    labels, truth
+        Of the draws; the truth (red), by name, where it is known.
+    title
+        Of the legend.
+    """
     n = len(labels)
     # A corner of two labels has no room for a legend but above.
     figure = InlineFigure(figsize=(1.9 * n + 0.8, 1.9 * n + 0.8) if n > 2 else (6, 6))
-    limits = _ranges(*samples.values(), low=labels.low.numpy(), high=labels.high.numpy())
-    # One and two sigma of a two-dimensional Gaussian.
-    options = {"bins": 30, "range": limits, "levels": (0.393, 0.865), "smooth": 1.0, "plot_datapoints": False}
+    told = [s if isinstance(s, tuple) else (s, np.full(len(s), 1 / len(s))) for s in samples.values()]
+    styled = [Sample("", draws, weights) for draws, weights in told]
+    box = limits(styled[::-1], labels.low.numpy(), labels.high.numpy())
     colours = dict(zip(samples, (ORANGE, BLUE)[-len(samples) :], strict=True))
-    for name, sample in samples.items():
-        filled = colours[name] == BLUE
-        corner(
-            sample,
-            fig=figure,
-            labels=_axis_names(labels),
-            color=colours[name],
-            weights=np.full(len(sample), 1 / len(sample)),
-            plot_density=False,
-            fill_contours=filled,
-            no_fill_contours=not filled,
-            hist_kwargs={"lw": 1.6},
-            label_kwargs={"fontsize": 12},
-            max_n_ticks=4,
-            **options,
-        )
+    axes = figure.subplots(n, n, squeeze=False)
+    figure.subplots_adjust(left=0.09, bottom=0.09, right=0.985, top=0.955 if n > 2 else 0.9, wspace=0.06, hspace=0.06)
+    for row in range(n):
+        for column in range(n):
+            axis = axes[row, column]
+            if column > row:
+                axis.set_axis_off()
+                continue
+            for sample, colour in zip(styled, colours.values(), strict=True):
+                _corner_cell(axis, sample, row, column, box, colour)
+            _corner_axis(axis, labels, row, column, n, box)
+            if truth is not None:
+                axis.axvline(truth[labels.names[column]], color=RED, lw=1)
+                if column < row:
+                    axis.axhline(truth[labels.names[row]], color=RED, lw=1)
+        last = styled[-1]
+        axes[row, row].set_title(said(last.draws[:, row], last.weights), fontsize=10, loc="left", pad=4)
     handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     if truth is not None:
-        axes = np.array(figure.axes).reshape(n, n)
-        for i, name in enumerate(labels.names):
-            for row in range(i, n):
-                axes[row, i].axvline(truth[name], color=RED, lw=1)
-            for column in range(i):
-                axes[i, column].axhline(truth[labels.names[i]], color=RED, lw=1)
         handles.append(Line2D([], [], color=RED, label="truth"))
     size = 13 if n > 2 else 9
     figure.legend(
@@ -143,6 +172,58 @@ def samples_figure(
         title_fontsize=size - 1,
     )
     return figure
+
+
+def _corner_cell(
+    axis: Axes, sample: Sample, row: int, column: int, box: NDArray[np.float64], colour: str
+) -> None:
+    """Draw one sample into a cell: a density on the diagonal, regions below it."""
+    filled = colour == BLUE
+    (low, high), middles = box[column], (np.arange(_CELLS) + 0.5) / _CELLS
+    x = low + middles * (high - low)
+    if row == column:
+        density = line(sample.draws[:, row], sample.weights, low, high, _CELLS)
+        axis.plot(x, density, color=colour, lw=1.6)
+        if filled:
+            axis.fill_between(x, density, color=colour, alpha=0.25, lw=0)
+        return
+    density = plane(sample.draws[:, column], sample.draws[:, row], sample.weights, box[[column, row]], _CELLS)
+    if not density.any():
+        return
+    y = box[row, 0] + middles * (box[row, 1] - box[row, 0])
+    # Lines to the very edges: what leans on a bound is cut off there, not rounded.
+    inner, outer = heights(density, (0.393, 0.865))
+    if not outer < inner < density.max():
+        return
+    if filled:
+        axis.contourf(x, y, density.T, [outer, inner, density.max()], colors=[colour], alpha=0.3)
+        axis.contourf(x, y, density.T, [inner, density.max()], colors=[colour], alpha=0.35)
+    axis.contour(x, y, density.T, [outer, inner], colors=[colour], linewidths=1.2)
+
+
+def _corner_axis(
+    axis: Axes, labels: LabelSet, row: int, column: int, n: int, box: NDArray[np.float64]
+) -> None:
+    """Set ends, ticks and names of a cell; numbers and names stand at the left and at the bottom alone."""
+    names = _axis_names(labels)
+    axis.set_xlim(*box[column])
+    axis.xaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    axis.tick_params(direction="in", labelsize=9)
+    if row == column:
+        axis.set_ylim(0, None)
+        axis.set_yticks([])
+    else:
+        axis.set_ylim(*box[row])
+        axis.yaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    if row == n - 1:
+        axis.set_xlabel(names[column], fontsize=12)
+        axis.tick_params(axis="x", rotation=45)
+    else:
+        axis.tick_params(labelbottom=False)
+    if column == 0 and row:
+        axis.set_ylabel(names[row], fontsize=12)
+    else:
+        axis.tick_params(labelleft=False)
 
 
 def walkers_figure(

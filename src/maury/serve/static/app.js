@@ -102,7 +102,7 @@ const send = async (chosen) => {
   let first = true;
   for (const entry of list) {
     const { file } = entry;
-    entry.state = "is sent";
+    entry.state = "being sent";
     table();
     let made = null, reason = "";
     try {
