@@ -130,9 +130,16 @@ class Posterior(WeightedDraws):
         return f"{self.verdict}, {self.method}, k-hat {self.khat:.2f}, ESS {self.ess:.0f} of {len(self.draws)}; {flags}"
 
     def in_words(self) -> list[tuple[str, str]]:
-        """Mean and total error of each label, and the statistical one where that is less: ``("teff", "4751 ± 119 K (± 12)")``."""
+        """Mean and total error of each label, and the statistical one where that is less: ``("teff", "4751 ± 119 K (± 12)")``.
+
+        A rotation of which only a limit is known is told as that: ``("v_sini", "< 4.5 km/s (95 %)")``.
+        """
         told, between = [], self.systematic
+        limits: dict[str, float] = made_elsewhere("report.verdict", "upper_limits")(self)
         for name, entry in self.summary().items():
+            if name in limits:
+                told.append((name, f"< {number(limits[name], 1)} {entry['unit']} (95 %)"))
+                continue
             total = between[name].std if name in between else entry["std"]
             text = with_error(entry["mean"], total, entry["unit"])
             if name in between:

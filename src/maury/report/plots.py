@@ -106,9 +106,9 @@ def corner_figure(
 
 def shown_labels(posterior: Posterior) -> list[str]:
     """Return the labels that a corner plot shows if it is not told which: the star's, without elements that were asked for beside them."""
-    elements = {entry.label for entry in posterior.diagnostics.abundances}
-    names = [name for name in posterior.stellar.names if name not in elements]
-    return names or list(posterior.stellar.names)
+    from maury.report.elements import is_element
+
+    return [name for name in posterior.stellar.names if not is_element(posterior, name)]
 
 
 def corner_of_draws(found: WeightedDraws, truth: Mapping[str, float] | None = None) -> Figure:
@@ -143,7 +143,9 @@ def samples_figure(
     box = limits(styled[::-1], labels.low.numpy(), labels.high.numpy())
     colours = dict(zip(samples, (ORANGE, BLUE)[-len(samples) :], strict=True))
     axes = figure.subplots(n, n, squeeze=False)
-    figure.subplots_adjust(left=0.09, bottom=0.09, right=0.985, top=0.955 if n > 2 else 0.9, wspace=0.06, hspace=0.06)
+    figure.subplots_adjust(
+        left=0.09, bottom=0.09, right=0.985, top=0.955 if n > 2 else 0.9, wspace=0.06, hspace=0.06
+    )
     for row in range(n):
         for column in range(n):
             axis = axes[row, column]

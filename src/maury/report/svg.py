@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 # One and two sigma of a two-dimensional Gaussian.
 LEVELS = (0.865, 0.393)
 _BINS = 48
+# Width of a digit on an axis, and how far a number may reach into the gap beside its plot.
+_DIGIT, _NEAR = 6.0, 3.0
 # Labels up to which a corner plot has room for their units.
 _ROOMY = 8
 
@@ -57,9 +59,7 @@ def limits(samples: Sequence[Sample], low: Array, high: Array) -> Array:
     """
     out = []
     for i in range(len(low)):
-        edges = [
-            _edges(s.draws[:, i], s.weights, 0.0025 if k == 0 else 0.05) for k, s in enumerate(samples)
-        ]
+        edges = [_edges(s.draws[:, i], s.weights, 0.0025 if k == 0 else 0.05) for k, s in enumerate(samples)]
         start, stop = min(e[0] for e in edges), max(e[1] for e in edges)
         pad = 0.08 * max(stop - start, 1e-9 * max(1.0, abs(start)))
         out.append((max(start - pad, low[i]), min(stop + pad, high[i])))
@@ -184,13 +184,15 @@ def _axis_ticks(ends: Iterable[float], side: float, horizontal: bool, label: boo
         p = (value - low) / (high - low) * side
         if horizontal:
             out.append(f'<path class="tick" d="M{p:.1f} {side:g}v-4"/>')
-            if label:
+            # A number at a corner would run into the neighbour's.
+            half = _DIGIT * len(number(value, digits)) / 2
+            if label and half - _NEAR < p < side - half + _NEAR:
                 out.append(
                     f'<text class="digits" x="{p:.1f}" y="{side + 15:g}" text-anchor="middle">{number(value, digits)}</text>'
                 )
         else:
             out.append(f'<path class="tick" d="M0 {side - p:.1f}h4"/>')
-            if label:
+            if label and _DIGIT < p < side - _DIGIT:
                 out.append(
                     f'<text class="digits" x="-5" y="{side - p + 4:.1f}" text-anchor="end">{number(value, digits)}</text>'
                 )

@@ -34,6 +34,13 @@
     return [low - pad, high + pad, Math.min(12, Math.max(4, 1.25 * quantile(pulls, 0.998)))];
   };
 
+  // Lines that are marked: the strong ones, those of an element, or none.
+  const marks = document.getElementById("marks");
+  const marked = () => {
+    if (marks.value === "strong") return d.lines;
+    return (d.elements[marks.value] || []).map((observed) => ({ species: marks.value, observed, faint: false })).sort((a, b) => a.observed - b.observed);
+  };
+
   // Draw a part of the spectrum on any canvas; returns the map from wavelength to place.
   const draw = (target, [x0, x1], scale) => {
     const [c, width, height] = maury.context(target, scale);
@@ -159,10 +166,11 @@
     }
 
     // Lines: a mark each, and its name where there is room.
-    if (document.getElementById("marks").checked) {
+    const lines = marked();
+    if (lines.length) {
       c.fillStyle = c.strokeStyle = soft; c.textBaseline = "bottom"; c.textAlign = "center"; c.lineWidth = 1;
       const free = [-1e9, -1e9];
-      for (const l of d.lines) {
+      for (const l of lines) {
         const x = px(l.observed);
         if (x < LEFT || x > LEFT + plotWidth) continue;
         const name = l.species.replace("Brackett", "Br");
@@ -245,7 +253,14 @@
   }
   for (const b of document.querySelectorAll("[data-move]")) b.addEventListener("click", () => moves[b.dataset.move]());
   document.getElementById("goto").addEventListener("change", (e) => { if (e.target.value) goTo(Number(e.target.value)); });
-  document.getElementById("marks").addEventListener("change", paint);
+  marks.addEventListener("change", paint);
+  for (const b of document.querySelectorAll("[data-element]")) {
+    b.addEventListener("click", () => {
+      marks.value = b.dataset.element;
+      goTo(d.elements[b.dataset.element][0]);
+      box.scrollIntoView({ block: "center" });
+    });
+  }
   document.getElementById("units").addEventListener("change", (e) => { asFile = e.target.checked; paint(); });
 
   const place = (e) => e.clientX - box.getBoundingClientRect().left - box.clientLeft;
