@@ -112,6 +112,7 @@ class Posterior(WeightedDraws):
             ("label", "mean ± total error (statistical)"),
             self.in_words(),
             self._said(),
+            made_elsewhere("report.verdict", "verdict")(self).brief,
         )
 
     @property
@@ -216,6 +217,23 @@ class Posterior(WeightedDraws):
     def verdict(self) -> Kind:
         """``"verified"``, ``"flagged"``, or ``"unusable"``."""
         return verdict_of(self.flag_bad, self.flag_warn, self.method)
+
+    def again(self, **changes: Any) -> Posterior:
+        """Infer the spectrum again, some choices changed: ``masks=[(15900, 15950)]``, ``priors={"logg": maury.Normal(2.6, 0.1)}``.
+
+        Takes the keywords of `maury.infer`; see `maury.inference.infer.infer_again`.
+        """
+        found: Posterior = made_elsewhere("inference.infer", "infer_again")(self, **changes)
+        return found
+
+    def moves(self, other: Posterior) -> dict[str, float]:
+        """How far the median of each label is from here to another posterior, in statistical errors of this one."""
+        here, there = self.summary(), other.summary()
+        return {
+            name: (there[name]["p50"] - entry["p50"]) / max(entry["std"], 1e-300)
+            for name, entry in here.items()
+            if name in there
+        }
 
     def to_json(self) -> dict[str, Any]:
         """One line of the command line's ``--json`` output."""

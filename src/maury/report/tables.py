@@ -128,11 +128,11 @@ _STYLES: Mapping[Kind, str] = {
 
 
 def verdict_line(name: str, found: Verdict) -> Text:
-    """Return what to make of a result: the sentence in its colour, what to do next, and a line a flag with what it means."""
+    """Return what to make of a result: the sentence in its colour, what to do next, and a line a flag with what it means in short."""
     line = Text(f"{readable(name)}: ") if name else Text()
     line.append(found.sentence, f"bold {_STYLES[found.kind]}")
     line.append(f" {found.advice}" if found.advice else "")
-    for flag, text in found.reasons:
+    for flag, text in found.brief:
         line.append(f"\n  {flag}", _STYLES[found.kind]).append(f": {text}")
     if found.reasons:
         line.append(f"\n  (maury explain {found.reasons[0][0]} says more)", "dim")

@@ -84,7 +84,7 @@ def _write(job: Job, priors: Mapping[str, Prior], posterior: Posterior) -> dict[
         "title": found.title,
         "sentence": found.sentence,
         "advice": found.advice,
-        "reasons": [[flag, text] for flag, text in found.reasons],
+        "reasons": [[flag, text] for flag, text in found.brief],
     }
     numbers["wanted"] = wanted_json(job.wanted, priors)
     job.folder.mkdir(mode=0o700)

@@ -151,7 +151,7 @@ const entries = () => [
     const shown = last && !active(last) && last.state !== "done" && !done ? last : done;
     const result = done?.result;
     return {
-      file, name: file.name, snr: file.spectra[(done ?? last)?.index ?? 0]?.snr, result, state: last ? stateOf(last) : "not run",
+      file, name: file.name, snr: file.spectra[(done ?? last)?.index ?? 0]?.snr, result, state: !last ? "not run" : last.state === "done" ? "done" : stateOf(last),
       wrong: note || (shown?.state === "failed" ? shown.error : "") || (!result && !note ? file.trouble : ""), last,
     };
   }),
@@ -202,7 +202,7 @@ const table = () => {
     const said = e.result?.said;
     const verdict = el("td", { className: `left free many said ${e.result?.verdict || ""}`, title: said ? `${said.sentence} ${said.advice}` : "" },
       ...(said ? [el("span", { ariaHidden: "true", textContent: `${MARKS[e.result.verdict]} ` }), said.title] : []),
-      ...(said?.reasons.length ? [el("small", { textContent: said.reasons.map(([flag]) => flag).join(", ") })] : []));
+      ...(said?.reasons.length ? [el("small", { title: said.reasons.map(([flag, text]) => `${flag}: ${text}`).join("\n"), textContent: said.reasons.map(([flag]) => flag).join(", ") })] : []));
     const wrong = e.wrong ? el("td", { className: "left free error", colSpan: e.result ? 1 : 1 + columns.length, textContent: e.wrong }) : null;
     return el("tr", { className: `file${own ? " chosen" : ""}` },
       el("th", { scope: "row" }, name), el("td", { className: "many", textContent: e.snr === undefined ? "" : Math.round(e.snr) }),

@@ -210,6 +210,7 @@ export class Plot {
     c.font = "bold 12px system-ui, sans-serif";
     c.textAlign = "center";
     c.textBaseline = "bottom";
+    let taken = -Infinity;
     this.windows.forEach(([from, to], k) => {
       if (to < this.view[0] || from > this.view[1]) return;
       c.globalAlpha = 0.22;
@@ -219,6 +220,9 @@ export class Plot {
       c.strokeStyle = orange;
       c.strokeRect(x(from), MARGIN.top - 1, x(to) - x(from), floor - MARGIN.top + 2);
       c.fillStyle = text;
+      const middle = (x(from) + x(to)) / 2;
+      if (middle < taken + 12) return;
+      taken = middle;
       c.fillText(String(k + 1), (x(from) + x(to)) / 2, MARGIN.top - 4);
     });
   }
