@@ -49,7 +49,7 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
             written.insert(1, own if wide is None else interval(wide.p16, entry["p50"], wide.p84, digits))
         if name in limits:
             written = [f"< {limits[name]:.1f}", *("" for _ in written[1:])]
-        written.append(f"{of_label.mcse['p50']:.1g}" if of_label else "")
+        written.append(f"{of_label.mcse['p50']:.1g}" if of_label and name not in limits else "")
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
