@@ -340,6 +340,8 @@ def test_a_page_that_is_loaded_again_is_as_it_was(quick_page, demo_bytes):
     page.fill("#to", "16150")
     page.press("#to", "Enter")
     page.click("#files .sort[data-key=name]")
+    page.click("#run")
+    page.wait_for_selector(".run[data-run='2'][data-state=done] dd")
     page.reload()
     page.wait_for_selector("body[data-started]")
     assert page.input_value("#p-logg-mean") == "2.5"
@@ -347,5 +349,6 @@ def test_a_page_that_is_loaded_again_is_as_it_was(quick_page, demo_bytes):
     assert page.input_value("#draws") == "500"
     assert page.inner_text("#regions li").startswith("16100.00 to 16150.00")
     assert page.inner_text("#files button[aria-pressed=true]") == "two.fits"
+    page.wait_for_selector(".run[data-run='2'].chosen dd")
     assert "letter.txt" in page.inner_text("#files")
     assert page.get_attribute("#files th[aria-sort]", "aria-sort") == "ascending"

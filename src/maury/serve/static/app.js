@@ -151,7 +151,7 @@ const entries = () => [
     const shown = last && !active(last) && last.state !== "done" && !done ? last : done;
     const result = done?.result;
     return {
-      file, name: file.name, snr: file.spectra[(done ?? last)?.index ?? 0]?.snr, result, state: !last ? "not run" : last.state === "done" ? "done" : stateOf(last),
+      file, name: file.name, snr: file.spectra[(done ?? last)?.index ?? 0]?.snr, result, state: !last ? (note ? "not run" : "waits") : last.state === "done" ? "done" : stateOf(last),
       wrong: note || (shown?.state === "failed" ? shown.error : "") || (!result && !note ? file.trouble : ""), last,
     };
   }),
@@ -588,6 +588,7 @@ const show = () => {
   $("progress").textContent = doing ? `Run ${doing.number}: ${doing.state === "running" ? doing.stage : doing.state}` : "";
   compare();
   report();
+  keep();
 };
 
 const report = async () => {
