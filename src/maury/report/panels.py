@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from maury.constants import C_KMS
 from maury.display import number
 from maury.posterior.diagnostics import Window
-from maury.report.observed import lines_of, velocity
+from maury.report.observed import lines_of, total_error, velocity
 from maury.report.svg import short, ticks
 
 if TYPE_CHECKING:
@@ -96,8 +96,6 @@ def _title(window: Window) -> str:
 
 def _svg(posterior: Posterior, window: Window, place: int) -> str:
     from markupsafe import escape
-
-    from maury.report.plots import total_error
 
     fit, grid = posterior.fit, posterior.spectrum.grid
     every = (grid.wavelength > window.low) & (grid.wavelength < window.high)

@@ -21,6 +21,9 @@ from maury.files import first_line, writing
 from maury.forward.binary import RATIO, Pair
 from maury.labels import LabelSet
 from maury.report.density import heights, line, plane
+from maury.report.elements import is_element
+from maury.report.observed import CHIP_NAMES, total_error
+from maury.report.panels import marks, told_by
 from maury.report.svg import Sample, limits, said
 from maury.text import for_picture
 
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's colours: told apart by everyone.
 BLUE, ORANGE, GREY, RED, GREEN = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00", "#009E73"
-CHIP_NAMES = ("blue chip", "green chip", "red chip")
 # Cells of a corner plot's panel, along an axis.
 _CELLS = 60
 # Draws with weights, or equally weighted.
@@ -106,8 +108,6 @@ def corner_figure(
 
 def shown_labels(posterior: Posterior) -> list[str]:
     """Return the labels that a corner plot shows if it is not told which: the star's, without elements that were asked for beside them."""
-    from maury.report.elements import is_element
-
     return [name for name in posterior.stellar.names if not is_element(posterior, name)]
 
 
@@ -249,16 +249,6 @@ def walkers_figure(
     return figure
 
 
-def total_error(posterior: Posterior) -> NDArray[np.float64]:
-    """Error of each used pixel with the correlated part of the noise, in the units of the spectrum, shape ``(n,)``."""
-    fit, process = posterior.fit, posterior.diagnostics.residuals
-    if process is None or not process.used:
-        return fit.sigma
-    deviation = process.amplitude * fit.continuum
-    deviation += process.in_lines * np.clip(fit.continuum - fit.flux, 0, None)
-    return np.hypot(fit.sigma, deviation)
-
-
 def fit_figure(posterior: Posterior) -> Figure:
     """Observed spectrum and residual over the whole range, and below it, with the model, the windows that tell most (`Posterior.windows`).
 
@@ -359,8 +349,6 @@ def _whole(figure: SubFigure, posterior: Posterior) -> None:
 
 def _window(upper: Axes, lower: Axes, posterior: Posterior, window: Window, place: int) -> None:
     """Draw a window: data, model and lines, and the residual below."""
-    from maury.report.panels import marks, told_by
-
     fit = posterior.fit
     wavelength = posterior.spectrum.grid.wavelength[fit.pixels]
     inside = (wavelength > window.low) & (wavelength < window.high)
