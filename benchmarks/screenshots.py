@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/screenshots.py [VISIT.fits] [--output docs/results/report]
 
-The star is the given visit, or the demonstration's; the survey is of simulated visits (flow alone), and of made-up rows beyond.
+The star is the given visit, or the demonstration's; ``--elements`` gives a spectrum whose elements are inferred (minutes), and a folder
+of both. The survey is of simulated visits (flow alone), and of made-up rows beyond.
 """
 
 from __future__ import annotations
@@ -71,6 +72,11 @@ def picture(browser: Browser, page: Path, width: int, scheme: str, output: Path)
     tab = context.new_page()
     tab.goto(page.as_uri())
     tab.wait_for_timeout(300)
+    if output.name.startswith("elements"):
+        # What comes before is as in every other report.
+        tab.evaluate(
+            "document.querySelectorAll('main > *:not([aria-labelledby=elements-title])').forEach((n) => n.remove())"
+        )
     tab.screenshot(path=output, full_page=True)
     context.close()
     image = Image.open(output).convert("RGB")
@@ -100,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("visit", nargs="?", type=Path)
     parser.add_argument("--output", type=Path, default=Path("docs/results/report"))
+    parser.add_argument("--elements", type=Path)
     parser.add_argument("--number", type=int, default=48)
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
@@ -110,8 +117,15 @@ def main() -> None:
             visit = root / "apVisit-demo.fits"
             write_demo(visit, load_model())
         star = root / "star.html"
-        star.write_text(star_page(maury.infer(visit)))
+        found = maury.infer(visit)
+        star.write_text(star_page(found))
         pages = {"star": star, "survey": simulated_survey(root, chosen.number)}
+        if chosen.elements is not None:
+            folder_of = root / "folder"
+            folder_of.mkdir()
+            found.save(folder_of / "star.nc")
+            maury.infer(chosen.elements, labels="elements").save(folder_of / "elements.nc")
+            pages |= {"folder": report(folder_of)[0], "elements": folder_of / "elements.html"}
         crowd = report(make_survey(root / "crowd", 100_000))[0]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(ARGUMENTS))
         for title, page in pages.items():

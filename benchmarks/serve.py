@@ -1,6 +1,8 @@
 """From dropping a file on ``maury serve`` to its finished report: seconds, and pictures of the page.
 
-Usage: python benchmarks/serve.py FILE [--output docs/results/serve] [--repeat 3] [--no-pictures]
+Usage: python benchmarks/serve.py FILE [MORE ...] [--output docs/results/serve] [--repeat 3] [--no-pictures]
+
+With more files there are pictures of the page with all of them, ten say, as well.
 """
 
 from __future__ import annotations
@@ -32,11 +34,45 @@ def seconds_to_report(page: Page, file: Path, run: int) -> float:
     return time.perf_counter() - began
 
 
+SCREENS = ((1440, "light"), (1440, "dark"), (390, "light"), (390, "dark"))
+
+
+def picture(page: Page, path: Path, most: int) -> int:
+    """Take a picture of a page, ``most`` pixels high; return axe's serious findings and pixels of overflow."""
+    page.wait_for_timeout(1500)
+    page.screenshot(path=path, full_page=True)
+    image = Image.open(path).convert("RGB")
+    image = image.crop((0, 0, image.width, min(image.height, most)))
+    image.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
+    return len(findings(page)) + overflow(page)
+
+
+def pictures_of_many(browser: Browser, address: str, files: list[Path], output: Path) -> dict[str, int]:
+    """Drop many files at once, and take pictures when all of them are done."""
+    found: dict[str, int] = {}
+    state = None
+    for width, scheme in SCREENS:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, storage_state=state
+        )
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-started]")
+        if state is None:
+            page.set_input_files("#file", [str(file) for file in files])
+            page.locator("#tally", has_text=f"{len(files)} of {len(files)} done").wait_for(timeout=600_000)
+            state = context.storage_state()
+        name = f"files-{width}-{scheme}"
+        found[name] = picture(page, output / f"{name}.png", 900 if width > 1000 else 1700)
+        context.close()
+    return found
+
+
 def pictures(browser: Browser, address: str, file: Path, output: Path) -> dict[str, int]:
     """Take pictures of a page with two runs; return axe's serious findings and pixels of overflow."""
     found = {}
-    for width, scheme in ((1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")):
-        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+    for width, scheme in SCREENS:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("body[data-started]")
@@ -50,17 +86,8 @@ def pictures(browser: Browser, address: str, file: Path, output: Path) -> dict[s
         page.click("#run")
         page.wait_for_selector(".run[data-run='2'][data-state=done] dd", timeout=60_000)
         page.frame_locator("#frame").locator("h1").wait_for(timeout=60_000)
-        # A frame outside the window is not painted, not even for a picture of the whole page.
-        page.set_viewport_size({"width": width, "height": 2800})
-        page.wait_for_timeout(1500)
         name = f"page-{width}-{scheme}"
-        page.screenshot(path=output / f"{name}.png", full_page=True)
-        found[name] = len(findings(page)) + overflow(page)
-        image = Image.open(output / f"{name}.png").convert("RGB")
-        image = image.crop((0, 0, image.width, min(image.height, 2200)))
-        image.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-            output / f"{name}.png", optimize=True
-        )
+        found[name] = picture(page, output / f"{name}.png", 2600)
         context.close()
     return found
 
@@ -68,6 +95,7 @@ def pictures(browser: Browser, address: str, file: Path, output: Path) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
+    parser.add_argument("more", nargs="*", type=Path)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "serve")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--no-pictures", action="store_true")
@@ -100,6 +128,8 @@ def main() -> None:
                 seconds.append(seconds_to_report(fresh, chosen.file, 1))
                 fresh.context.close()
             found = {} if chosen.no_pictures else pictures(browser, address, chosen.file, chosen.output)
+            if chosen.more and not chosen.no_pictures:
+                found |= pictures_of_many(browser, address, [chosen.file, *chosen.more], chosen.output)
             browser.close()
     finally:
         server.terminate()

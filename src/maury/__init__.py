@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from maury.display import Progress
     from maury.errors import MauryError
     from maury.inference.batch import infer_batch
     from maury.inference.infer import infer, infer_files
@@ -44,6 +45,7 @@ _PUBLIC = {
     "infer_files": "maury.inference.infer",
     "infer_batch": "maury.inference.batch",
     "infer_visits": "maury.inference.visits",
+    "Progress": "maury.display",
     # results
     "Posterior": "maury.posterior.result",
     "JointPosterior": "maury.posterior.joint",
@@ -61,6 +63,7 @@ __all__ = [
     "Normal",
     "PixelGrid",
     "Posterior",
+    "Progress",
     "Spectrum",
     "TruncatedNormal",
     "Uniform",

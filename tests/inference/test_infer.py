@@ -100,7 +100,7 @@ def test_too_few_draws(model, star):
 
 def test_pictures(posterior):
     assert len(posterior.plot_corner().axes) >= 36
-    assert len(posterior.plot_fit().axes) == 6
+    assert len(posterior.plot_fit().axes) == 18
 
 
 def test_modes_agree_from_different_starts(model, star):

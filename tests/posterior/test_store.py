@@ -68,7 +68,7 @@ def test_spectrum_and_fit_come_back(posterior, file):
     for name in ("pixels", "flux", "continuum", "residual", "sigma", "whitened", "predicted"):
         np.testing.assert_array_equal(getattr(found.fit, name), getattr(posterior.fit, name))
     np.testing.assert_array_equal(found.flow_draws, posterior.flow_draws)
-    assert len(found.plot_fit().axes) == 6
+    assert len(found.plot_fit().axes) == 18
 
 
 def test_provenance_is_kept(file):
@@ -91,7 +91,7 @@ def test_it_can_be_saved_again(file, tmp_path):
 
 
 def test_diagnostics_are_kept(posterior, file):
-    assert load(file).diagnostics == posterior.diagnostics
+    assert load(file).diagnostics == replace(posterior.diagnostics, windows=posterior.windows)
     everything = Diagnostics(
         posterior.diagnostics.misfit,
         ResidualProcess(0.01, 0.1, 20.0, 12.0, True),

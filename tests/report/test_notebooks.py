@@ -6,13 +6,17 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import pytest
 
 import maury
 from maury.figures import new_figure
+from maury.models import load_model
+from maury.training.demo import write_demo
 
 CELLS = [
     "import maury\nposterior = maury.load('draws.nc')\nposterior",
@@ -22,6 +26,8 @@ CELLS = [
     "posterior.spectrum.plot()",
     "quiet = posterior.spectrum.without([(15900, 15950)])\nquiet.good.sum() < posterior.spectrum.good.sum()",
     "posterior.to_pandas().head(2)",
+    "first = maury.infer('star.fits', draws=150, progress=maury.Progress())\nagain = first.again(masks=[(15900, 15950)], seed=3)\nagain",
+    "first.moves(again)['teff']",
 ]
 
 
@@ -46,6 +52,7 @@ def execute(notebook: Path) -> list[dict[str, str | bytes]]:
 def shown(posterior, tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
     posterior.save(folder / "draws.nc")
+    write_demo(folder / "star.fits", load_model())
     cells = [
         {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source.splitlines(True)}
         for i, source in enumerate(CELLS)
@@ -62,7 +69,7 @@ def shown(posterior, tmp_path_factory):
 def test_a_posterior_shows_its_verdict_and_labels(shown):
     card = shown[0]["html"]
     assert "take v_sini as an upper limit" in card
-    assert card.index("Believe it") < card.index("<td>teff</td>")
+    assert card.index("Believe it") < card.index("<code>average_lsf</code>") < card.index("<td>teff</td>")
     assert "<script>" not in card
     assert "&lt;script&gt;" in card
     assert len(shown[0]["text"]) < 600
@@ -78,6 +85,72 @@ def test_spectra_tables_and_masks(shown):
     assert "html" in shown[3]
     assert shown[5]["text"] in ("True", "np.True_")
     assert "<table" in shown[6]["html"]
+
+
+def test_a_mask_and_once_more(shown, posterior):
+    """Without widgets: what was chosen before stays, the mask comes to it, and what moves is told."""
+    assert "<table>" in shown[7]["html"]
+    assert abs(float(shown[8]["text"].removeprefix("np.float64(").rstrip(")"))) < 5
+
+
+def test_again_keeps_what_was_chosen(posterior, tmp_path):
+    narrow = {"logg": maury.TruncatedNormal(2.6, 0.05)}
+    write_demo(tmp_path / "star.fits", load_model())
+    first = maury.infer(tmp_path / "star.fits", priors=narrow, draws=150, noise="independent", seed=7)
+    first.save(tmp_path / "first.nc")
+    loaded = maury.load(tmp_path / "first.nc")
+    for before in (first, loaded):
+        assert before.again().summary() == first.summary()
+    masked = first.again(masks=[(15900, 15950)], seed=8)
+    w = masked.spectrum.grid.wavelength[masked.fit.pixels]
+    assert not ((w > 15900) & (w < 15950)).any()
+    assert masked.labels["logg"].prior == first.labels["logg"].prior
+    assert 0 < abs(first.moves(masked)["teff"]) < 5
+    with pytest.raises(maury.MauryError, match="no option 'mask'"):
+        first.again(mask=[(1, 2)])
+    # A saved posterior needs its spectrum's file: the line-spread function is in it.
+    (tmp_path / "star.fits").unlink()
+    with pytest.raises(maury.MauryError, match="is not there to be inferred again"):
+        loaded.again()
+
+
+def test_progress_is_a_line_that_changes(monkeypatch, capsys):
+    told = []
+
+    class Handle:
+        def update(self, data, raw):
+            told.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        told.append(data["text/plain"])
+        return Handle()
+
+    progress = maury.Progress()
+    progress("flow")
+    progress("flow")
+    progress("refine")
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["flow", "refine"]
+    notebook = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1))
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    progress = maury.Progress()
+    progress("flow")
+    progress("refine")
+    progress._last -= 1
+    progress("refine")
+    assert [line.split(",")[0] for line in told] == ["flow", "refine", "refine"]
+    assert capsys.readouterr().err == ""
+
+
+def test_several_visits_show_their_verdict_too(posterior):
+    from maury.inference.visits import infer_visits
+
+    star = infer_visits(
+        [posterior.spectrum, replace(posterior.spectrum, flux=1.001 * posterior.spectrum.flux)], draws=150
+    )
+    card = star._repr_html_()
+    assert card.index("<div>") < card.index("<td>teff</td>")
+    assert "average_lsf" in card
 
 
 def test_every_plot_returns_a_figure():

@@ -127,3 +127,27 @@ def test_a_page_that_cannot_be_written(run, folder, tmp_path):
 def test_kinds_of_folders(folder):
     assert recognise(folder) == "stars"
     assert CliRunner().invoke(cli.app, ["report", "--help"]).exit_code == 0
+
+
+def test_the_index_has_files_units_and_a_kiel_diagram(posterior, tmp_path):
+    from dataclasses import replace
+
+    posterior.save(tmp_path / "one.nc")
+    hot = replace(
+        posterior,
+        draws=posterior.draws * 1.02,
+        spectrum=replace(posterior.spectrum, id="Hot", path="x/hot.fits"),
+    )
+    hot.save(tmp_path / "two.nc")
+    replace(hot, flag_bad=("no_star",)).save(tmp_path / "none.nc")
+    report(tmp_path)
+    index = (tmp_path / "index.html").read_text()
+    assert re.search(r'Teff</button> <span class="unit-of">K<', index)
+    assert '<span class="file-of">hot.fits</span>' in index
+    # What is no star has no place in the diagram; a limit is one in the table.
+    assert index.count('<circle class="star') == 2
+    assert 'href="two.html"' in index
+    assert re.search(r"<td>&lt; \d", index)
+    (tmp_path / "two.nc").unlink()
+    report(tmp_path)
+    assert '<svg class="kiel"' not in (tmp_path / "index.html").read_text()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maury.posterior.flags import FLAGS, Severity
-from maury.report.tables import flags_line, verdict_line
+from maury.report.tables import verdict_line
 from maury.report.verdict import _SAID, judge, meaning, upper_limits
 
 
@@ -62,12 +62,16 @@ def test_errors_are_total_where_the_library_has_some():
 
 
 def test_the_terminal_says_it_first():
-    line = verdict_line("[b]star", judge((), ("misfit",), "refined"))
+    line = verdict_line("[b]star", judge((), ("misfit", "novel"), "refined"))
     assert line.plain.startswith(
         "[b]star: A stretch of this spectrum does not fit, and it matters to the labels. The checks"
     )
-    assert flags_line((), ("misfit", "novel")) == "flags: misfit, novel (maury explain misfit)"
-    assert flags_line((), ()) == "no flags"
+    # Each flag with what it means, and where more is said.
+    said = line.plain.splitlines()
+    assert [text.split(":")[0].strip() for text in said[1:-1]] == ["misfit", "novel"]
+    assert "the network was not trained" in said[2].lower()
+    assert said[-1].strip() == "(maury explain misfit says more)"
+    assert "\n" not in verdict_line("star", judge((), (), "refined")).plain
 
 
 def draws_of(v_sini, warn=()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from maury.models import load_model
 from maury.serve.app import create_app
 from maury.serve.jobs import Jobs, Progress, Run
 from maury.serve.readers import Readers
-from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT
+from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, ROW
 from maury.serve.server import configured, listen
 from maury.serve.settings import ServerSettings
 from maury.serve.uploads import Uploads
@@ -35,6 +36,21 @@ def demo_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("demo") / "apVisit-demo.fits"
     write_demo(path, load_model())
     return path.read_bytes()
+
+
+def numbers(teff: float) -> dict[str, Any]:
+    """What a run returns, for a star whose rotation is an upper limit."""
+    teff_ = {"p50": teff, "std": 20.0, "total": 90.0, "unit": "K"}
+    v_sini = {"p50": 2.0, "std": 1.0, "total": 1.0, "unit": "km/s"}
+    said = {
+        "title": "Verified, but flagged", "sentence": "Believe it, but take v_sini as an upper limit.", "advice": "",
+        "reasons": [["average_lsf", "What average_lsf means."]],
+    }  # fmt: skip
+    return {
+        "labels": {"teff": teff_, "v_sini": v_sini}, "limits": {"v_sini": 4.5}, "said": said, "verdict": "flagged", "names": {},
+        "flag_bad": [], "flag_warn": ["average_lsf"], "method": "refined", "khat": 0.1, "ess": 190.0, "draws": 220,
+        "rchi2_jitter": 1.0, "log_evidence": -5.0,
+    }  # fmt: skip
 
 
 @dataclass
@@ -59,9 +75,12 @@ class Fake:
         if self.error:
             raise self.error
         run.folder.mkdir()
-        for name in (REPORT, NUMBERS, DRAWS, FIT):
+        for name in (REPORT, NUMBERS, DRAWS):
             (run.folder / name).write_text(f"{name} of run {run.number}")
-        return {"labels": {}, "number": run.number}
+        teff = 4000.0 + 100 * len(self.seen)
+        (run.folder / ROW).write_text(json.dumps({"file": run.upload.name, "teff": teff}))
+        (run.folder / FIT).write_text(json.dumps({"wavelength": [], "flux": [], "scale": 1.0, "panels": []}))
+        return numbers(teff)
 
 
 @dataclass
@@ -132,6 +151,24 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     thread.start()
     yield Served(f"http://127.0.0.1:{settings.port}", jobs, root)
     server.should_exit = True
+    thread.join(15)
+    opened.close()
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[tuple[str, Fake]]:
+    """A server for a browser, on which runs are done at once, and what does them."""
+    opened = listen("127.0.0.1", 0)
+    settings = ServerSettings(port=opened.getsockname()[1], model="kurucz-apogee")
+    work = Fake()
+    work.gate.set()
+    jobs, readers = Jobs(work, settings), Readers(settings)
+    app = create_app(settings, choices(settings.model), readers, Uploads(tmp_path, settings, readers), jobs)
+    running = uvicorn.Server(configured(app, settings))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{settings.port}", work
+    running.should_exit = True
     thread.join(15)
     opened.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from PIL import Image
 
 from browser import drop, findings, overflow
 from maury.training.demo import TRUTH
@@ -66,6 +68,15 @@ def test_drop_watch_change_mask_compare(visit_of, demo_bytes, tmp_path):
         assert abs(first[name][0] - TRUTH[name]) < 5 * first[name][1], name
     assert first["v_bary"][0] == pytest.approx(first["v_rad"][0] + 12.34, abs=0.02)
     assert "maury-demo" in page.frame_locator("#frame").locator("h1").inner_text()
+
+    # Windows that tell most, as the report has them, and the report itself, in a picture of the whole page.
+    assert page.locator("#windows svg.window").count() >= 4
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("L")
+    place = page.locator("#frame").bounding_box()
+    assert place["height"] > 2000
+    left, top = int(place["x"]) + 2, int(place["y"]) + 2
+    seen = picture.crop((left, top, left + 600, top + 500)).getextrema()
+    assert seen[1] - seen[0] > 100
 
     # A wrong prior is told at its field; a right one moves its label.
     page.select_option("#p-logg", "normal")
@@ -149,7 +160,7 @@ def test_every_width_and_both_colours(visit_of, demo_bytes, width, scheme):
     assert len(page.screenshot()) > 10_000
 
 
-def test_headers_and_names_are_text(visit_of, demo_bytes, tmp_path):
+def test_headers_and_names_are_text(visit_of, served, demo_bytes, tmp_path):
     evil = "<img src=x onerror=alert(1)>"
     path = tmp_path / "evil.fits"
     path.write_bytes(demo_bytes)
@@ -165,17 +176,20 @@ def test_headers_and_names_are_text(visit_of, demo_bytes, tmp_path):
     frame = page.frame_locator("#frame")
     assert evil in frame.locator("h1").inner_text()
     assert frame.locator("h1 img").count() == 0
-    # Even a script in a report would have no origin, and reach nothing.
-    inner = page.frames[1]
-    assert inner.evaluate("origin") == "null"
-    assert "TypeError" in inner.evaluate("fetch('/api/files').then(String, String)")
+    # In the page a report has no scripts; alone it has its own, but no origin, and they reach nothing.
+    assert page.frames[1].locator("#theme").is_hidden()
+    alone = page.context.new_page()
+    alone.goto(served.address + page.get_attribute("#open", "href"))
+    assert evil in alone.locator("h1").inner_text()
+    assert alone.evaluate("origin") == "null"
+    assert "TypeError" in alone.evaluate("fetch('/api/files').then(String, String)")
 
 
 def test_what_is_refused_is_said(visit_of, served):
     page = visit_of()
     drop(page, b"Dear sir, this is a letter.\n" * 50, "letter.fits")
-    page.wait_for_selector("#message:not([hidden])")
-    assert "letter.fits: not a FITS file; it looks like text" in page.inner_text("#message")
+    page.locator("#files", has_text="refused").wait_for()
+    assert "not a FITS file; it looks like text" in page.inner_text("#files tr.file:has-text('letter.fits')")
     before = sorted(served.root.iterdir())
     # 200 MB are refused by their size alone.
     page.evaluate("""() => {
@@ -184,9 +198,12 @@ def test_what_is_refused_is_said(visit_of, served):
       dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));
     }""")
     # The page's policy forbids what would look again by a string of script.
-    page.locator("#message", has_text="big.fits").wait_for()
-    assert "64 MB" in page.inner_text("#message")
+    row = page.locator("#files tr.file", has_text="big.fits")
+    row.locator("text=64 MB").wait_for()
     assert sorted(served.root.iterdir()) == before
+    assert page.inner_text("#tally") == "0 of 2 done, 2 refused"
+    row.get_by_role("button", name="Remove big.fits").click()
+    assert page.locator("#files tr.file").count() == 1
 
 
 def test_two_browsers_at_once(visit_of, demo_bytes):
@@ -220,3 +237,118 @@ def test_closing_the_tab_midway(visit_of, served, demo_bytes):
     other = visit_of()
     drop(other, demo_bytes, "next.fits")
     done(other, 1)
+
+
+@pytest.fixture
+def quick_page(browser, quick):
+    """The page on a server whose runs are done at once."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    said = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(quick[0])
+    page.wait_for_selector("body[data-started]")
+    yield page
+    context.close()
+    assert said == []
+
+
+def drop_all(page, files: dict[str, bytes]) -> None:
+    page.set_input_files("#file", [{"name": n, "mimeType": "", "buffer": b} for n, b in files.items()])
+
+
+def test_ten_files_are_ten_rows(quick_page, demo_bytes):
+    page = quick_page
+    drop_all(page, {f"star-{i}.fits": demo_bytes for i in range(9)} | {"letter.txt": b"Dear sir"})
+    rows = page.locator("#files tbody tr")
+    # All of them are there at once, whatever becomes of them.
+    assert rows.count() == 10
+    page.locator("#tally", has_text="9 of 10 done, 1 refused").wait_for(timeout=_WAIT)
+    assert page.locator("#files tbody tr", has_text="Verified, but flagged").count() == 9
+    assert "< 4.5" in rows.nth(0).inner_text()
+    # Each ran once, and the first is open, its verdict in the window.
+    assert page.locator(".run").count() == 1
+    assert page.get_attribute("#files button[aria-pressed=true]", "data-file")
+    said = page.locator(".run .said").bounding_box()
+    assert said["y"] + said["height"] < 900
+
+    # Sorted by a number, either way and not at all; what has none stands last.
+    def kelvins():
+        return [
+            float(t.split(" ±")[0])
+            for t in page.locator("#files tbody td:nth-child(5)").all_inner_texts()
+            if "±" in t
+        ]
+
+    page.click("#files .sort[data-key=teff]")
+    page.click("#files .sort[data-key=teff]")
+    assert kelvins() == sorted(kelvins(), reverse=True)
+    assert page.get_attribute("#files th[aria-sort]", "aria-sort") == "descending"
+    assert "letter.txt" in rows.nth(9).inner_text()
+    with page.expect_download() as got:
+        page.click("#zip")
+    assert got.value.suggested_filename == "maury-results.zip"
+    assert findings(page) == []
+
+
+def test_cancel_all(quick_page, quick, demo_bytes):
+    page, work = quick_page, quick[1]
+    work.gate.clear()
+    drop_all(page, {f"star-{i}.fits": demo_bytes for i in range(3)})
+    page.locator("#files tbody", has_text="waits for 2 others").wait_for(timeout=_WAIT)
+    page.click("#cancel-all")
+    page.locator("#files tbody tr", has_text="cancelled").nth(2).wait_for(timeout=_WAIT)
+    assert page.locator("#cancel-all").is_hidden()
+
+
+def test_a_message_comes_once_and_after_the_field(quick_page, demo_bytes):
+    page = quick_page
+    drop_all(page, {"star.fits": demo_bytes})
+    page.locator("#files", has_text="done").wait_for(timeout=_WAIT)
+    page.select_option("#p-logg", "range")
+    page.focus("#p-logg-low")
+    page.keyboard.type("77")
+    assert page.inner_text("#e-logg") == ""
+    page.keyboard.press("Tab")
+    assert page.inner_text("#e-logg") == "must lie in the model's range, 0.5 to 5.1"
+    page.keyboard.type("88")
+    page.keyboard.press("Tab")
+    # Two fields with the same fault.
+    assert page.inner_text("#e-logg") == "must lie in the model's range, 0.5 to 5.1"
+    assert page.locator("[aria-invalid=true]").count() == 2
+    page.fill("#p-logg-low", "2")
+    page.fill("#p-logg-high", "3")
+    assert page.inner_text("#e-logg") == ""
+    assert page.locator("[aria-invalid=true]").count() == 0
+    page.fill("#draws", "7.5")
+    page.focus("#seed")
+    assert "whole number, 100 to 20000" in page.inner_text("#e-draws")
+    page.click("#run")
+    assert page.locator(".run").count() == 1
+
+
+def test_a_page_that_is_loaded_again_is_as_it_was(quick_page, demo_bytes):
+    page = quick_page
+    drop_all(page, {"one.fits": demo_bytes, "two.fits": demo_bytes, "letter.txt": b"Dear sir"})
+    page.locator("#tally", has_text="2 of 3 done").wait_for(timeout=_WAIT)
+    page.click("#files button:has-text('two.fits')")
+    page.select_option("#p-logg", "normal")
+    page.fill("#p-logg-mean", "2.5")
+    page.fill("#p-logg-sigma", "0.1")
+    page.fill("#draws", "500")
+    page.fill("#from", "16100")
+    page.fill("#to", "16150")
+    page.press("#to", "Enter")
+    page.click("#files .sort[data-key=name]")
+    page.click("#run")
+    page.wait_for_selector(".run[data-run='2'][data-state=done] dd")
+    page.reload()
+    page.wait_for_selector("body[data-started]")
+    assert page.input_value("#p-logg-mean") == "2.5"
+    assert page.input_value("#p-logg-sigma") == "0.1"
+    assert page.input_value("#draws") == "500"
+    assert page.inner_text("#regions li").startswith("16100.00 to 16150.00")
+    assert page.inner_text("#files button[aria-pressed=true]") == "two.fits"
+    page.wait_for_selector(".run[data-run='2'].chosen dd")
+    assert "letter.txt" in page.inner_text("#files")
+    assert page.get_attribute("#files th[aria-sort]", "aria-sort") == "ascending"

@@ -1,9 +1,12 @@
 """Who is answered, and what is said about fields that are wrong."""
 
+import io
 import math
 import time
+import zipfile
 
 import pytest
+from astropy.table import Table
 from starlette.testclient import TestClient
 
 from maury.errors import ConfigError
@@ -174,6 +177,10 @@ def test_headers_of_safety(busy):
     policy = report.headers["content-security-policy"]
     assert "sandbox allow-scripts" in policy
     assert "allow-same-origin" not in policy
+    # In the page it has the page's origin, and no script.
+    still = desk.client.get(f"/api/runs/{run['id']}/report?still=true").headers["content-security-policy"]
+    assert "allow-same-origin" in still
+    assert "script" not in still
     draws = desk.client.get(f"/api/runs/{run['id']}/draws")
     assert draws.headers["content-disposition"] == 'attachment; filename="star-run1.nc"'
 
@@ -195,6 +202,38 @@ def test_one_runs_the_others_wait_and_can_be_cancelled(busy):
     until(lambda: state(desk, third) == "done")
     assert desk.work.seen == [first["id"], third["id"]]
     assert desk.client.get(f"/api/runs/{first['id']}/report").status_code == 404
+
+
+def test_all_of_a_session_are_cancelled_at_once(busy, demo_bytes):
+    desk, file = busy
+    other = desk.browser()
+    theirs = desk.run(desk.send(demo_bytes, client=other).json()["id"], client=other).json()
+    mine = [desk.run(file).json() for _ in range(3)]
+    assert desk.client.post("/api/cancel").status_code == 204
+    until(lambda: {state(desk, run) for run in mine} == {"cancelled"})
+    desk.work.gate.set()
+    until(lambda: other.get(f"/api/runs/{theirs['id']}").json()["state"] == "done")
+
+
+def test_all_results_are_one_file(busy, demo_bytes):
+    desk, file = busy
+    assert desk.client.get("/api/results.zip").status_code == 404
+    desk.work.gate.set()
+    namesake = desk.send(demo_bytes).json()["id"]
+    runs = [desk.run(file).json(), desk.run(file).json(), desk.run(namesake).json()]
+    until(lambda: {state(desk, run) for run in runs} == {"done"})
+    answer = desk.client.get("/api/results.zip")
+    assert answer.headers["content-disposition"] == 'attachment; filename="maury-results.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
+        assert packed.testzip() is None
+        names = set(packed.namelist())
+        table = Table.read(packed.read("summary.ecsv").decode(), format="ascii.ecsv")
+    stems = ("star-run1", "star-run2", "star-run1_2")
+    assert names == {"summary.ecsv"} | {f"{stem}.{end}" for stem in stems for end in ("nc", "html", "json")}
+    assert list(table["file"]) == ["star.fits"] * 3
+    # Another session has none of it, and nothing is left on the disk.
+    assert desk.browser().get("/api/results.zip").status_code == 404
+    assert not list(desk.root.rglob("*.zip"))
 
 
 def test_sessions_take_turns(desk, demo_bytes):
@@ -314,6 +353,8 @@ def test_an_internal_error_is_for_the_log(busy, caplog):
         ({"companion": "perhaps"}, "companion", "'auto'"),
         ({"model": "../../etc"}, "model", "is none of"),
         ({"surprise": 1}, "surprise", "not permitted"),
+        ({"labels": "everything"}, "labels", "'basic'"),
+        ({"labels": "elements"}, "labels", "marcs-apogee has"),
         ({"priors": {"logg": {"kind": "normal", "mean": 2.5, "sigma": 0}}}, "priors.logg.sigma", "at least"),
         ({"priors": {"logg": {"kind": "normal", "mean": 9, "sigma": 1}}}, "priors.logg.mean", "0.5 to 5.1"),
         (

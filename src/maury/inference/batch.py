@@ -328,7 +328,7 @@ def posterior_of(case: Case, verified: Verified) -> Posterior:
         held=dict(model.problem.held),
         target=verified.target,
         diagnostics=diagnostics,
-        provenance=provenance(model, case.options.seed),
+        provenance=provenance(model, case.options.seed) | {"options": case.options.to_json()},
     )
 
 

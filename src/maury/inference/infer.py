@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Unpack
 
 from maury.constants import BUDGET, DRAWS, FALSE_ALARM
-from maury.errors import Failure, failure_of
+from maury.errors import Failure, InferenceError, failure_of
 from maury.inference.arguments import one_spectrum
 from maury.inference.batch import infer_single
 from maury.inference.choose import choose, stage_of
@@ -19,7 +19,7 @@ from maury.likelihood.nuisances import Choice
 from maury.likelihood.residuals import Noise
 from maury.models import DEFAULT, Model, load_model
 from maury.posterior.result import Posterior
-from maury.priors import PriorLike
+from maury.priors import ANY_PRIOR, PriorLike
 from maury.spectra.formats.isolated import read_all as read_all_isolated
 from maury.spectra.formats.registry import read_all, read_spectrum
 from maury.spectra.spectrum import Spectrum
@@ -182,3 +182,66 @@ def infer_files(
             yield infer_with(spectrum, model, chosen, stage)
         except Exception as error:
             yield failure_of(file, index, error)
+
+
+def infer_again(
+    posterior: Posterior,
+    *,
+    model: Model | str | Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **changes: Unpack[Keywords],
+) -> Posterior:
+    """Infer a posterior's spectrum again, with the choices that it was inferred with, some of them changed.
+
+    Parameters
+    ----------
+    posterior
+        From `infer`; of one from `maury.load` the spectrum is read again from its own file.
+    model
+        Another model; by default the one of the posterior, which must be named if it is not one of those that come with maury.
+    progress
+        As of `infer`.
+    **changes
+        Keywords of `infer` that replace what was chosen. ``masks`` are left out beside those from before, and ``priors`` replace label by
+        label.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    SpectrumError, ModelError, LabelError, InferenceError
+        As of `infer`.
+
+    Examples
+    --------
+    >>> quiet = posterior.again(masks=[(15900, 15950)])  # doctest: +SKIP
+    >>> posterior.moves(quiet)  # doctest: +SKIP
+    """
+    before: Keywords = {**posterior.provenance.get("options", {})}
+    if before.get("nuisances") == "own":
+        del before["nuisances"]
+    priors = {name: ANY_PRIOR.validate_python(value) for name, value in before.get("priors", {}).items()}
+    before["priors"] = {**priors, **changes.pop("priors", {})}
+    spectrum, masks = posterior.spectrum, list(before.get("masks", []))
+    chosen = posterior.model if model is None else model
+    if not isinstance(chosen, Model) and chosen != AUTO:
+        chosen = load_model(chosen)
+    if posterior.target is None:
+        spectrum = _read_again(spectrum, chosen)
+    before["masks"] = [*masks, *changes.pop("masks", ())]
+    options = Options.of(None, {**before, **changes})
+    return infer_with(spectrum, chosen, options, progress)
+
+
+def _read_again(spectrum: Spectrum, model: Model | str) -> Spectrum:
+    """Read a spectrum's own file: saved posteriors do not keep its line-spread function."""
+    if not spectrum.path or not Path(spectrum.path).exists():
+        raise InferenceError(
+            f"{spectrum.path or 'a spectrum in memory'}: is not there to be inferred again, and a saved posterior does not keep its "
+            "line-spread function; infer the spectrum itself with maury.infer"
+        )
+    return read_spectrum(
+        spectrum.path, spectrum.index, instrument=model.instrument if isinstance(model, Model) else None
+    )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -124,6 +124,16 @@ class Options:
                 f"options must be Options, or given as keywords, not {type(options).__name__}"
             )
         return replace(options or cls(), **keywords)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was chosen as plain values; nuisances of one's own are told as ``"own"``."""
+        plain = isinstance(self.nuisances, str) or all(isinstance(name, str) for name in self.nuisances)
+        chosen = {one.name: getattr(self, one.name) for one in fields(self)}
+        return chosen | {
+            "priors": {name: prior.model_dump() for name, prior in as_priors(self.priors).items()},
+            "masks": [[float(low), float(high)] for low, high in self.masks],
+            "nuisances": self.nuisances if plain else "own",
+        }
 
     def masked(self, spectrum: Spectrum) -> Spectrum:
         """Return a spectrum without the pixels in `masks`."""

@@ -19,6 +19,8 @@ from maury.quantities import ELEMENTS
 Array = NDArray[np.float64]
 # Share of the prior's width above which an element counts as not measured.
 _TOLD = 0.7
+# Probability below which the lines of an element are said to disagree: of twenty elements one in five stars has one by chance.
+DISAGREE = 0.01
 _BY_NUMBER = {symbol: number for number, symbol in enumerate(ELEMENTS)}
 
 

@@ -267,6 +267,23 @@ class ElementLine:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A stretch of the spectrum that tells much of some labels; see `maury.posterior.windows`.
+
+    Attributes
+    ----------
+    low, high
+        Vacuum Angstrom, in the frame of the file.
+    told
+        Labels that it tells of, and its share of all that the spectrum says of each, all other labels left free; the largest first.
+    """
+
+    low: float
+    high: float
+    told: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class SecondLight:
     """What a little light of a second star would gain, by a linear test; see `maury.inference.second_light`.
 
@@ -314,6 +331,8 @@ class Diagnostics:
         Lines that tell most of the elements that were inferred.
     outliers
         Pixels that were left out since nothing in a star explains them.
+    windows
+        Stretches that tell most of the labels, for pictures. Filled where a posterior is saved; `maury.Posterior.windows` has them always.
     """
 
     misfit: Misfit | None = None
@@ -326,6 +345,7 @@ class Diagnostics:
     abundances: tuple[Abundance, ...] = ()
     lines: tuple[ElementLine, ...] = ()
     outliers: int = 0
+    windows: tuple[Window, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what the JSON line tells of it, and nothing of what is not known."""

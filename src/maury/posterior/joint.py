@@ -62,7 +62,10 @@ class JointPosterior(WeightedDraws):
 
     def _repr_html_(self) -> str:
         header = ("label", "mean ± standard deviation")
-        return card(f"Joint posterior of {self._title}", [("", self._trust())], header, self.in_words())
+        found = made_elsewhere("report.verdict", "judge")(self.flag_bad, self.flag_warn, "refined")
+        facts = [("", self._trust())]
+        title = f"Joint posterior of {self._title}"
+        return card(title, facts, header, self.in_words(), found.text, found.brief)
 
     @property
     def _title(self) -> str:

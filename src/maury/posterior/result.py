@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from maury.likelihood.target import Target
 from maury.likelihood.ties import Tied
 from maury.posterior.certificate import Certificate, certify
 from maury.posterior.columns import line, row
-from maury.posterior.diagnostics import BetweenLibraries, Diagnostics
+from maury.posterior.diagnostics import BetweenLibraries, Diagnostics, Window
 from maury.posterior.draws import CornerArrays, corner_arrays, to_pandas
 from maury.posterior.flags import Kind, verdict_of
 from maury.posterior.summary import QUANTILES, WeightedDraws, made_elsewhere
@@ -112,6 +112,7 @@ class Posterior(WeightedDraws):
             ("label", "mean ± total error (statistical)"),
             self.in_words(),
             self._said(),
+            made_elsewhere("report.verdict", "verdict")(self).brief,
         )
 
     @property
@@ -130,9 +131,16 @@ class Posterior(WeightedDraws):
         return f"{self.verdict}, {self.method}, k-hat {self.khat:.2f}, ESS {self.ess:.0f} of {len(self.draws)}; {flags}"
 
     def in_words(self) -> list[tuple[str, str]]:
-        """Mean and total error of each label, and the statistical one where that is less: ``("teff", "4751 ± 119 K (± 12)")``."""
+        """Mean and total error of each label, and the statistical one where that is less: ``("teff", "4751 ± 119 K (± 12)")``.
+
+        A rotation of which only a limit is known is told as that: ``("v_sini", "< 4.5 km/s (95 %)")``.
+        """
         told, between = [], self.systematic
+        limits: dict[str, float] = made_elsewhere("report.verdict", "upper_limits")(self)
         for name, entry in self.summary().items():
+            if name in limits:
+                told.append((name, f"< {number(limits[name], 1)} {entry['unit']} (95 %)"))
+                continue
             total = between[name].std if name in between else entry["std"]
             text = with_error(entry["mean"], total, entry["unit"])
             if name in between:
@@ -148,6 +156,12 @@ class Posterior(WeightedDraws):
         if self.method != "nested" and "no_star" not in self.flag_bad:
             raw = self.log_likelihood + self.log_prior - self.log_proposal
         return certify(self.labels, self.draws, self.log_weights, raw)
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """Stretches of the spectrum that tell most of the labels, which pictures show; see `maury.posterior.windows`."""
+        found: tuple[Window, ...] = made_elsewhere("posterior.windows", "windows_of")(self)
+        return found
 
     @property
     def efficiency(self) -> float:
@@ -209,6 +223,23 @@ class Posterior(WeightedDraws):
         """``"verified"``, ``"flagged"``, or ``"unusable"``."""
         return verdict_of(self.flag_bad, self.flag_warn, self.method)
 
+    def again(self, **changes: Any) -> Posterior:
+        """Infer the spectrum again, some choices changed: ``masks=[(15900, 15950)]``, ``priors={"logg": maury.Normal(2.6, 0.1)}``.
+
+        Takes the keywords of `maury.infer`; see `maury.inference.infer.infer_again`.
+        """
+        found: Posterior = made_elsewhere("inference.infer", "infer_again")(self, **changes)
+        return found
+
+    def moves(self, other: Posterior) -> dict[str, float]:
+        """How far the median of each label is from here to another posterior, in statistical errors of this one."""
+        here, there = self.summary(), other.summary()
+        return {
+            name: (there[name]["p50"] - entry["p50"]) / max(entry["std"], 1e-300)
+            for name, entry in here.items()
+            if name in there
+        }
+
     def to_json(self) -> dict[str, Any]:
         """One line of the command line's ``--json`` output."""
         return line(self)
@@ -231,12 +262,20 @@ class Posterior(WeightedDraws):
         """
         made_elsewhere("posterior.store", "write")(self.to_datatree(), path)
 
-    def plot_corner(self, truth: dict[str, float] | None = None) -> Figure:
-        """Corner plot of the verified posterior over the flow's."""
-        return made_elsewhere("report.plots", "corner_figure")(self, truth)
+    def plot_corner(
+        self,
+        truth: Mapping[str, float] | None = None,
+        labels: Sequence[str] | None = None,
+        jitter: bool = False,
+    ) -> Figure:
+        """Corner plot of the verified posterior over the flow's, or of some labels: ``labels=["teff", "mg_m", "si_m"]``.
+
+        Elements that were asked for are shown where they are named; ``jitter`` shows the nuisance.
+        """
+        return made_elsewhere("report.plots", "corner_figure")(self, truth, labels, jitter)
 
     def plot_fit(self) -> Figure:
-        """Observed spectrum with model, residual and masked pixels, chip by chip."""
+        """Observed spectrum and residual over the whole range, and with the model, below, the windows that tell most of the labels."""
         return made_elsewhere("report.plots", "fit_figure")(self)
 
     def plot_companion(self, low: float, high: float) -> Figure:

@@ -25,7 +25,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -177,7 +177,7 @@ def datatree(posterior: Posterior) -> xr.DataTree:
         "index": spectrum.index,
         "meta": spectrum.meta,
         "held": posterior.held,
-        "diagnostics": posterior.diagnostics.to_record(),
+        "diagnostics": replace(posterior.diagnostics, windows=posterior.windows).to_record(),
         "seconds": posterior.seconds,
         "evaluations": posterior.evaluations,
         "summary": posterior.to_json(),

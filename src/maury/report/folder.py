@@ -13,10 +13,12 @@ from urllib.parse import quote
 from maury.display import digits_for, number
 from maury.errors import ConfigError, InferenceError, MauryError
 from maury.files import disk_errors, distinct, first_line, open_table, writing
+from maury.quantities import quantity
 from maury.report.html import render
+from maury.report.kiel import Star, kiel
 from maury.report.star import star_page
 from maury.report.svg import short
-from maury.report.verdict import TITLES, Verdict, judge, meaning, verdict
+from maury.report.verdict import TITLES, Verdict, judge, meaning, upper_limits, verdict
 
 if TYPE_CHECKING:
     from maury.posterior.result import Posterior
@@ -28,13 +30,31 @@ _SHOWN = ("teff", "logg", "m_h", "alpha_m", "v_rad", "v_sini")
 
 @dataclass(frozen=True)
 class Entry:
-    """A star in an index: its page (empty if it has none), verdict, and labels as text."""
+    """A star in an index.
+
+    Attributes
+    ----------
+    name
+        Of the star.
+    page
+        File of its page; empty if it has none.
+    verdict
+        What to make of it.
+    file
+        Of the spectrum.
+    snr, labels
+        As text; labels of `_SHOWN`, with total errors where they are known.
+    place
+        Effective temperature, surface gravity, their total errors, and metallicity, for the Kiel diagram; None where there are none.
+    """
 
     name: str
     page: str
     verdict: Verdict
+    file: str = ""
     snr: str = ""
     labels: tuple[str, ...] = ()
+    place: tuple[float, float, float, float, float] | None = None
 
     @property
     def link(self) -> str:
@@ -166,17 +186,26 @@ def _stars(
 
 
 def _entry(posterior: Posterior, page: str) -> Entry:
-    summary = posterior.summary()
+    summary, total, limits = posterior.summary(), posterior.systematic, upper_limits(posterior)
+    errors = {name: total[name].std if name in total else entry["std"] for name, entry in summary.items()}
     labels = []
     for name in _SHOWN:
         if name not in summary:
             labels.append("")
-            continue
-        digits = digits_for(summary[name]["std"])
-        labels.append(f"{number(summary[name]['p50'], digits)} ± {number(summary[name]['std'], digits)}")
-    spectrum = posterior.spectrum
-    name = spectrum.id or Path(spectrum.path).name or page
-    return Entry(name, page, verdict(posterior), number(spectrum.snr, 0), tuple(labels))
+        elif name in limits:
+            labels.append(f"< {number(limits[name], 1)}")
+        else:
+            digits = digits_for(errors[name])
+            labels.append(f"{number(summary[name]['p50'], digits)} ± {number(errors[name], digits)}")
+    spectrum, found = posterior.spectrum, verdict(posterior)
+    file = Path(spectrum.path).name + (f" [{spectrum.index}]" if spectrum.index else "")
+    place = None
+    if {"teff", "logg"} <= set(summary) and found.kind != "unusable":
+        metals = summary["m_h"]["p50"] if "m_h" in summary else float("nan")
+        place = (summary["teff"]["p50"], summary["logg"]["p50"], errors["teff"], errors["logg"], metals)
+    return Entry(
+        spectrum.id or file or page, page, found, file, number(spectrum.snr, 0), tuple(labels), place
+    )
 
 
 def _failed(summary: Path) -> list[Entry]:
@@ -189,10 +218,9 @@ def _failed(summary: Path) -> list[Entry]:
     entries = []
     for row in table.filled("") if table.masked else table:
         if str(row["reason"]):
+            name = Path(str(row["file"])).name
             reason = ((str(row["flag_bad"]), f"{meaning(str(row['flag_bad']))} {row['reason']}"),)
-            entries.append(
-                Entry(Path(str(row["file"])).name, "", Verdict("unusable", "No posterior.", reasons=reason))
-            )
+            entries.append(Entry(name, "", Verdict("unusable", "No posterior.", reasons=reason), name))
     return entries
 
 
@@ -210,6 +238,8 @@ def index_page(title: str, entries: Sequence[Entry], joint: bool = False) -> str
     """
     counts = {kind: sum(e.verdict.kind == kind for e in entries) for kind in TITLES}
     used = [i for i in range(len(_SHOWN)) if any(len(e.labels) > i and e.labels[i] for e in entries)]
+    from markupsafe import Markup
+
     return render(
         "index.html",
         f"{title}: maury",
@@ -218,7 +248,12 @@ def index_page(title: str, entries: Sequence[Entry], joint: bool = False) -> str
         name=title,
         entries=entries,
         used=used,
-        header=[short(_SHOWN[i]) for i in used],
+        header=[(short(_SHOWN[i]), quantity(_SHOWN[i]).unit) for i in used],
+        kiel=Markup(
+            kiel(
+                [Star(e.name, e.link if e.page else "", e.verdict.kind, *e.place) for e in entries if e.place]
+            )
+        ),
         counts=[(TITLES[kind], kind, n) for kind, n in counts.items() if n],
         joint=joint,
     )

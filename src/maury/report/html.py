@@ -65,7 +65,7 @@ def render(template: str, title: str, data: dict[str, Any], scripts: tuple[str, 
     text = json.dumps(finite(data), separators=(",", ":")).replace("<", "\\u003c")
     return environment.get_template(template).render(
         title=title,
-        style=Markup(asset("style.css")),
+        style=Markup(asset("style.css") + asset("panels.css")),
         script=Markup(script),
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'",

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maury.constants import C_KMS
 from maury.report.html import floats, octets
@@ -13,6 +14,7 @@ from maury.report.html import floats, octets
 if TYPE_CHECKING:
     from maury.posterior.result import Posterior
 
+CHIP_NAMES = ("blue chip", "green chip", "red chip")
 USED, MASKED, OUTSIDE = 0, 1, 2
 # A line whose model is not this deep (of the continuum) is marked as faint.
 _FAINT = 0.03
@@ -28,10 +30,18 @@ def velocity(posterior: Posterior) -> float:
     return float(posterior.held.get("v_rad", 0.0))
 
 
+def total_error(posterior: Posterior) -> NDArray[np.float64]:
+    """Error of each used pixel with the correlated part of the noise, in the units of the spectrum, shape ``(n,)``."""
+    fit, process = posterior.fit, posterior.diagnostics.residuals
+    if process is None or not process.used:
+        return fit.sigma
+    deviation = process.amplitude * fit.continuum
+    deviation += process.in_lines * np.clip(fit.continuum - fit.flux, 0, None)
+    return np.hypot(fit.sigma, deviation)
+
+
 def chip_names(posterior: Posterior) -> list[str]:
     """Return what the chips are called."""
-    from maury.report.plots import CHIP_NAMES
-
     n = len(posterior.spectrum.grid.chips)
     return list(CHIP_NAMES) if n == len(CHIP_NAMES) else [f"chip {i + 1}" for i in range(n)]
 
@@ -65,8 +75,6 @@ def lines_of(posterior: Posterior) -> list[dict[str, Any]]:
 
 def spectrum_data(posterior: Posterior) -> dict[str, Any]:
     """Return what the script draws: every pixel, relative to the fitted continuum."""
-    from maury.report.plots import total_error
-
     spectrum, fit = posterior.spectrum, posterior.fit
     grid = spectrum.grid
     n = grid.n_pixels
@@ -94,5 +102,6 @@ def spectrum_data(posterior: Posterior) -> dict[str, Any]:
         "chips": [[int(a), int(b)] for a, b in grid.chips],
         "names": chip_names(posterior),
         "lines": lines_of(posterior),
+        "windows": [[window.low, window.high] for window in posterior.windows],
         "doppler": math.exp(math.atanh(velocity(posterior) / C_KMS)),
     }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from corner import corner
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from maury.errors import InferenceError, MauryWarning
@@ -19,17 +20,26 @@ from maury.figures import InlineFigure, new_figure
 from maury.files import first_line, writing
 from maury.forward.binary import RATIO, Pair
 from maury.labels import LabelSet
+from maury.report.density import heights, line, plane
+from maury.report.elements import is_element
+from maury.report.observed import CHIP_NAMES, total_error
+from maury.report.panels import marks, told_by
+from maury.report.svg import Sample, limits, said
 from maury.text import for_picture
 
 if TYPE_CHECKING:
+    from maury.posterior.diagnostics import Window
     from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
     from maury.posterior.summary import WeightedDraws
+    from maury.spectra.spectrum import Spectrum
 
 # Okabe & Ito's colours: told apart by everyone.
 BLUE, ORANGE, GREY, RED, GREEN = "#0072B2", "#E69F00", "#8A8A8A", "#D55E00", "#009E73"
-CHIP_NAMES = ("blue chip", "green chip", "red chip")
-_CORNER_DRAWS = 20_000
+# Cells of a corner plot's panel, along an axis.
+_CELLS = 60
+# Draws with weights, or equally weighted.
+Draws = tuple[NDArray[np.float64], NDArray[np.float64]] | NDArray[np.float64]
 
 
 def draw_picture(path: Path, make: Callable[[], Figure]) -> Path | None:
@@ -57,77 +67,102 @@ def _axis_names(labels: LabelSet) -> list[str]:
     return [label.axis for label in labels.labels]
 
 
-def _ranges(
-    *samples: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> list[tuple[float, float]]:
-    """Range of each label that holds 99.5 % of every sample, a little wider, inside the prior."""
-    edges = np.array([np.quantile(sample, [0.0025, 0.9975], axis=0) for sample in samples])
-    start, stop = edges[:, 0].min(0), edges[:, 1].max(0)
-    pad = 0.08 * np.maximum(stop - start, 1e-9)
-    return [
-        (float(a), float(b))
-        for a, b in zip(np.maximum(start - pad, low), np.minimum(stop + pad, high), strict=True)
-    ]
+def corner_figure(
+    posterior: Posterior,
+    truth: Mapping[str, float] | None = None,
+    labels: Sequence[str] | None = None,
+    jitter: bool = False,
+) -> Figure:
+    """Corner plot: the verified posterior (blue) over the flow's (orange); 39 % and 86 % regions, the truth (red) if known.
 
+    Parameters
+    ----------
+    posterior
+        What is drawn.
+    truth
+        Of labels, by name.
+    labels
+        Names of those that are shown, in this order; all that are of the star by default, but no more elements than the model's own labels.
+    jitter
+        Show the nuisance too.
 
-def corner_figure(posterior: Posterior, truth: Mapping[str, float] | None = None) -> Figure:
-    """Corner plot: the verified posterior (blue) over the flow's (orange); 39 % and 86 % regions, the truth (red) if known."""
-    labels = posterior.stellar
-    # The flow of a single star says nothing of a companion's labels.
-    flow = {"flow": posterior.flow_draws} if posterior.flow_draws.shape[1] == len(labels) else {}
-    samples = {
-        **flow,
-        f"verified ({posterior.method})": posterior.sample(_CORNER_DRAWS)[:, : len(labels)],
-    }
+    Raises
+    ------
+    LabelError
+        If there is no such label.
+    """
+    names = list(labels) if labels is not None else shown_labels(posterior)
+    if jitter:
+        names += [name for name in posterior.labels.names if name not in (*posterior.stellar.names, *names)]
+    chosen = posterior.labels.select(names)
+    columns = [posterior.labels.index(name) for name in chosen.names]
+    samples = {f"verified ({posterior.method})": (posterior.draws[:, columns], posterior.weights)}
+    stellar = posterior.stellar.names
+    # The flow of a single star says nothing of a companion's labels, nor of elements.
+    if posterior.flow_draws.shape[1] == len(stellar) and set(chosen.names) <= set(stellar):
+        flow = posterior.flow_draws[:, [stellar.index(name) for name in chosen.names]]
+        samples = {"flow": (flow, np.full(len(flow), 1 / max(len(flow), 1))), **samples}
     title = f"{for_picture(posterior.spectrum.id)}\n{for_picture(posterior.model)}, k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f}"
-    return samples_figure(samples, labels, truth, title)
+    return samples_figure(samples, chosen, truth, title)
+
+
+def shown_labels(posterior: Posterior) -> list[str]:
+    """Return the labels that a corner plot shows if it is not told which: the star's, without elements that were asked for beside them."""
+    return [name for name in posterior.stellar.names if not is_element(posterior, name)]
 
 
 def corner_of_draws(found: WeightedDraws, truth: Mapping[str, float] | None = None) -> Figure:
     """Corner plot of the star's labels; 39 % and 86 % regions, the truth (red) if known."""
     labels = found.stellar
     columns = [found.labels.index(name) for name in labels.names]
-    return samples_figure({"verified": found.sample(_CORNER_DRAWS)[:, columns]}, labels, truth)
+    return samples_figure({"verified": (found.draws[:, columns], found.weights)}, labels, truth)
 
 
 def samples_figure(
-    samples: Mapping[str, NDArray[np.float64]],
+    samples: Mapping[str, Draws],
     labels: LabelSet,
     truth: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """Corner plot of one or two samples ``(n, n_labels)`` by name, the last filled; 39 % and 86 % regions."""
+    """Corner plot of one or two samples by name, the last filled and told in the titles; 39 % and 86 % regions.
+
+    Parameters
+    ----------
+    samples
+        Draws ``(n, n_labels)`` and their weights ``(n,)``, or equally weighted draws.
+    labels, truth
+        Of the draws; the truth (red), by name, where it is known.
+    title
+        Of the legend.
+    """
     n = len(labels)
     # A corner of two labels has no room for a legend but above.
     figure = InlineFigure(figsize=(1.9 * n + 0.8, 1.9 * n + 0.8) if n > 2 else (6, 6))
-    limits = _ranges(*samples.values(), low=labels.low.numpy(), high=labels.high.numpy())
-    # One and two sigma of a two-dimensional Gaussian.
-    options = {"bins": 30, "range": limits, "levels": (0.393, 0.865), "smooth": 1.0, "plot_datapoints": False}
+    told = [s if isinstance(s, tuple) else (s, np.full(len(s), 1 / len(s))) for s in samples.values()]
+    styled = [Sample("", draws, weights) for draws, weights in told]
+    box = limits(styled[::-1], labels.low.numpy(), labels.high.numpy())
     colours = dict(zip(samples, (ORANGE, BLUE)[-len(samples) :], strict=True))
-    for name, sample in samples.items():
-        filled = colours[name] == BLUE
-        corner(
-            sample,
-            fig=figure,
-            labels=_axis_names(labels),
-            color=colours[name],
-            weights=np.full(len(sample), 1 / len(sample)),
-            plot_density=False,
-            fill_contours=filled,
-            no_fill_contours=not filled,
-            hist_kwargs={"lw": 1.6},
-            label_kwargs={"fontsize": 12},
-            max_n_ticks=4,
-            **options,
-        )
+    axes = figure.subplots(n, n, squeeze=False)
+    figure.subplots_adjust(
+        left=0.09, bottom=0.09, right=0.985, top=0.955 if n > 2 else 0.9, wspace=0.06, hspace=0.06
+    )
+    for row in range(n):
+        for column in range(n):
+            axis = axes[row, column]
+            if column > row:
+                axis.set_axis_off()
+                continue
+            for sample, colour in zip(styled, colours.values(), strict=True):
+                _corner_cell(axis, sample, row, column, box, colour)
+            _corner_axis(axis, labels, row, column, n, box)
+            if truth is not None:
+                axis.axvline(truth[labels.names[column]], color=RED, lw=1)
+                if column < row:
+                    axis.axhline(truth[labels.names[row]], color=RED, lw=1)
+        last = styled[-1]
+        axes[row, row].set_title(said(last.draws[:, row], last.weights), fontsize=10, loc="left", pad=4)
     handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     if truth is not None:
-        axes = np.array(figure.axes).reshape(n, n)
-        for i, name in enumerate(labels.names):
-            for row in range(i, n):
-                axes[row, i].axvline(truth[name], color=RED, lw=1)
-            for column in range(i):
-                axes[i, column].axhline(truth[labels.names[i]], color=RED, lw=1)
         handles.append(Line2D([], [], color=RED, label="truth"))
     size = 13 if n > 2 else 9
     figure.legend(
@@ -139,6 +174,58 @@ def samples_figure(
         title_fontsize=size - 1,
     )
     return figure
+
+
+def _corner_cell(
+    axis: Axes, sample: Sample, row: int, column: int, box: NDArray[np.float64], colour: str
+) -> None:
+    """Draw one sample into a cell: a density on the diagonal, regions below it."""
+    filled = colour == BLUE
+    (low, high), middles = box[column], (np.arange(_CELLS) + 0.5) / _CELLS
+    x = low + middles * (high - low)
+    if row == column:
+        density = line(sample.draws[:, row], sample.weights, low, high, _CELLS)
+        axis.plot(x, density, color=colour, lw=1.6)
+        if filled:
+            axis.fill_between(x, density, color=colour, alpha=0.25, lw=0)
+        return
+    density = plane(sample.draws[:, column], sample.draws[:, row], sample.weights, box[[column, row]], _CELLS)
+    if not density.any():
+        return
+    y = box[row, 0] + middles * (box[row, 1] - box[row, 0])
+    # Lines to the very edges: what leans on a bound is cut off there, not rounded.
+    inner, outer = heights(density, (0.393, 0.865))
+    if not outer < inner < density.max():
+        return
+    if filled:
+        axis.contourf(x, y, density.T, [outer, inner, density.max()], colors=[colour], alpha=0.3)
+        axis.contourf(x, y, density.T, [inner, density.max()], colors=[colour], alpha=0.35)
+    axis.contour(x, y, density.T, [outer, inner], colors=[colour], linewidths=1.2)
+
+
+def _corner_axis(
+    axis: Axes, labels: LabelSet, row: int, column: int, n: int, box: NDArray[np.float64]
+) -> None:
+    """Set ends, ticks and names of a cell; numbers and names stand at the left and at the bottom alone."""
+    names = _axis_names(labels)
+    axis.set_xlim(*box[column])
+    axis.xaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    axis.tick_params(direction="in", labelsize=9)
+    if row == column:
+        axis.set_ylim(0, None)
+        axis.set_yticks([])
+    else:
+        axis.set_ylim(*box[row])
+        axis.yaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    if row == n - 1:
+        axis.set_xlabel(names[column], fontsize=12)
+        axis.tick_params(axis="x", rotation=45)
+    else:
+        axis.tick_params(labelbottom=False)
+    if column == 0 and row:
+        axis.set_ylabel(names[row], fontsize=12)
+    else:
+        axis.tick_params(labelleft=False)
 
 
 def walkers_figure(
@@ -162,76 +249,144 @@ def walkers_figure(
     return figure
 
 
-def total_error(posterior: Posterior) -> NDArray[np.float64]:
-    """Error of each used pixel with the correlated part of the noise, in the units of the spectrum, shape ``(n,)``."""
-    fit, process = posterior.fit, posterior.diagnostics.residuals
-    if process is None or not process.used:
-        return fit.sigma
-    deviation = process.amplitude * fit.continuum
-    deviation += process.in_lines * np.clip(fit.continuum - fit.flux, 0, None)
-    return np.hypot(fit.sigma, deviation)
-
-
 def fit_figure(posterior: Posterior) -> Figure:
-    """Observed spectrum (black), model (orange), residual in units of its error, and pixels out of use (grey), chip by chip.
+    """Observed spectrum and residual over the whole range, and below it, with the model, the windows that tell most (`Posterior.windows`).
 
     Where residuals are correlated, what those before a pixel let expect of it is drawn over them (orange).
     """
     spectrum, fit = posterior.spectrum, posterior.fit
-    grid = spectrum.grid
-    model, residual, error = (np.full(grid.n_pixels, np.nan) for _ in range(3))
-    model[fit.pixels], residual[fit.pixels] = fit.flux, fit.residual
+    grid, windows = spectrum.grid, posterior.windows
+    columns = 3
+    rows = -(-len(windows) // columns)
+    figure = new_figure(15, 4.6 + 2.9 * rows)
+    above, below = cast(
+        "Sequence[SubFigure]", figure.subfigures(2, 1, height_ratios=[4.6, max(2.9 * rows, 0.1)])
+    )
+    _whole(above, posterior)
+    if windows:
+        axes = below.subplots(2 * rows, columns, gridspec_kw={"height_ratios": [3, 1] * rows}, squeeze=False)
+        for place, window in enumerate(windows):
+            row, column = divmod(place, columns)
+            _window(axes[2 * row, column], axes[2 * row + 1, column], posterior, window, place + 1)
+        for axis in axes.ravel():
+            if not axis.lines:
+                axis.set_axis_off()
     noise = f"jitter {100 * posterior.quantile('jitter', 0.5):.1f} %"
     process = posterior.diagnostics.residuals
     if process and process.used:
-        noise += (
-            f", {100 * process.amplitude:.1f} % (in lines {100 * process.in_lines:.0f} % of their depth) "
-            f"correlated over {process.scale:.0f} km/s"
-        )
-    error[fit.pixels] = total_error(posterior)
-    predicted = np.full(grid.n_pixels, np.nan)
-    predicted[fit.pixels] = fit.predicted
-    used = np.zeros(grid.n_pixels, dtype=bool)
-    used[fit.pixels] = True
-
-    n = len(grid.chips)
-    names = spectrum.meta.get("chips") or (
-        CHIP_NAMES if n == len(CHIP_NAMES) else [f"chip {i + 1}" for i in range(n)]
-    )
-    figure = new_figure(15, 3.6 * n)
-    figures = figure.subplots(2 * n, 1, gridspec_kw={"height_ratios": [3, 1] * n})
-    for i, (start, stop) in enumerate(grid.chips):
-        chip = slice(start, stop)
-        wavelength, good = grid.wavelength[chip], used[chip]
-        upper, lower = figures[2 * i], figures[2 * i + 1]
-        scale = np.nanmedian(spectrum.flux[chip][good]) if good.any() else 1.0
-        flux = spectrum.flux[chip] / (scale or 1.0)
-        upper.plot(wavelength, np.where(good, flux, np.nan), color="black", lw=0.7, label="observed")
-        upper.plot(wavelength, np.where(good, np.nan, flux), color=GREY, lw=0.5, alpha=0.5, label="not used")
-        upper.plot(wavelength, model[chip] / (scale or 1.0), color=ORANGE, lw=0.8, label="model x continuum")
-        if good.any():
-            low, high = np.nanquantile(flux[good], [0.001, 0.999])
-            upper.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
-        lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
-        lower.plot(wavelength, residual[chip] / error[chip], color=BLUE, lw=0.5)
-        if process and process.used:
-            lower.plot(wavelength, predicted[chip] / error[chip], color=ORANGE, lw=0.5)
-        lower.set_ylim(-5, 5)
-        for axis in (upper, lower):
-            axis.set_xlim(wavelength[0], wavelength[-1])
-        upper.tick_params(labelbottom=False)
-        upper.set_ylabel("flux / median")
-        lower.set_ylabel(r"residual [$\sigma$]")
-        name = for_picture(str(names[i]))
-        upper.text(0.005, 0.04, name, transform=upper.transAxes, fontsize=10)
-    figures[0].legend(loc="lower right", ncols=3, fontsize=9)
-    figures[-1].set_xlabel("vacuum wavelength [Angstrom]")
+        noise += f" and {100 * process.amplitude:.1f} % correlated over {process.scale:.0f} km/s"
     figure.suptitle(
         f"{for_picture(spectrum.id)}: chi2/n {fit.rchi2:.2f} with the file's errors, {fit.rchi2_jitter:.2f} with {noise}; "
         f"{fit.pixels.size} of {grid.n_pixels} pixels used",
         fontsize=12,
     )
     return figure
+
+
+def _chip_titles(spectrum: Spectrum) -> list[str]:
+    n = len(spectrum.grid.chips)
+    names = spectrum.meta.get("chips") or (
+        CHIP_NAMES if n == len(CHIP_NAMES) else [f"chip {i + 1}" for i in range(n)]
+    )
+    return [for_picture(str(name)) for name in names]
+
+
+def _whole(figure: SubFigure, posterior: Posterior) -> None:
+    """Draw every chip, side by side, as wide as it is long: flux over the continuum, pixels out of use, residual and windows."""
+    spectrum, fit = posterior.spectrum, posterior.fit
+    grid = spectrum.grid
+    shown = [
+        (chip, name)
+        for chip, name in zip(grid.chips, _chip_titles(spectrum), strict=True)
+        if ((fit.pixels >= chip[0]) & (fit.pixels < chip[1])).any()
+    ]
+    widths = [grid.wavelength[stop - 1] - grid.wavelength[start] for (start, stop), _ in shown]
+    axes = figure.subplots(
+        2,
+        len(shown),
+        gridspec_kw={"height_ratios": [3, 1], "width_ratios": widths},
+        sharey="row",
+        squeeze=False,
+    )
+    observed = (fit.flux + fit.residual) / fit.continuum
+    low, high = np.quantile(observed, [0.001, 0.999])
+    pull = np.clip(fit.residual / total_error(posterior), -5, 5)
+    for i, ((start, stop), name) in enumerate(shown):
+        upper, lower = axes[:, i]
+        wavelength, member = grid.wavelength[start:stop], (fit.pixels >= start) & (fit.pixels < stop)
+        pixels = fit.pixels[member] - start
+        continuum = np.interp(np.arange(stop - start), pixels, fit.continuum[member])
+        every, used, errors = (np.full(stop - start, np.nan) for _ in range(3))
+        every[:] = spectrum.flux[start:stop] / continuum
+        used[pixels], errors[pixels] = observed[member], pull[member]
+        upper.plot(wavelength, every, color=GREY, lw=0.5, alpha=0.5, label="not used")
+        upper.plot(wavelength, used, color="black", lw=0.5, label="observed")
+        upper.set_ylim(low - 0.1 * (high - low), high + 0.12 * (high - low))
+        lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
+        lower.plot(wavelength, errors, color=BLUE, lw=0.4)
+        lower.set_ylim(-5, 5)
+        for number, window in enumerate(posterior.windows, start=1):
+            if wavelength[0] < window.high and window.low < wavelength[-1]:
+                for axis in (upper, lower):
+                    axis.axvspan(window.low, window.high, color=ORANGE, alpha=0.3, lw=0)
+                middle = min(max((window.low + window.high) / 2, wavelength[0]), wavelength[-1])
+                upper.annotate(
+                    str(number), (middle, 1), xycoords=("data", "axes fraction"), xytext=(0, -3),
+                    textcoords="offset points", ha="center", va="top", fontsize=9, fontweight="bold",
+                )  # fmt: skip
+        for axis in (upper, lower):
+            axis.set_xlim(wavelength[0], wavelength[-1])
+        upper.tick_params(labelbottom=False)
+        upper.set_title(name, fontsize=10)
+        if i:
+            for axis in (upper, lower):
+                axis.tick_params(left=False)
+    axes[0, 0].set_ylabel("flux / continuum")
+    axes[1, 0].set_ylabel(r"residual [$\sigma$]")
+    axes[0, 0].legend(loc="lower left", ncols=2, fontsize=9)
+    figure.supxlabel("vacuum wavelength [Angstrom]", fontsize=10)
+
+
+def _window(upper: Axes, lower: Axes, posterior: Posterior, window: Window, place: int) -> None:
+    """Draw a window: data, model and lines, and the residual below."""
+    fit = posterior.fit
+    wavelength = posterior.spectrum.grid.wavelength[fit.pixels]
+    inside = (wavelength > window.low) & (wavelength < window.high)
+    # Where pixels are out of use the curves break.
+    breaks = np.flatnonzero(np.diff(fit.pixels[inside]) > 1) + 1
+    error = total_error(posterior)
+
+    def broken(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.insert(values[inside], breaks, np.nan)
+
+    w = broken(wavelength)
+    upper.plot(
+        w, broken((fit.flux + fit.residual) / fit.continuum), color="black", lw=1.0, drawstyle="steps-mid"
+    )
+    upper.plot(w, broken(fit.flux / fit.continuum), color=RED, lw=1.4)
+    lower.axhspan(-1, 1, color=BLUE, alpha=0.15, lw=0)
+    lower.plot(w, broken(fit.residual / error), color=BLUE, lw=0.8)
+    process = posterior.diagnostics.residuals
+    if process and process.used:
+        lower.plot(w, broken(fit.predicted / error), color=ORANGE, lw=0.8)
+    lower.set_ylim(-5, 5)
+    free = -np.inf
+    for at, name in marks(posterior, window):
+        upper.axvline(at, color=GREY, lw=0.7, ls=":")
+        half = 0.012 * len(name) * (window.high - window.low)
+        if at - half > free:
+            upper.annotate(
+                for_picture(name), (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", va="bottom", fontsize=8,
+            )  # fmt: skip
+            free = at + half
+    for axis in (upper, lower):
+        axis.set_xlim(window.low, window.high)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    upper.tick_params(labelbottom=False)
+    upper.set_ylabel("flux / cont.", fontsize=9)
+    lower.set_ylabel(r"res. [$\sigma$]", fontsize=9)
+    lower.set_xlabel(for_picture(f"({place})  {told_by(window)}".rstrip()), fontsize=9)
 
 
 def companion_figure(posterior: Posterior, low: float, high: float) -> Figure:

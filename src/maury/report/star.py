@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maury.display import digits_for, number, with_error
+from maury.display import digits_for, number
 from maury.report.citations import citations
+from maury.report.elements import by_number, correlations, element_rows, is_element
 from maury.report.evidence import checks, evidence
 from maury.report.html import render
 from maury.report.observed import chip_names, lines_of, spectrum_data
+from maury.report.panels import panels
 from maury.report.svg import Sample, corner, histogram, limits, long, marginal, short
 from maury.report.verdict import upper_limits, verdict
 
@@ -46,10 +48,12 @@ def star_page(posterior: Posterior) -> str:
     name = spectrum.id or Path(spectrum.path).name or "Star"
     samples = _samples(posterior)
     names = posterior.stellar.names
+    elements = element_rows(posterior)
+    observed = {row["element"]: row["observed"] for row in elements if row["observed"]}
     return render(
         "star.html",
         f"{name}: maury",
-        {"spectrum": spectrum_data(posterior), "record": posterior.to_json()},
+        {"spectrum": spectrum_data(posterior) | {"elements": observed}, "record": posterior.to_json()},
         ("spectrum.js",),
         name=name,
         file=Path(spectrum.path).name,
@@ -57,13 +61,16 @@ def star_page(posterior: Posterior) -> str:
         facts=_facts(posterior),
         labels=_label_rows(posterior),
         has_total=bool(posterior.systematic),
-        elements=_element_rows(posterior),
+        elements=[row | {"picture": _markup(row["picture"])} for row in elements],
+        by_number=_markup(by_number(posterior.diagnostics.abundances)) if elements else "",
+        correlations=_markup(correlations(posterior)) if elements else "",
         comparison=_comparison(posterior),
         corner=_corner(posterior, samples),
         marginals=_marginals(posterior, samples),
         checks=checks(posterior),
         evidence=evidence(posterior),
         lines=lines_of(posterior),
+        panels=[(panel.title, _markup(panel.svg)) for panel in panels(posterior)],
         chips=chip_names(posterior),
         models=posterior.diagnostics.models,
         residuals=posterior.diagnostics.residuals,
@@ -121,6 +128,8 @@ def _label_rows(posterior: Posterior) -> list[dict[str, str]]:
     rows, between, certificate = [], posterior.systematic, posterior.certificate
     limits_of = upper_limits(posterior)
     for name, entry in posterior.summary().items():
+        if is_element(posterior, name):
+            continue
         note = ""
         if name in limits_of:
             note = f"below {number(limits_of[name], 1)} km/s with 95 % probability"
@@ -156,26 +165,6 @@ def _as_limit(limit: float | None) -> dict[str, str]:
     return {"median": f"< {number(limit, 1)}", "plus": "", "minus": "", "low": "", "high": ""}
 
 
-def _element_rows(posterior: Posterior) -> list[dict[str, str]]:
-    """[X/Fe] and [X/H] of each element with their errors, or that it was not measured."""
-    return [
-        {
-            "element": entry.element,
-            "fe": with_error(entry.fe_p50, entry.fe_std)
-            if entry.measured
-            else f"< {number(entry.fe_ul95, 2)}",
-            "h": with_error(entry.h_p50, entry.h_std) if entry.measured else "not measured",
-            "share": f"{entry.share:.0%}",
-            "lines": ", ".join(
-                f"{line.wavelength:.1f} ({with_error(line.value, line.std)})"
-                for line in sorted(posterior.diagnostics.lines, key=lambda line: -line.share)
-                if line.label == entry.label
-            ),
-        }
-        for entry in posterior.diagnostics.abundances
-    ]
-
-
 def _comparison(posterior: Posterior) -> list[dict[str, str]]:
     """Flow against verified, label by label."""
     from maury.posterior.summary import summarise
@@ -204,7 +193,12 @@ def _comparison(posterior: Posterior) -> list[dict[str, str]]:
 
 
 def _corner(posterior: Posterior, samples: list[Sample]) -> str:
+    """Corner plot of the star's labels, without the elements that were asked for beside them."""
     stellar = posterior.stellar
+    kept = [i for i, name in enumerate(stellar.names) if not is_element(posterior, name)]
+    if len(kept) < len(stellar):
+        samples = [Sample(s.style, s.draws[:, kept], s.weights) for s in samples]
+        stellar = stellar.select(stellar.names[i] for i in kept)
     box = limits(samples, stellar.low.numpy(), stellar.high.numpy())
     return _markup(corner(samples, stellar.names, [label.unit for label in stellar], box))
 
@@ -224,6 +218,8 @@ def _marginals(posterior: Posterior, samples: list[Sample]) -> list[dict[str, An
     stellar = posterior.stellar
     out = []
     for i, label in enumerate(labels):
+        if is_element(posterior, label.name):
+            continue
         mine = [everything[0]]
         if len(samples) > 1 and label.name in stellar.names:
             column = samples[1].draws[:, stellar.index(label.name)]

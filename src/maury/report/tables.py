@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from maury.files import write_ecsv
-from maury.posterior.abundances import agreement
+from maury.posterior.abundances import DISAGREE, agreement
 from maury.posterior.columns import column_named
 from maury.posterior.flags import Kind
 from maury.posterior.result import Posterior
 from maury.quantities import quantity
+from maury.report.elements import is_element
 from maury.report.verdict import Verdict, upper_limits
 from maury.text import readable
 
@@ -31,7 +32,9 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     if truth is not None:
         table.add_column("truth", justify="right")
-    rows, limits = posterior.summary(), upper_limits(posterior)
+    limits = upper_limits(posterior)
+    # Elements have a table of their own.
+    rows = {name: entry for name, entry in posterior.summary().items() if not is_element(posterior, name)}
     if posterior.v_bary is not None:
         rows = rows | {"v_bary": posterior.v_bary | {"unit": quantity("v_bary").unit}}
     for name, entry in rows.items():
@@ -46,15 +49,17 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
             written.insert(1, own if wide is None else interval(wide.p16, entry["p50"], wide.p84, digits))
         if name in limits:
             written = [f"< {limits[name]:.1f}", *("" for _ in written[1:])]
-        written.append(f"{of_label.mcse['p50']:.1g}" if of_label else "")
+        written.append(f"{of_label.mcse['p50']:.1g}" if of_label and name not in limits else "")
         if truth is not None and name in truth:
             written.append(f"{truth[name]:.{digits}f}")
         table.add_row(name, entry["unit"], *written)
     table.caption = (
         f"chi2/n {posterior.fit.rchi2:.2f}, with jitter {posterior.fit.rchi2_jitter:.2f}\n"
         f"{posterior.method}: k-hat {posterior.khat:.2f}, ESS {posterior.ess:.0f} of {len(posterior.draws)} draws, "
-        f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s\n{flags_line(posterior.flag_bad, posterior.flag_warn)}"
+        f"ln Z {posterior.log_evidence:.1f}; {posterior.seconds:.1f} s"
     )
+    if not (posterior.flag_bad or posterior.flag_warn):
+        table.caption += "\nno flags"
     table.caption += "\nMC: Monte-Carlo error of the median" + _tails(posterior)
     if limits:
         table.caption += "\n<: upper limit, 95 %"
@@ -70,10 +75,6 @@ def summary_table(posterior: Posterior, truth: Mapping[str, float] | None = None
         table.caption += f"\na second star gains {second.gain:.1f} nats{used}"
     table.caption_justify = "left"
     return table
-
-
-# Probability below which the lines of an element are said to disagree: of twenty elements one in five stars has one by chance.
-_DISAGREE = 0.01
 
 
 def elements_table(posterior: Posterior) -> Table | None:
@@ -92,7 +93,7 @@ def elements_table(posterior: Posterior) -> Table | None:
         if not entry.measured:
             told = (f"< {entry.fe_ul95:+.2f}", "not measured")
         number, p = agreement(posterior.diagnostics.lines, entry.label)
-        lines = f"{number}, which disagree (p {p:.1g})" if p < _DISAGREE else f"{number}" if number else ""
+        lines = f"{number}, which disagree (p {p:.1g})" if p < DISAGREE else f"{number}" if number else ""
         table.add_row(entry.element, *told, f"{entry.share:.0%}", lines)
     table.caption = (
         "of the prior: how much of its width is left; above 70 % the spectrum has told next to nothing\n"
@@ -131,16 +132,15 @@ _STYLES: Mapping[Kind, str] = {
 
 
 def verdict_line(name: str, found: Verdict) -> Text:
-    """Return what to make of a result as a line: the sentence in its colour, then what to do next."""
+    """Return what to make of a result: the sentence in its colour, what to do next, and a line a flag with what it means in short."""
     line = Text(f"{readable(name)}: ") if name else Text()
     line.append(found.sentence, f"bold {_STYLES[found.kind]}")
-    return line.append(f" {found.advice}" if found.advice else "")
-
-
-def flags_line(bad: Sequence[str], warn: Sequence[str]) -> str:
-    """Return the flags, and how to learn what they mean."""
-    flags = (*bad, *warn)
-    return f"flags: {', '.join(flags)} (maury explain {flags[0]})" if flags else "no flags"
+    line.append(f" {found.advice}" if found.advice else "")
+    for flag, text in found.brief:
+        line.append(f"\n  {flag}", _STYLES[found.kind]).append(f": {text}")
+    if found.reasons:
+        line.append(f"\n  (maury explain {found.reasons[0][0]} says more)", "dim")
+    return line
 
 
 def joint_table(star: JointPosterior) -> Table:
@@ -165,7 +165,7 @@ def joint_table(star: JointPosterior) -> Table:
     table.caption = (
         f"velocity variation: ln evidence ratio {'unknown' if variation is None else f'{variation:.1f}'}\n"
         f"k-hat {star.khat:.2f}, ESS {star.ess:.0f} of {len(star.draws)} draws, ln Z {star.log_evidence:.1f}; "
-        f"{star.seconds:.1f} s\n{flags_line(star.flag_bad, star.flag_warn)}"
+        f"{star.seconds:.1f} s"
     )
     table.caption_justify = "left"
     return table

@@ -46,6 +46,11 @@ class Verdict:
         return TITLES[self.kind]
 
     @property
+    def brief(self) -> tuple[tuple[str, str], ...]:
+        """Return each flag with the first sentence of what it means."""
+        return tuple((flag, text.split(". ")[0].rstrip(".") + ".") for flag, text in self.reasons)
+
+    @property
     def text(self) -> str:
         """Return sentence and advice."""
         return f"{self.sentence} {self.advice}".rstrip()

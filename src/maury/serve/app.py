@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +21,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 import maury
-from maury.serve.guard import REPORT_POLICY, Guard
+from maury.constants import DRAWS as USUAL_DRAWS
+from maury.serve.bundle import bundle
+from maury.serve.guard import REPORT_POLICY, STILL_POLICY, Guard
 from maury.serve.jobs import Jobs, Run
 from maury.serve.readers import Readers
 from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, wanted_json
@@ -32,6 +36,7 @@ _STATIC = {
     "app.js": "text/javascript",
     "plot.js": "text/javascript",
     "style.css": "text/css",
+    "panels.css": "text/css",
     "icon.svg": "image/svg+xml",
 }
 # Bytes of a request that is no upload, and digits of a spectrum's place in its file.
@@ -120,6 +125,8 @@ class _Routes:
     ) -> None:
         self._settings, self._models, self._readers = settings, models, readers
         self._uploads, self._jobs = uploads, jobs
+        # Sessions whose results are being packed.
+        self._packing: set[str] = set()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -139,6 +146,8 @@ class _Routes:
             Route("/api/runs/{key}/fit", self.fit),
             Route("/api/runs/{key}/draws", self.draws),
             Route("/api/runs/{key}/numbers", self.numbers),
+            Route("/api/cancel", self.cancel_all, methods=["POST"]),
+            Route("/api/results.zip", self.results),
             Route("/api/leave", self.leave, methods=["POST"]),
         ]
 
@@ -161,6 +170,7 @@ class _Routes:
                 "models": [choice.to_json() for choice in self._models.values()],
                 "max_upload": self._settings.max_upload,
                 "keep": self._settings.keep,
+                "draws": USUAL_DRAWS,
             }
         )
 
@@ -230,10 +240,39 @@ class _Routes:
             _run_json(self._jobs.cancel(_owner(request), request.path_params["key"]), self._jobs)
         )
 
+    async def cancel_all(self, request: Request) -> Response:
+        """End all runs of the session."""
+        self._jobs.cancel_all(_owner(request))
+        return Response(status_code=204)
+
+    async def results(self, request: Request) -> Response:
+        """Return all results of the session as one file."""
+        owner = _owner(request)
+        runs = self._jobs.done(owner)
+        if not runs:
+            raise Refused("there are no results yet", 404)
+        if owner in self._packing:
+            raise Refused("your results are being packed already; wait until they come", 429)
+        path = runs[0].upload.folder / f"{secrets.token_urlsafe(18)}.zip"
+        self._packing.add(owner)
+        try:
+            await asyncio.to_thread(bundle, runs, path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise Refused(
+                "the results cannot be packed: a file has been deleted meanwhile, or the disk is full", 409
+            ) from None
+        finally:
+            self._packing.discard(owner)
+        gone = BackgroundTask(path.unlink, missing_ok=True)
+        return FileResponse(path, media_type="application/zip", filename="maury-results.zip", background=gone)
+
     async def report(self, request: Request) -> Response:
-        """Return a run's report."""
-        download = request.query_params.get("download", "") in ("1", "true")
-        policy = {"Content-Security-Policy": REPORT_POLICY}
+        """Return a run's report; ``?still=true``, without its scripts, to stand in the page."""
+        download, still = (
+            request.query_params.get(name, "") in ("1", "true") for name in ("download", "still")
+        )
+        policy = {"Content-Security-Policy": STILL_POLICY if still else REPORT_POLICY}
         return _result(self._run(request), REPORT, "text/html", download, policy)
 
     async def fit(self, request: Request) -> Response:
@@ -293,7 +332,9 @@ async def _form(request: Request, seconds: float) -> bytes:
 
 
 def _static(name: str, kind: str) -> Response:
-    content = (resources.files("maury") / "serve" / "static" / name).read_bytes()
+    # What windows of a spectrum look like is the reports'.
+    folder = ("report", "templates") if name == "panels.css" else ("serve", "static")
+    content = resources.files("maury").joinpath(*folder, name).read_bytes()
     return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
 

@@ -223,6 +223,17 @@ class Jobs:
                 self._cancelled.add(key)
             return self._runs[key]
 
+    def cancel_all(self, owner: str) -> None:
+        """Cancel all runs of a session."""
+        with self._change:
+            for run in [run for run in self._runs.values() if run.owner == owner and not run.ended]:
+                self.cancel(owner, run.id)
+
+    def done(self, owner: str) -> list[Run]:
+        """Return a session's runs that have results, the oldest first."""
+        with self._change:
+            return [run for run in self._runs.values() if run.owner == owner and run.state == "done"]
+
     def _watch(self, owner: str) -> None:
         self._watched[owner] = time.monotonic() + self._settings.lease
 

@@ -8,7 +8,7 @@ from typing import Any
 from maury.priors import Prior
 from maury.serve.wanted import Wanted
 
-REPORT, DRAWS, NUMBERS, FIT = "report.html", "draws.nc", "result.json", "fit.json"
+REPORT, DRAWS, NUMBERS, FIT, ROW = "report.html", "draws.nc", "result.json", "fit.json", "row.json"
 
 
 def wanted_json(wanted: Wanted, priors: Mapping[str, Prior]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maury.constants import COOL_MODEL, DEFAULT_MODEL
+from maury.constants import COOL_MODEL, DEFAULT_MODEL, DRAWS
 from maury.inference.infer import AUTO
 from maury.inference.options import Companion
 from maury.labels import Label, LabelSet
 from maury.likelihood.residuals import Noise
 from maury.models import folder, shipped
 from maury.priors import LogUniform, Prior, TruncatedNormal, Uniform
+from maury.quantities import quantity
 from maury.serve.settings import Refused
 from maury.weights import read_card
 
@@ -26,15 +27,32 @@ _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Choice:
-    """A model that can be chosen: its name, its folder (None for ``auto``) and the labels whose priors may be changed."""
+    """A model that can be chosen.
+
+    Attributes
+    ----------
+    name
+        Of the model, or ``auto``.
+    folder
+        Where it is; None for ``auto``.
+    labels
+        Those whose priors may be changed.
+    elements
+        Whether its library has elements that may be inferred too.
+    """
 
     name: str
     folder: Path | None
     labels: tuple[Label, ...]
+    elements: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what the page needs for its form."""
-        return {"name": self.name, "labels": [label.to_dict() for label in self.labels]}
+        return {
+            "name": self.name,
+            "labels": [label.to_dict() | {"short": quantity(label.name).short} for label in self.labels],
+            "elements": self.elements,
+        }
 
 
 def choices(model: str) -> dict[str, Choice]:
@@ -47,7 +65,9 @@ def choices(model: str) -> dict[str, Choice]:
     """
     own = folder(model)
     folders = {own.name: own} | {k: v for k, v in shipped(estimators=True).items() if k != own.name}
-    found = {name: Choice(name, path, tuple(_labels(path))) for name, path in folders.items()}
+    found = {
+        name: Choice(name, path, tuple(_labels(path)), _has_elements(path)) for name, path in folders.items()
+    }
     sets = [_labels(folder(name)) for name in (COOL_MODEL, DEFAULT_MODEL)]
     return found | {AUTO: Choice(AUTO, None, tuple(_common(sets)))}
 
@@ -56,6 +76,13 @@ def _labels(path: Path) -> LabelSet:
     problem = read_card(path / "estimator.safetensors")["problem"]
     labels = LabelSet.from_list(problem["labels"])
     return labels.select(name for name in labels.names if name not in problem["fixed"])
+
+
+def _has_elements(path: Path) -> bool:
+    """Tell whether labels of the library follow others, and so may be inferred too."""
+    card = path / "emulator.safetensors"
+    tied = read_card(card).get("tied") if card.with_suffix(".json").exists() else None
+    return isinstance(tied, Mapping) and bool(tied.get("ties"))
 
 
 def _common(sets: Sequence[LabelSet]) -> list[Label]:
@@ -121,12 +148,13 @@ class WantedPrior(_Strict):
 
 
 class Wanted(_Strict):
-    """A run: which spectrum, with which model, priors, noise, companion, draws and seed, and without which wavelengths (Angstrom)."""
+    """A run: which spectrum, model, labels, priors, noise, companion, draws and seed, and without which wavelengths (Angstrom)."""
 
     upload: Annotated[str, Field(max_length=64)]
     index: Annotated[int, Field(ge=0, le=100_000)] = 0
     model: Annotated[str, Field(max_length=200)]
-    draws: Annotated[int, Field(ge=100, le=20_000)] = 1000
+    labels: Literal["basic", "cno", "elements"] = "basic"
+    draws: Annotated[int, Field(ge=100, le=20_000)] = DRAWS
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     noise: Noise = "auto"
     companion: Companion = "no"
@@ -154,6 +182,9 @@ class Wanted(_Strict):
             raise _fields({"model": f"is none of {', '.join(models)}"})
         labels = {label.name: label for label in models[self.model].labels}
         wrong: dict[str, str] = {}
+        if self.labels != "basic" and not models[self.model].elements:
+            having = [name for name, choice in models.items() if choice.elements]
+            wrong["labels"] = f"{self.model} has no elements; {' and '.join(having) or 'no model here'} has"
         priors = {}
         for name, wanted in self.priors.items():
             if name not in labels:

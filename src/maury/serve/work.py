@@ -18,10 +18,11 @@ from maury.inference.infer import AUTO, infer
 from maury.models import Model, load_model
 from maury.posterior.result import Posterior
 from maury.priors import Prior
+from maury.quantities import quantity
 from maury.serve.child import Message, answer
 from maury.serve.jobs import Progress
 from maury.serve.reading import LIMITS, File
-from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, wanted_json
+from maury.serve.results import DRAWS, FIT, NUMBERS, REPORT, ROW, wanted_json
 from maury.serve.wanted import Choice, Wanted, choices
 from maury.spectra.formats import isolated
 from maury.spectra.spectrum import Spectrum
@@ -63,6 +64,7 @@ def do(job: Job, models: Mapping[str, Choice], progress: Progress) -> dict[str, 
         priors=priors,
         noise=wanted.noise,
         companion=wanted.companion,
+        labels=wanted.labels,
         progress=progress,
     )
     progress("report")
@@ -74,13 +76,23 @@ def _write(job: Job, priors: Mapping[str, Prior], posterior: Posterior) -> dict[
     from maury.report.verdict import upper_limits, verdict
 
     numbers: dict[str, Any] = finite(posterior.to_json())
-    numbers["said"], numbers["limits"] = verdict(posterior).text, upper_limits(posterior)
+    found = verdict(posterior)
+    numbers["limits"] = upper_limits(posterior)
+    shown = (*posterior.summary(), "v_bary")
+    numbers["names"] = {name: quantity(name).short or name for name in shown}
+    numbers["said"] = {
+        "title": found.title,
+        "sentence": found.sentence,
+        "advice": found.advice,
+        "reasons": [[flag, text] for flag, text in found.brief],
+    }
     numbers["wanted"] = wanted_json(job.wanted, priors)
     job.folder.mkdir(mode=0o700)
     texts = {
         REPORT: star_page(posterior),
         NUMBERS: json.dumps(numbers, indent=1) + "\n",
         FIT: json.dumps(fit_to_plot(posterior)),
+        ROW: json.dumps(finite(posterior.row())),
     }
     for name, text in texts.items():
         with writing(job.folder / name) as temporary:
@@ -90,7 +102,12 @@ def _write(job: Job, priors: Mapping[str, Prior], posterior: Posterior) -> dict[
 
 
 def fit_to_plot(posterior: Posterior) -> dict[str, Any]:
-    """Return the model spectrum on the used pixels: wavelength (Angstrom) and flux over the median of the usable pixels."""
+    """Return the model spectrum on the used pixels, and the pictures of the windows that tell most.
+
+    Wavelengths are in Angstrom, fluxes over the median of the usable pixels.
+    """
+    from maury.report.panels import panels
+
     spectrum, fit = posterior.spectrum, posterior.fit
     good = spectrum.good
     scale = float(np.median(np.abs(spectrum.flux[good]))) if good.any() else 1.0
@@ -98,6 +115,7 @@ def fit_to_plot(posterior: Posterior) -> dict[str, Any]:
         "wavelength": np.round(spectrum.grid.wavelength[fit.pixels], 4).tolist(),
         "flux": np.round(fit.flux / (scale or 1.0), 5).tolist(),
         "scale": scale,
+        "panels": [panel.to_json() for panel in panels(posterior)],
     }
 
 

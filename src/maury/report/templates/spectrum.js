@@ -34,6 +34,13 @@
     return [low - pad, high + pad, Math.min(12, Math.max(4, 1.25 * quantile(pulls, 0.998)))];
   };
 
+  // Lines that are marked: the strong ones, those of an element, or none.
+  const marks = document.getElementById("marks");
+  const marked = () => {
+    if (marks.value === "strong") return d.lines;
+    return (d.elements[marks.value] || []).map((observed) => ({ species: marks.value, observed, faint: false })).sort((a, b) => a.observed - b.observed);
+  };
+
   // Draw a part of the spectrum on any canvas; returns the map from wavelength to place.
   const draw = (target, [x0, x1], scale) => {
     const [c, width, height] = maury.context(target, scale);
@@ -76,6 +83,8 @@
       }
     }
     c.restore();
+
+    const dense = (to - from) / plotWidth > 3;
 
     // Axes.
     c.strokeStyle = line; c.fillStyle = soft; c.lineWidth = 1;
@@ -123,26 +132,45 @@
       c.globalAlpha = 1;
     };
     const used = (i) => state[i] === USED;
-    const dense = (to - from) / plotWidth;
     c.save();
     c.beginPath(); c.rect(LEFT, TOP, plotWidth, upper); c.clip();
     curve((i) => py(value(flux, i)), soft, 0.7, (i) => !used(i), 0.6);
-    curve((i) => py(value(flux, i)), text, dense > 3 ? 0.7 : 1.2, used);
-    curve((i) => py(value(model, i)), maury.colour("orange"), dense > 3 ? 0.9 : 1.7, used, 0.95);
+    curve((i) => py(value(flux, i)), text, dense ? 0.7 : 1.2, used);
+    // With many pixels to a point of the screen it would hide the data.
+    if (!dense) curve((i) => py(value(model, i)), maury.colour("orange"), 1.7, used, 0.95);
     c.restore();
     c.save();
     c.beginPath(); c.rect(LEFT, base, plotWidth, lower); c.clip();
     c.fillStyle = maury.colour("blue"); c.globalAlpha = 0.18;
     c.fillRect(LEFT, pr(1), plotWidth, pr(-1) - pr(1));
     c.globalAlpha = 1;
-    curve((i) => pr(Math.max(-most, Math.min(most, pull[i]))), maury.colour("blue"), dense > 3 ? 0.6 : 1.1, used);
+    curve((i) => pr(Math.max(-most, Math.min(most, pull[i]))), maury.colour("blue"), dense ? 0.6 : 1.1, used);
     c.restore();
 
+    // Windows that have pictures of their own.
+    if (dense) {
+      c.save();
+      c.textAlign = "center"; c.textBaseline = "bottom"; c.font = "bold 12px system-ui, sans-serif";
+      d.windows.forEach(([low, high], k) => {
+        const a = px(low), b = px(high);
+        if (b < LEFT || a > LEFT + plotWidth) return;
+        c.fillStyle = c.strokeStyle = maury.colour("orange");
+        c.globalAlpha = 0.22; c.fillRect(a, TOP, b - a, base + lower - TOP); c.globalAlpha = 1;
+        c.lineWidth = 1; c.strokeRect(a, TOP, b - a, base + lower - TOP);
+        c.fillStyle = maury.colour("back");
+        c.globalAlpha = 0.85; c.fillRect((a + b) / 2 - 6, TOP + upper - 19, 12, 16); c.globalAlpha = 1;
+        c.fillStyle = text;
+        c.fillText(String(k + 1), (a + b) / 2, TOP + upper - 4);
+      });
+      c.restore();
+    }
+
     // Lines: a mark each, and its name where there is room.
-    if (document.getElementById("marks").checked) {
+    const lines = marked();
+    if (lines.length) {
       c.fillStyle = c.strokeStyle = soft; c.textBaseline = "bottom"; c.textAlign = "center"; c.lineWidth = 1;
       const free = [-1e9, -1e9];
-      for (const l of d.lines) {
+      for (const l of lines) {
         const x = px(l.observed);
         if (x < LEFT || x > LEFT + plotWidth) continue;
         const name = l.species.replace("Brackett", "Br");
@@ -150,17 +178,21 @@
         const row = free.findIndex((end) => x - wide > end);
         c.setLineDash(l.faint ? [2, 3] : []);
         c.beginPath(); c.moveTo(x, TOP - 1);
-        c.lineTo(x, dense > 3 ? TOP + 7 : TOP + upper); c.globalAlpha = dense > 3 ? 0.9 : 0.55; c.stroke();
+        c.lineTo(x, dense ? TOP + 7 : TOP + upper); c.globalAlpha = dense ? 0.9 : 0.55; c.stroke();
         c.globalAlpha = 1;
         if (row >= 0) { c.fillText(name, x, TOP - 3 - 14 * row); free[row] = x + wide; }
       }
       c.setLineDash([]);
     }
-    return { px, plotWidth, base, lower, py, pr };
+    return { px, plotWidth, base, lower, py, pr, dense };
   };
 
   let map = null;
-  const paint = () => { map = draw(canvas, view); point(); };
+  const paint = () => {
+    map = draw(canvas, view);
+    if (map) document.getElementById("dense").hidden = !map.dense;
+    point();
+  };
 
   const nearestLine = (w) => {
     let best = null;
@@ -216,9 +248,19 @@
   const moves = { "+": () => zoom(0.5), "-": () => zoom(2), left: () => move(-0.4), right: () => move(0.4) };
 
   for (const b of buttons) b.addEventListener("click", () => show(...ends(b.dataset.view)));
+  for (const b of document.querySelectorAll("[data-window]")) {
+    b.addEventListener("click", () => { cursor = -1; show(...d.windows[b.dataset.window]); box.scrollIntoView({ block: "center" }); });
+  }
   for (const b of document.querySelectorAll("[data-move]")) b.addEventListener("click", () => moves[b.dataset.move]());
   document.getElementById("goto").addEventListener("change", (e) => { if (e.target.value) goTo(Number(e.target.value)); });
-  document.getElementById("marks").addEventListener("change", paint);
+  marks.addEventListener("change", paint);
+  for (const b of document.querySelectorAll("[data-element]")) {
+    b.addEventListener("click", () => {
+      marks.value = b.dataset.element;
+      goTo(d.elements[b.dataset.element][0]);
+      box.scrollIntoView({ block: "center" });
+    });
+  }
   document.getElementById("units").addEventListener("change", (e) => { asFile = e.target.checked; paint(); });
 
   const place = (e) => e.clientX - box.getBoundingClientRect().left - box.clientLeft;

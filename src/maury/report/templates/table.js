@@ -20,7 +20,7 @@
       const down = head.getAttribute("aria-sort") === "ascending";
       for (const other of buttons) other.closest("th").removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const key = (row) => row.cells[column].textContent.trim().replace("\u2212", "-");
+      const key = (row) => row.cells[column].textContent.trim().replace("\u2212", "-").replace(/^< /, "");
       const compare = (a, b) => {
         const x = key(a), y = key(b), p = parseFloat(x), q = parseFloat(y);
         // What has no value stands last either way.

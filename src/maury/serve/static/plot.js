@@ -1,7 +1,9 @@
 // A spectrum on a canvas: look at parts of it, and drag over a region to mask it.
 
-const MARGIN = { left: 46, right: 10, top: 10, bottom: 30 };
+const MARGIN = { left: 58, right: 10, top: 22, bottom: 44 };
 const DRAG = 4;
+// Pixels to a point of the screen above which a model would hide the data.
+const DENSE = 3;
 
 const ticks = (low, high, number) => {
   const rough = (high - low) / Math.max(1, number);
@@ -21,6 +23,7 @@ export class Plot {
     Object.assign(this, { box, canvas, onSelect, onRead, onView });
     this.chips = [];
     this.regions = [];
+    this.windows = [];
     this.model = null;
     this.drag = null;
     this.probe = document.createElement("span");
@@ -51,6 +54,7 @@ export class Plot {
   }
 
   setModel(model) { this.model = model; this.later(); }
+  setWindows(windows) { this.windows = windows; this.later(); }
   setRegions(regions) { this.regions = regions; this.later(); }
 
   show(low, high) {
@@ -60,6 +64,14 @@ export class Plot {
     this.view = [from, from + width];
     this.later();
     this.onView();
+  }
+
+  // Whether more pixels are in view than the screen can show one by one.
+  dense() {
+    if (!this.view) return false;
+    const inside = (w) => w >= this.view[0] && w <= this.view[1];
+    const n = this.chips.reduce((sum, chip) => sum + chip.wavelength.filter(inside).length, 0);
+    return n / Math.max(1, this.box.clientWidth - MARGIN.left - MARGIN.right) > DENSE;
   }
 
   zoom(factor) {
@@ -168,18 +180,51 @@ export class Plot {
       c.fillText(text, Math.min(Math.max(x(value), half + 2), width - half - 2), floor + 8);
     }
 
+    c.textBaseline = "bottom";
+    c.fillText("vacuum wavelength [Å]", (MARGIN.left + right) / 2, height - 3);
+    c.save();
+    c.translate(4, (MARGIN.top + floor) / 2);
+    c.rotate(-Math.PI / 2);
+    c.textBaseline = "top";
+    c.fillText("flux over its median", 0, 0);
+    c.restore();
+
     c.save();
     c.beginPath(); c.rect(MARGIN.left, MARGIN.top, right - MARGIN.left, floor - MARGIN.top); c.clip();
+    const dense = this.dense();
     this.band(c, x, floor, this.regions, 0.22);
     for (const chip of this.chips) {
-      this.curve(c, x, y, chip.wavelength, chip.flux, null, this.colour("pale"), 0.8);
-      this.curve(c, x, y, chip.wavelength, chip.flux, chip.good, this.colour("text"), 1);
+      this.curve(c, x, y, chip.wavelength, chip.flux, null, this.colour("pale"), dense ? 0.4 : 0.8);
+      this.curve(c, x, y, chip.wavelength, chip.flux, chip.good, this.colour("text"), dense ? 0.7 : 1.1);
     }
-    if (this.model) this.curve(c, x, y, this.model.wavelength, this.model.flux, null, this.colour("orange"), 1.2, true);
+    if (this.model && !dense) this.curve(c, x, y, this.model.wavelength, this.model.flux, null, this.colour("orange"), 1.6, true);
     if (this.drag) this.band(c, x, floor, [[this.drag.from, this.drag.to]], 0.35);
     c.restore();
+    if (dense) this.numbered(c, x, floor);
     c.strokeStyle = line;
     c.strokeRect(MARGIN.left + 0.5, MARGIN.top + 0.5, right - MARGIN.left - 1, floor - MARGIN.top - 1);
+  }
+
+  numbered(c, x, floor) {
+    const orange = this.colour("orange"), text = this.colour("text");
+    c.font = "bold 12px system-ui, sans-serif";
+    c.textAlign = "center";
+    c.textBaseline = "bottom";
+    let taken = -Infinity;
+    this.windows.forEach(([from, to], k) => {
+      if (to < this.view[0] || from > this.view[1]) return;
+      c.globalAlpha = 0.22;
+      c.fillStyle = orange;
+      c.fillRect(x(from), MARGIN.top, x(to) - x(from), floor - MARGIN.top);
+      c.globalAlpha = 1;
+      c.strokeStyle = orange;
+      c.strokeRect(x(from), MARGIN.top - 1, x(to) - x(from), floor - MARGIN.top + 2);
+      c.fillStyle = text;
+      const middle = (x(from) + x(to)) / 2;
+      if (middle < taken + 12) return;
+      taken = middle;
+      c.fillText(String(k + 1), (x(from) + x(to)) / 2, MARGIN.top - 4);
+    });
   }
 
   band(c, x, floor, regions, alpha) {
