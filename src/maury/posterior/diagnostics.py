@@ -242,6 +242,39 @@ class ElementLine:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A label beside what a survey's pipeline made of it; see `maury.posterior.compared`.
+
+    Attributes
+    ----------
+    pipeline
+        Whose result it is.
+    label
+        Name of the label; ``fe_h`` and the like are [X/H].
+    theirs, their_error
+        The pipeline's, in the label's unit; None where it states no error.
+    value, total
+        Median and total error here.
+    difference
+        ``value - theirs``.
+    sigmas
+        The difference over both errors together.
+    flags
+        The pipeline's own bits for what was wrong; 0 for nothing.
+    """
+
+    pipeline: str
+    label: str
+    theirs: float
+    their_error: float | None
+    value: float
+    total: float
+    difference: float
+    sigmas: float
+    flags: int = 0
+
+
+@dataclass(frozen=True)
 class SecondLight:
     """What a little light of a second star would gain, by a linear test; see `maury.inference.second_light`.
 
@@ -289,6 +322,8 @@ class Diagnostics:
         Lines that tell most of the elements that were inferred.
     outliers
         Pixels that were left out since nothing in a star explains them.
+    compared
+        Labels beside what a survey's pipeline made of them, if that was asked for.
     """
 
     misfit: Misfit | None = None
@@ -301,6 +336,7 @@ class Diagnostics:
     abundances: tuple[Abundance, ...] = ()
     lines: tuple[ElementLine, ...] = ()
     outliers: int = 0
+    compared: tuple[Compared, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what the JSON line tells of it, and nothing of what is not known."""
@@ -315,6 +351,7 @@ class Diagnostics:
             "abundances": [asdict(entry) for entry in self.abundances],
             "lines": [asdict(entry) for entry in self.lines],
             "outliers": self.outliers,
+            "compared": [asdict(entry) for entry in self.compared],
         }
         return {key: value for key, value in told.items() if value}
 

@@ -14,6 +14,7 @@ from maury.report.evidence import checks, evidence
 from maury.report.html import render
 from maury.report.observed import chip_names, lines_of, spectrum_data
 from maury.report.svg import Sample, corner, histogram, limits, long, marginal, short
+from maury.report.tables import compared_rows
 from maury.report.verdict import upper_limits, verdict
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def star_page(posterior: Posterior) -> str:
         has_total=bool(posterior.systematic),
         elements=_element_rows(posterior),
         comparison=_comparison(posterior),
+        compared=compared_rows(posterior.diagnostics.compared),
         corner=_corner(posterior, samples),
         marginals=_marginals(posterior, samples),
         checks=checks(posterior),
