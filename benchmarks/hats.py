@@ -32,6 +32,8 @@ def write_spectra(folder: Path, number: int) -> None:
     import lsdb
     import nested_pandas as npd
     import pandas as pd
+    import pyarrow as pa
+    from nested_pandas.series.packer import pack_lists
 
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(
@@ -42,24 +44,30 @@ def write_spectra(folder: Path, number: int) -> None:
         }
     )
     wavelength = 10 ** (4.179 + 6e-6 * np.arange(PIXELS))
+    some = rng.normal(1, 0.01, (256, PIXELS)).astype("f4")
+
+    def lists(values: np.ndarray, index: pd.Index) -> pd.Series:
+        starts = np.arange(0, values.size + 1, PIXELS, dtype=np.int32)
+        array = pa.ListArray.from_arrays(starts, values.ravel())
+        return pd.Series(array, index=index, dtype=pd.ArrowDtype(array.type))
 
     def add(part: pd.DataFrame) -> Any:
         n = len(part)
-        flux = np.random.default_rng(n).normal(1, 0.01, (n, PIXELS)).astype("f4")
-        flat = pd.DataFrame(
-            {
-                "wavelength": np.tile(wavelength, n),
-                "flux": flux.ravel(),
-                "ivar": np.full(n * PIXELS, 1e4, "f4"),
-            },
-            index=np.repeat(part.index.to_numpy(), PIXELS),
+        columns = {
+            "wavelength": np.tile(wavelength, (n, 1)),
+            "flux": some[np.arange(n) % len(some)],
+            "ivar": np.full((n, PIXELS), 1e4, "f4"),
+        }
+        packed = pack_lists(
+            pd.DataFrame({name: lists(values, part.index) for name, values in columns.items()})
         )
-        return npd.NestedFrame(part).join_nested(flat, "spectrum") if n else npd.NestedFrame(part)
+        found = npd.NestedFrame(part)
+        found["spectrum"] = packed
+        return found
 
     with dask.config.set(scheduler="synchronous"):
         made = lsdb.from_dataframe(frame, partition_rows=2000, margin_threshold=None, catalog_name="spectra")
-        meta = add(frame.set_index("object_id", drop=False).head(2)).head(0)
-        meta.index = made._ddf._meta.index
+        meta = add(made.head(2)).head(0)
         made.map_partitions(add, meta=meta).write_catalog(
             folder, catalog_name="spectra", progress_bar=False, as_collection=False
         )

@@ -220,11 +220,11 @@ def test_a_file_that_hangs_its_reader_is_a_row(visits, client, tmp_path, monkeyp
         shutil.copy(visits / "apVisit-1.fits", copied / name)
     hang = (
         "from maury.spectra.formats import isolated as here; from maury.spectra.formats.isolated import registry\n"
-        "good = registry.read_spectra\n"
+        "good = registry.read_each\n"
         "def read(path, **more):\n"
         "    while 'hang.fits' in path: pass\n"
         "    return good(path, **more)\n"
-        "registry.read_spectra = read\n"
+        "registry.read_each = read\n"
         "here._serve()\n"
     )
     short = isolated.Limits(seconds=0.5)

@@ -63,15 +63,17 @@ class Limits:
         Parameters
         ----------
         path
-            The file; one that cannot be looked at gets those of a small one.
+            The file; one that cannot be looked at gets those of a small one, and rows of one (``FILE[0:256]``) its time alone.
         patience
             As above.
         """
+        file, rows = split_rows(path)
         try:
-            parts = max(1, -(-split_rows(path)[0].stat().st_size // _PART))
+            parts = max(1, -(-file.stat().st_size // _PART))
         except (OSError, ValueError):
             parts = 1
-        return cls(parts * cls.seconds, parts * cls.memory, patience)
+        # Rows are read a few at a time: those before may take time, and no more memory.
+        return cls(parts * cls.seconds, cls.memory if rows else parts * cls.memory, patience)
 
 
 # Bytes of a file for which the usual limits are made.
