@@ -528,7 +528,8 @@ def test_a_catalogue_of_spectra_is_a_survey(visits, client, tmp_path):
     pq.write_table(table, path)
     (tmp_path / "sky" / "hats.properties").write_text("hats_nrows=4\nhats_col_ra=RA\nhats_col_dec=DE\n")
     output = tmp_path / "out"
-    tasks = prepare(output, settings(), lambda: expand([tmp_path / "sky"], rows=2), resume=False)
+    wanted = settings(instrument="apogee")
+    tasks = prepare(output, wanted, lambda: expand([tmp_path / "sky"], rows=2), resume=False)
     assert tasks == 2
     run(output, client, tasks=tasks)
     found = rows(output)

@@ -41,6 +41,14 @@ LabelsOption = Annotated[
     ),
 ]
 
+InstrumentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--instrument",
+        help="What tables leave open (unit, medium, frame, mask bits) is as of this spectrograph: a name or a TOML file.",
+    ),
+]
+
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _NORMAL = re.compile(rf"{_NUMBER}\s*(?:\+-|\+/-|±)\s*{_NUMBER}")
 _RANGE = re.compile(rf"{_NUMBER}:{_NUMBER}")

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maury.commands.choices import LabelsOption, MaskOption, PriorOption, priors_for, read_masks, read_priors
+from maury.commands.choices import (
+    InstrumentOption,
+    LabelsOption,
+    MaskOption,
+    PriorOption,
+    priors_for,
+    read_masks,
+    read_priors,
+)
 from maury.commands.console import (
     BAD_INPUT,
     AutoModelOption,
@@ -112,6 +120,7 @@ def infer(
             help="For files you do not trust: read them in a separate process with limits on time and memory.",
         ),
     ] = False,
+    instrument: InstrumentOption = None,
     compare: Annotated[
         list[Path] | None,
         typer.Option(
@@ -131,6 +140,7 @@ def infer(
     from maury.posterior.columns import failed_line, failed_row
     from maury.report.tables import write_summary
     from maury.spectra.formats.astra import read_pipeline_fits
+    from maury.spectra.instrument import read_instrument
 
     check_rate(false_alarm)
     if joint and model == AUTO:
@@ -144,6 +154,7 @@ def infer(
             "--joint compares with no pipeline: leave --compare out, or infer the visits one by one"
         )
     priors, masks = read_priors(prior or []), read_masks(mask or [])
+    spectrograph = None if instrument is None else read_instrument(instrument)
     fits = [fit for file in compare or [] for fit in read_pipeline_fits(file)]
     loaded: str | Model = AUTO
     if model != AUTO:
@@ -170,7 +181,12 @@ def infer(
 
     with stoppable(kept), stages("reading") as tell:
         for item in infer_files(
-            files, loaded, options, isolated=isolated, progress=_numbered(files, rows, tell)
+            files,
+            loaded,
+            options,
+            isolated=isolated,
+            instrument=spectrograph,
+            progress=_numbered(files, rows, tell),
         ):
             if isinstance(item, Failure):
                 print_error(item.message)

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from maury.commands.choices import (
+    InstrumentOption,
     LabelsOption,
     MaskOption,
     PriorOption,
@@ -136,6 +137,7 @@ def survey_run(
     prior: PriorOption = None,
     mask: MaskOption = None,
     labels: LabelsOption = "basic",
+    instrument: InstrumentOption = None,
     files_per_task: Annotated[
         int, typer.Option(help="Files in each task; a task is finished and committed as a whole.", min=1)
     ] = 50,
@@ -199,6 +201,7 @@ def survey_run(
         priors=priors,
         masks=tuple(read_masks(mask or [])),
         labels=labels,
+        instrument="" if instrument is None else _instrument(instrument),
     )
     settings = wanted if stored is None else _as_begun(context, stored, wanted)
     pieces = max(settings.files_per_task, FEWEST_ROWS)
@@ -222,7 +225,16 @@ _OPTIONS = {
     "priors": "prior",
     "masks": "mask",
     "labels": "labels",
+    "instrument": "instrument",
 }
+
+
+def _instrument(name: str) -> str:
+    """Return the name of an instrument, or its file as workers in other folders find it; one that cannot be read is refused."""
+    from maury.spectra.instrument import read_instrument, shipped_instruments
+
+    read_instrument(name)
+    return name if name in shipped_instruments() else str(Path(name).absolute())
 
 
 def _given(context: typer.Context, option: str) -> bool:

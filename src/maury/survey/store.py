@@ -65,6 +65,7 @@ class SurveySettings(BaseModel):
     priors: dict[str, Prior] = Field({}, description="that replace the model's, by label")
     masks: tuple[tuple[float, float], ...] = Field((), description="wavelengths left out, vacuum Angstrom")
     labels: str = Field("basic", description="what is inferred beside the model's own labels")
+    instrument: str = Field("", description="whose tables are read: name or file; the model's by default")
 
 
 @dataclass(frozen=True)

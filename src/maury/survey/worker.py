@@ -23,6 +23,7 @@ from maury.inference.options import Options
 from maury.models import Model, folder, load_model
 from maury.posterior.columns import Output, failed_row
 from maury.spectra.formats import isolated
+from maury.spectra.instrument import read_instrument
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
 from maury.survey.store import (
@@ -170,8 +171,9 @@ def _infer_all(files: Sequence[InputFile], model: Model, settings: SurveySetting
                 yield source, found, extra
         batch.clear()
 
+    instrument = read_instrument(settings.instrument) if settings.instrument else model.instrument
     for source, file in enumerate(files):
-        for item in isolated.read_all([file.path], model.instrument, patience=_PATIENCE):
+        for item in isolated.read_all([file.path], instrument, patience=_PATIENCE):
             if isinstance(item, Failure):
                 yield source, item, ""
                 continue

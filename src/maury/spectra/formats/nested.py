@@ -323,7 +323,11 @@ class _Reader:
                 table, where, self._path, instrument=self._instrument, reject=self._reject
             )
         except SpectrumError as error:
-            return Failure(self._path, index, error.flag, str(error))
+            advice = ""
+            # Nobody states things row by row by hand.
+            if self._instrument is None and ("has no unit" in str(error) or "does not say" in str(error)):
+                advice = "; in columns wavelength_unit and medium, or by --instrument"
+            return Failure(self._path, index, error.flag, f"{error}{advice}")
         place = {key: _number(told.get(name.lower())) for key, name in self._position.items()}
         known = {key: value for key, value in place.items() if value is not None}
         return replace(spectrum, index=index, meta=spectrum.meta | known)
