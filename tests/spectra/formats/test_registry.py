@@ -250,6 +250,6 @@ def test_an_unknown_file_is_told_what_is_known(tmp_path: Path) -> None:
     fits.PrimaryHDU(np.zeros((5, 5))).writeto(tmp_path / "image.fits")
     with pytest.raises(
         SpectrumError,
-        match=r"SDSS spec, IGRINS, table\. A table needs columns wavelength, flux, and error or ivar",
+        match=r"SDSS spec, IGRINS, table\. A table \(FITS, ECSV, Parquet or VOTable\) needs columns wavelength and flux",
     ):
         read_spectrum(tmp_path / "image.fits")

@@ -145,7 +145,7 @@ def _spectra_of_file(path: Path, reject: int | None, instrument: Instrument | No
         known = ", ".join(form.name for form in FORMATS)
         raise SpectrumError(
             f"{path}: a FITS file of another kind ({_describe(hdus)}); known are {known}. "
-            "A table needs columns wavelength, flux, and error or ivar"
+            "A table (FITS, ECSV, Parquet or VOTable) needs columns wavelength and flux, and error or ivar"
         )
 
 

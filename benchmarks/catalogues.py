@@ -1,7 +1,7 @@
 """A catalogue of many spectra that LSDB wrote, read; and the rows of a survey, exported so that LSDB opens them: memory and seconds.
 
-Run: ``.venv/bin/python benchmarks/hats.py --folder build/hats --output docs/results/survey/hats.json`` (``--number 100000``; the spectra
-take 35 kB each on disk).
+Run: ``.venv/bin/python benchmarks/catalogues.py --folder build/hats --output docs/results/survey/hats.json`` (``--number 100000``;
+``--only read`` for one step of several).
 
 The catalogue is written by ``lsdb`` itself, a nested column of 8,575 pixels a row. It is read as a worker of ``maury survey`` reads it: by
 pieces, in the process that opens files, spectra handed over. Inference is not part of it. Rows of the survey are as wide as real ones.
@@ -131,39 +131,36 @@ class _Peak(threading.Thread):
 def make_survey(folder: Path, number: int) -> None:
     """Write a survey's folder with rows as wide as real ones, in tasks of the usual size."""
     import pyarrow as pa
+    from astropy import units
+    from astropy_healpix import HEALPix
 
-    from maury.survey.catalogue import HEALPIX, healpix29, schema
+    from maury.survey.catalogue import HEALPIX, schema
     from maury.survey.store import Commit, InputFile, Store, SurveySettings
 
-    store, rng = Store(folder), np.random.default_rng(1)
+    store, rng, known = Store(folder), np.random.default_rng(1), schema(LABELS)
+    grid = HEALPix(nside=2**29, order="nested")
     files = [Path(f"/data/{i:07d}.fits") for i in range(number)]
     settings = SurveySettings(model="m", model_version="1", maury_version="0", files_per_task=ROWS_OF_A_TASK)
     store.begin(settings, files)
-    known = schema(LABELS)
     for task in store.tasks():
-        rows = []
-        for file in task.files:
-            ra, dec = rng.uniform(0, 360), float(np.degrees(np.arcsin(rng.uniform(-1, 1))))
-            row: dict[str, Any] = {
-                field.name: rng.normal()
-                if pa.types.is_floating(field.type)
-                else 1
-                if pa.types.is_integer(field.type)
-                else "word"
-                for field in known
-            }
-            row |= {
-                HEALPIX: healpix29(ra, dec),
-                "ra": ra,
-                "dec": dec,
-                "file": file,
-                "row": 0,
-                "sha256": "x" * 64,
-            }
-            rows.append(row | {"id": Path(file).stem})
-        parts = {"catalogue": store.write_part("catalogue", task, pa.Table.from_pylist(rows, known))}
+        n = len(task.files)
+        ra, dec = rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
+        columns: dict[str, Any] = {
+            "ra": ra,
+            "dec": dec,
+            HEALPIX: grid.lonlat_to_healpix(ra * units.deg, dec * units.deg),
+            "file": list(task.files),
+            "id": [Path(file).stem for file in task.files],
+            "sha256": [rng.bytes(32).hex() for _ in task.files],
+        }
+        for field in known:
+            if field.name not in columns:
+                numbers = rng.normal(size=n) if pa.types.is_floating(field.type) else np.zeros(n, int)
+                columns[field.name] = ["word"] * n if pa.types.is_string(field.type) else numbers
+        table = pa.table([pa.array(columns[field.name], field.type) for field in known], known)
+        parts = {"catalogue": store.write_part("catalogue", task, table)}
         inputs = tuple(InputFile(file, 1, 1, "x", 1, 0) for file in task.files)
-        store.commit(task, Commit(task.number, inputs, len(rows), 0, 0, 0.0, parts))
+        store.commit(task, Commit(task.number, inputs, n, 0, 0, 0.0, parts))
         store.publish(task, store.who)
 
 
@@ -217,13 +214,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--number", type=int, default=100_000)
     parser.add_argument("--step", choices=STEPS)
+    parser.add_argument("--only", choices=STEPS, nargs="+", default=list(STEPS))
     args = parser.parse_args()
     if args.step:
         print(json.dumps(STEPS[args.step](args.folder, args.number)))
         return 0
     args.folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"number": args.number, "pixels": PIXELS, "cores": os.cpu_count()}
-    for step in STEPS:
+    found: dict[str, Any] = {"pixels": PIXELS, "cores": os.cpu_count()}
+    if args.output and args.output.exists():
+        # Of steps that were done before.
+        found |= json.loads(args.output.read_text(encoding="utf-8"))
+    for step in args.only:
         # Each in a process of its own, so that its memory is its own; what was written before stays.
         target = args.folder / {"spectra": "spectra", "survey": "survey", "export": "stars.hats"}.get(
             step, "-"
