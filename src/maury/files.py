@@ -25,6 +25,8 @@ from maury.untrusted import check_votable, is_votable
 if TYPE_CHECKING:
     from astropy.table import Table
 
+# FILE[20:30].
+_PART = re.compile(r"(?P<path>.+)\[(?P<start>\d+):(?P<stop>\d+)\]")
 _REFERRING = (".h5", ".hdf5", ".hdf", ".asdf")
 
 
@@ -98,6 +100,20 @@ def output_name(file: Path) -> str:
     while len(os.fsencode(name)) > _LONGEST:
         name = name[:-1]
     return name
+
+
+def split_rows(name: str | os.PathLike[str]) -> tuple[Path, range | None]:
+    """Part ``FILE[20:30]`` into the file and the places of its spectra; None stands for all of them.
+
+    Examples
+    --------
+    >>> split_rows("Npix=5.parquet[20:30]")
+    (PosixPath('Npix=5.parquet'), range(20, 30))
+    """
+    found = _PART.fullmatch(os.fspath(name))
+    if found is None or os.path.exists(name):
+        return Path(name), None
+    return Path(found["path"]), range(int(found["start"]), int(found["stop"]))
 
 
 def sweep(folder: Path) -> int:

@@ -260,3 +260,29 @@ def test_a_terminal_has_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(progress.err, "_force_terminal", True)
     assert list(progress.counted([1, 2], "[b]stars", 2)) == [1, 2]
     assert "[b]stars" in capsys.readouterr().err
+
+
+def test_inferring_many_files_tells_the_time_left(monkeypatch, capsys):
+    from pathlib import Path
+
+    from maury.commands.infer import _numbered
+
+    clock = Clock()
+    monkeypatch.setattr("maury.commands.infer.time.monotonic", clock)
+    monkeypatch.setattr(progress.Pace.__init__, "__defaults__", (clock,))
+    told, rows = [], []
+    tell = _numbered([Path("a.fits"), Path("b.fits"), Path("c.parquet[0:9]")], rows, told.append)
+    tell("a.fits: flow")
+    clock.now = 20.0
+    rows += [{"file": "a.fits"}, {"file": "a.fits"}]
+    tell("b.fits: flow")
+    clock.now = 80.0
+    rows.append({"file": "b.fits"})
+    tell("c.parquet: flow")
+    assert told == [
+        "a.fits: flow",
+        "spectrum 3 (10 s each, 0:00:40 left): b.fits: flow",
+        "spectrum 4 (26.7 s each, 0:00:40 left): c.parquet: flow",
+    ]
+    # One line a minute where nobody watches.
+    assert capsys.readouterr().err.splitlines() == told[2:]

@@ -20,11 +20,12 @@ from maury.cli import app
 from maury.errors import ConfigError, MauryError
 from maury.models import folder, load_model
 from maury.posterior.columns import HEALPIX
+from maury.spectra import read_spectrum
 from maury.spectra.formats.writers import write_apvisit
 from maury.survey.catalogue import healpix29
 from maury.survey.export import export, read_catalogue
 from maury.survey.inputs import expand
-from maury.survey.run import cluster, prepare, run
+from maury.survey.run import Progress, cluster, prepare, run
 from maury.survey.store import Store, SurveySettings, model_version
 from maury.survey.verify import repair, verify
 
@@ -219,11 +220,11 @@ def test_a_file_that_hangs_its_reader_is_a_row(visits, client, tmp_path, monkeyp
         shutil.copy(visits / "apVisit-1.fits", copied / name)
     hang = (
         "from maury.spectra.formats import isolated as here; from maury.spectra.formats.isolated import registry\n"
-        "good = registry.read_spectra\n"
+        "good = registry.read_each\n"
         "def read(path, **more):\n"
         "    while 'hang.fits' in path: pass\n"
         "    return good(path, **more)\n"
-        "registry.read_spectra = read\n"
+        "registry.read_each = read\n"
         "here._serve()\n"
     )
     short = isolated.Limits(seconds=0.5)
@@ -502,3 +503,72 @@ def test_from_the_command_line_with_processes(visits, tmp_path):
     assert result.exit_code == 0, result.output
     assert f"{N_VISITS} rows" in result.output
     assert verify(tmp_path / "s").whole
+
+
+def test_a_catalogue_of_spectra_is_a_survey(visits, client, tmp_path):
+    """The same rows as of the visits' files, each naming its partition and place; a row that holds nothing is an error."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    seen = [read_spectrum(visits / f"apVisit-{i}.fits") for i in range(3)]
+    cells = [
+        {
+            "wavelength": one.grid.wavelength.tolist(),
+            "flux": one.flux.tolist(),
+            "ivar": one.ivar.tolist(),
+        }
+        for one in seen
+    ]
+    table = pa.table(
+        {"object_id": ["a", "b", "c", "d"], "RA": [1.0, 2.0, 3.0, 4.0], "DE": [5.0] * 4, "v_correction": [5.0] * 4,
+         "resolution": [22_500.0] * 4, "spectrum": [*cells, None]}
+    )  # fmt: skip
+    path = tmp_path / "sky" / "dataset" / "Norder=0" / "Dir=0" / "Npix=3.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path)
+    (tmp_path / "sky" / "hats.properties").write_text("hats_nrows=4\nhats_col_ra=RA\nhats_col_dec=DE\n")
+    output = tmp_path / "out"
+    wanted = settings(instrument="apogee")
+    tasks = prepare(output, wanted, lambda: expand([tmp_path / "sky"], rows=2), resume=False)
+    assert tasks == 2
+    run(output, client, tasks=tasks)
+    found = rows(output)
+    assert [(row["file"], row["row"], row["id"]) for row in found] == [
+        (str(path), i, name) for i, name in enumerate("abc")
+    ]
+    assert [row["ra"] for row in found] == [1.0, 2.0, 3.0]
+    assert found[0][HEALPIX] == healpix29(1.0, 5.0)
+    (error,) = ds.dataset(output / "errors").to_table().to_pylist()
+    assert (error["file"], error["row"], error["flag_bad"]) == (str(path), 3, "unreadable")
+    assert verify(output).whole
+    assert export(output, tmp_path / "stars.hats") == 3
+
+
+def test_how_far_tasks_are_is_told_before_the_first_is_done(tmp_path):
+    store = Store(tmp_path)
+    store.begin(settings(), [Path("/a.fits"), Path("/b.fits"), Path("/c.fits"), Path("/d.fits")])
+    one, two = store.tasks()
+    assert store.underway() == 0
+    store.note(one, 1)
+    store.note(two, 1)
+    store.note(two, 2)
+    assert store.underway() == 3
+    told = Progress(tasks=2, underway=3, size=3)
+    told.began -= 30
+    assert told.rate == pytest.approx(0.1, rel=0.01)
+    # Of six spectra three are done.
+    assert told.left == pytest.approx(30, rel=0.01)
+    assert Progress(tasks=2).left is None
+    store.recover()
+    assert store.underway() == 0
+
+
+def test_labels_are_those_that_the_model_knows(visits, tmp_path):
+    def refused(*words):
+        result = CliRunner().invoke(app, ["survey", str(visits), "--output", str(tmp_path / "s"), *words])
+        assert result.exception is not None
+        return str(result.exception)
+
+    assert "leave --labels out" in refused("--flow-only", "--labels", "elements")
+    assert "labels: " in refused("--labels", "xx_fe")
+    assert not (tmp_path / "s").exists()

@@ -23,7 +23,7 @@ from maury.commands.console import (
     print_json,
     read_range,
 )
-from maury.commands.progress import counted, stoppable
+from maury.commands.progress import counted, counting, stoppable
 from maury.constants import DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import MauryError
 from maury.files import finite, writing
@@ -35,7 +35,9 @@ def _kept(output: Path | None) -> str:
     return f"what is done is in {output}; the same command goes on from there"
 
 
-app = typer.Typer(help="Evidence that posteriors are right.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check that posteriors are right and that wrong models are noticed.", no_args_is_help=True
+)
 
 
 class Reference(StrEnum):
@@ -49,16 +51,16 @@ class Reference(StrEnum):
 @app.command("calibration")
 def check_calibration(
     model: ModelOption = DEFAULT_MODEL,
-    number: Annotated[int, typer.Option(help="Simulated spectra.", min=20)] = 500,
+    number: Annotated[int, typer.Option(help="Number of simulated spectra.", min=20)] = 500,
     draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = 1000,
     pixels: Annotated[
-        str, typer.Option(help="'native', or 'network': the grid that networks take.")
+        str, typer.Option(help="Simulate on 'native' detector pixels, or on the 'network' grid.")
     ] = "native",
     output: Annotated[
         Path | None, typer.Option(help="Folder for the page, the table of all spectra and the pictures.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
     """Infer spectra simulated from the prior; report efficiency, k-hat, ranks and log density beside the information limit.
@@ -89,18 +91,20 @@ def check_calibration(
 @app.command("exact")
 def check_exact(
     model: ModelOption = DEFAULT_MODEL,
-    number: Annotated[int, typer.Option(help="Simulated spectra.", min=1)] = 50,
+    number: Annotated[int, typer.Option(help="Number of simulated spectra.", min=1)] = 50,
     reference: Annotated[
         list[Reference] | None, typer.Option(help="nested, emcee or nuts; may be given more than once.")
     ] = None,
-    snr: Annotated[str, typer.Option(help="Range of the S/N.")] = "10:300",
+    snr: Annotated[str, typer.Option(help="Range of S/N, LOW:HIGH.")] = "10:300",
     live: Annotated[int, typer.Option(help="Live points of nested sampling.", min=50)] = 2000,
-    ess: Annotated[float, typer.Option(help="Effective draws asked of nested sampling.", min=100)] = 10_000,
+    ess: Annotated[
+        float, typer.Option(help="Effective draws that nested sampling aims for.", min=100)
+    ] = 10_000,
     output: Annotated[
         Path | None, typer.Option(help="Folder for exact.json and exact.jsonl; an interrupted run goes on.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per comparison.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
     """Compare verified posteriors with nested sampling, emcee or NUTS on the same likelihood.
@@ -137,26 +141,26 @@ def check_exact(
 @app.command("misfit")
 def check_misfit(
     model: ModelOption = DEFAULT_MODEL,
-    number: Annotated[int, typer.Option(help="Spectra per fault and strength.", min=1)] = 20,
+    number: Annotated[int, typer.Option(help="Spectra for each fault and strength.", min=1)] = 20,
     clean: Annotated[
-        int | None, typer.Option(help="Spectra without a fault, for the rate of false alarms.")
+        int | None, typer.Option(help="Spectra without a fault, to measure the rate of false alarms.")
     ] = None,
     fault: Annotated[
-        list[str] | None, typer.Option(help="A fault, may be given more than once; all by default.")
+        list[str] | None, typer.Option(help="A fault; may be given more than once. All by default.")
     ] = None,
     curves: Annotated[
         bool, typer.Option("--curves/--default-strengths", help="All strengths, or only the default one.")
     ] = True,
     false_alarm: Annotated[
-        float, typer.Option(help="Share of good spectra that may be flagged.")
+        float, typer.Option(help="Share of good spectra that may be flagged by chance.")
     ] = FALSE_ALARM,
     output: Annotated[
         Path | None, typer.Option(help="Folder for misfit.json and pictures; an interrupted run goes on.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
-    """Spoil simulated spectra in known ways, and see whether it is noticed and what happens to the labels.
+    """Spoil simulated spectra in known ways, and see whether the fault is noticed and what it does to the labels.
 
     Example: maury check misfit --fault fringes --fault companion --number 10
     """
@@ -206,7 +210,7 @@ def check_sky(
     labels: Annotated[
         Path,
         typer.Argument(
-            metavar="LABELS.csv", help="Files of spectra and their stars' labels from the literature."
+            metavar="LABELS.csv", help="Table of spectrum files and literature labels of their stars."
         ),
     ],
     model: AutoModelOption = "auto",
@@ -214,7 +218,7 @@ def check_sky(
     chips: Annotated[bool, typer.Option("--chips", help="Also infer each chip by itself.")] = False,
     labels_of: Annotated[
         str,
-        typer.Option("--labels", help="What is inferred: basic, cno, elements, or names; as of maury infer."),
+        typer.Option("--labels", help="What is inferred: basic, cno, elements, or names, as in maury infer."),
     ] = "basic",
     nuisances: NuisancesOption = "default",
     output: Annotated[
@@ -222,7 +226,7 @@ def check_sky(
         typer.Option(help="Folder for the page, sky.json and the picture; an interrupted run goes on."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
     """Infer real spectra; report bias, scatter and scatter in units of the stated errors, and compare repeats and chips.
@@ -260,12 +264,12 @@ def check_synthesis(
     ],
     work: Annotated[Path, typer.Option(help="Folder for the spectra; an interrupted run goes on.")],
     model: ModelOption = DEFAULT_MODEL,
-    labels: Annotated[str, typer.Option(help="What is inferred; as of maury infer.")] = "basic",
-    number: Annotated[int, typer.Option(help="Draws that are synthesised.", min=20)] = 100,
-    jobs: Annotated[int, typer.Option(help="Syntheses at a time.", min=1)] = 1,
+    labels: Annotated[str, typer.Option(help="What is inferred, as in maury infer.")] = "basic",
+    number: Annotated[int, typer.Option(help="Number of draws to synthesise.", min=20)] = 100,
+    jobs: Annotated[int, typer.Option(help="Number of syntheses at the same time.", min=1)] = 1,
     seed: SeedOption = 0,
 ) -> None:
-    """Infer a spectrum and verify it to the physics: synthesise draws of the posterior anew, and weigh them.
+    """Infer a spectrum and verify the emulator against the physics: synthesise draws of the posterior anew, and weigh them.
 
     Example: maury check synthesis visit.fits --config grid.toml --work visit-syntheses
     """
@@ -279,12 +283,12 @@ def check_synthesis(
     read = read_config(config, SynthesisConfig)
     make_folder(work)
     engine, atmospheres = read.make_engine(work), MarcsCollection(read.atmospheres)
-    posterior = infer(file, load_model(model), labels=labels, seed=seed)
-    with stoppable(lambda: f"spectra that are done are in {work}; the same command goes on"):
-        found = synthesised(
-            posterior, engine, atmospheres, work, number=number, seed=seed, jobs=jobs,
-            progress=lambda done, total: err.print(f"{done} of {total} spectra", end="\r"),
-        )  # fmt: skip
+    with stoppable(lambda: f"spectra that are done are in {work}; the same command goes on from there"):
+        posterior = infer(file, load_model(model), labels=labels, seed=seed)
+        with counting("spectra", number) as progress:
+            found = synthesised(
+                posterior, engine, atmospheres, work, number=number, seed=seed, jobs=jobs, progress=progress
+            )
     out.print_json(data=finite(asdict(found)))
 
 
@@ -293,9 +297,9 @@ def check_libraries(
     output: Annotated[
         Path, typer.Option(help="Folder for libraries.json, a table, and each model's systematic.json.")
     ],
-    number: Annotated[int, typer.Option(help="Stars per pair of libraries.", min=1)] = 40,
+    number: Annotated[int, typer.Option(help="Stars for each pair of libraries.", min=1)] = 40,
     phoenix: Annotated[
-        Path | None, typer.Option(help="Folder of quadratic models of PHOENIX, as of apogee_tools.")
+        Path | None, typer.Option(help="Folder of quadratic PHOENIX models, as in apogee_tools.")
     ] = None,
     seed: SeedOption = 100,
 ) -> None:

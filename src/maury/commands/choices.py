@@ -21,7 +21,7 @@ PriorOption = Annotated[
     typer.Option(
         "--prior",
         metavar="LABEL=PRIOR",
-        help="logg=2.61+-0.05 (normal), teff=4000:5000 (uniform), or a TOML file; may be given more than once.",
+        help=r"logg=2.61+-0.05 (normal), teff=4000:5000 (uniform), or FILE.toml with a table \[priors]; may be given more than once.",
     ),
 ]
 MaskOption = Annotated[
@@ -29,7 +29,23 @@ MaskOption = Annotated[
     typer.Option(
         "--mask",
         metavar="LOW:HIGH",
-        help="Wavelengths to leave out, vacuum Angstrom, such as 16100:16150; may be given more than once.",
+        help="Wavelengths to leave out, in vacuum Angstrom, such as 16100:16150; may be given more than once.",
+    ),
+]
+
+LabelsOption = Annotated[
+    str,
+    typer.Option(
+        "--labels",
+        help="What to infer: basic, cno, elements, or names of further labels, separated by commas.",
+    ),
+]
+
+InstrumentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--instrument",
+        help="What tables leave open (unit, medium, frame, mask bits) is as of this spectrograph: a name or a TOML file.",
     ),
 ]
 

@@ -39,7 +39,7 @@ AutoModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="Name of a shipped model, a folder, or 'auto': the evidence chooses.",
+        help="Name of a shipped model, a folder, or 'auto' to let the evidence choose.",
         autocompletion=complete_model_or_auto,
     ),
 ]
@@ -51,7 +51,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Import the network that the model or configuration names. This runs code of whoever wrote it.",
+        help="Import the network class that the model or configuration names. This runs its author's code.",
     ),
 ]
 
@@ -81,14 +81,14 @@ class NoiseModel(StrEnum):
 
 NoiseOption = Annotated[
     NoiseModel,
-    typer.Option(help="Noise of the residuals: auto makes it correlated where the spectrum asks for it."),
+    typer.Option(help="Noise model: auto adds a correlated part where the residuals call for one."),
 ]
 
 
 NuisancesOption = Annotated[
     str,
     typer.Option(
-        help="What else is uncertain and integrated out: default, none, or names separated by commas.",
+        help="Nuisances to integrate out: default, none, or names separated by commas.",
     ),
 ]
 
@@ -96,7 +96,7 @@ NuisancesOption = Annotated[
 BudgetOption = Annotated[
     int,
     typer.Option(
-        help="Likelihoods per spectrum; then the best answer so far is given, flagged not_converged. Nested sampling needs 100000.",
+        help="Most likelihoods for a spectrum; then the best answer so far is given, flagged not_converged. Nested sampling needs 100000.",
         min=1000,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maury.commands.choices import MaskOption, PriorOption, priors_for, read_masks, read_priors
+from maury.commands.choices import (
+    InstrumentOption,
+    LabelsOption,
+    MaskOption,
+    PriorOption,
+    priors_for,
+    read_masks,
+    read_priors,
+)
 from maury.commands.console import (
     BAD_INPUT,
     AutoModelOption,
@@ -32,13 +41,14 @@ from maury.commands.console import (
 from maury.commands.progress import stoppable
 from maury.constants import BUDGET, DEFAULT_MODEL, DRAWS, FALSE_ALARM
 from maury.errors import Failure, MauryError
-from maury.files import distinct, output_name
+from maury.files import distinct, output_name, split_rows
 
 if TYPE_CHECKING:
     from maury.inference.options import Options
     from maury.models import Model
     from maury.posterior.joint import JointPosterior
     from maury.posterior.result import Posterior
+    from maury.spectra.formats.astra import PipelineFit
     from maury.spectra.spectrum import Spectrum
 
 SUMMARY = "summary.ecsv"
@@ -62,21 +72,21 @@ class Device(StrEnum):
 def infer(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="apVisit, apStar, aspcapStar, mwmVisit, mwmStar or a table."),
+        typer.Argument(
+            metavar="FILE...",
+            help="A spectrum: apVisit, apStar, mwmStar and others (docs/formats.md), or a table; FILE[0:3] for some of many.",
+        ),
     ],
     model: AutoModelOption = DEFAULT_MODEL,
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="What is inferred: basic, cno, elements, or names of the library's labels beside the model's own, separated by commas."
-        ),
-    ] = "basic",
-    draws: Annotated[int, typer.Option(help="Importance draws per round.", min=100)] = DRAWS,
+    labels: LabelsOption = "basic",
+    draws: Annotated[int, typer.Option(help="Importance draws in each round.", min=100)] = DRAWS,
     ess: Annotated[
         int | None,
-        typer.Option(help="Effective draws that are wanted: rounds go on until they are there.", min=1),
+        typer.Option(help="Keep drawing until there are this many effective draws.", min=1),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for draws, table and pictures.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the draws, the table and the pictures.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per spectrum on standard output.")
     ] = False,
@@ -89,11 +99,11 @@ def infer(
     companion: Annotated[
         Companion,
         typer.Option(
-            help="A second star: auto looks for one where a single star is not enough, and keeps it if the evidence says so."
+            help="Look for a second star: auto does so where one star is not enough, and keeps it if the evidence supports it."
         ),
     ] = Companion.no,
     false_alarm: Annotated[
-        float, typer.Option(help="Share of good spectra that may be flagged misfit or novel by chance.")
+        float, typer.Option(help="Share of good spectra that may be flagged as misfit or novel by chance.")
     ] = FALSE_ALARM,
     budget: BudgetOption = BUDGET,
     zero_points: Annotated[
@@ -107,16 +117,24 @@ def infer(
         bool,
         typer.Option(
             "--joint",
-            help="All spectra are of one star: one set of labels, and a velocity for each spectrum.",
+            help="All spectra show the same star: fit one set of labels, and a velocity for each spectrum.",
         ),
     ] = False,
     isolated: Annotated[
         bool,
         typer.Option(
             "--isolated",
-            help="For files from strangers: another process reads them, with limits of time and memory.",
+            help="For files you do not trust: read them in a separate process with limits on time and memory.",
         ),
     ] = False,
+    instrument: InstrumentOption = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="An astraStar file: show what that pipeline found beside the result. May be given more than once.",
+        ),
+    ] = None,
     trust_code: TrustOption = False,
 ) -> None:
     """Infer the labels of stars from their spectra; a file may hold many spectra.
@@ -128,6 +146,8 @@ def infer(
     from maury.models import load_model
     from maury.posterior.columns import failed_line, failed_row
     from maury.report.tables import write_summary
+    from maury.spectra.formats.astra import read_pipeline_fits
+    from maury.spectra.instrument import read_instrument
 
     check_rate(false_alarm)
     if joint and model == AUTO:
@@ -136,7 +156,13 @@ def infer(
         raise MauryError("--joint knows one star: leave --companion out, or infer the visits one by one")
     if joint and labels != "basic":
         raise MauryError("--joint infers the model's own labels: leave --labels out")
+    if joint and compare:
+        raise MauryError(
+            "--joint compares with no pipeline: leave --compare out, or infer the visits one by one"
+        )
     priors, masks = read_priors(prior or []), read_masks(mask or [])
+    spectrograph = None if instrument is None else read_instrument(instrument)
+    fits = [fit for file in compare or [] for fit in read_pipeline_fits(file)]
     loaded: str | Model = AUTO
     if model != AUTO:
         loaded = load_model(model, device.value, trust_code=trust_code)
@@ -161,7 +187,14 @@ def infer(
         return "no spectrum was finished" if not rows else f"{len(rows)} spectra were inferred"
 
     with stoppable(kept), stages("reading") as tell:
-        for item in infer_files(files, loaded, options, isolated=isolated, progress=_numbered(rows, tell)):
+        for item in infer_files(
+            files,
+            loaded,
+            options,
+            isolated=isolated,
+            instrument=spectrograph,
+            progress=_numbered(files, rows, tell),
+        ):
             if isinstance(item, Failure):
                 print_error(item.message)
                 rows.append(failed_row(item))
@@ -170,6 +203,8 @@ def infer(
                 continue
             if zero_points:
                 item = item.without_zero_points()
+            if fits:
+                item = _compared(item, fits)
             if as_json:
                 print_json(item.to_json())
             else:
@@ -188,29 +223,54 @@ def infer(
         raise typer.Exit(BAD_INPUT)
 
 
-def _numbered(rows: list[dict[str, Any]], tell: Callable[[str], None]) -> Callable[[str], None]:
-    """Tell which spectrum is inferred, and how long one has taken so far, before the stage."""
-    from maury.commands.progress import Pace
+def _compared(posterior: Posterior, fits: list[PipelineFit]) -> Posterior:
+    """Note what pipelines made of the star; where they are of other stars, say so and go on."""
+    from maury.posterior.compared import compare
 
-    pace = Pace()
+    try:
+        return compare(posterior, fits)
+    except MauryError as error:
+        print_error(str(error))
+        return posterior
+
+
+def _numbered(
+    files: list[Path], rows: list[dict[str, Any]], tell: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Tell which spectrum is inferred, how fast it goes and how long it will take, before the stage; in a log once a minute."""
+    from maury.commands.progress import LOG_EVERY, Pace
+
+    pace, last = Pace(), time.monotonic()
+    names = [str(split_rows(file)[0]) for file in files]
+
+    def total() -> float | None:
+        """Of all files, if the others hold as many spectra as those so far; of a single one nothing is known."""
+        begun = len(names) - names[::-1].index(rows[-1]["file"]) if rows[-1]["file"] in names else 0
+        return None if len(names) == 1 or begun == 0 else len(rows) * len(names) / begun
 
     def told(stage: str) -> None:
+        nonlocal last
         if rows:
             pace.add(len(rows))
-            stage = f"spectrum {len(rows) + 1} ({pace.in_words(None)}): {stage}"
+            pace_in_words = pace.in_words(total())
+            stage = f"spectrum {len(rows) + 1} ({pace_in_words}): {stage}" if pace_in_words else stage
         tell(stage)
+        if not err.is_terminal and time.monotonic() - last > LOG_EVERY:
+            last = time.monotonic()
+            err.print(stage, highlight=False, soft_wrap=True)
 
     return told
 
 
 def _print_posterior(posterior: Posterior, truth: dict[str, float] | None = None) -> None:
-    from maury.report.tables import elements_table, summary_table, verdict_line
+    from maury.report.tables import compared_table, elements_table, summary_table, verdict_line
     from maury.report.verdict import verdict
 
     out.print(verdict_line(posterior.spectrum.id, verdict(posterior)))
     out.print(summary_table(posterior, truth))
-    if (elements := elements_table(posterior)) is not None:
-        out.print(elements)
+    for table in (elements_table(posterior), compared_table(posterior)):
+        if table is not None:
+            out.print(table)
 
 
 def _write_posterior(
@@ -231,6 +291,7 @@ class _OutputNames:
 
     def __init__(self, files: list[Path]) -> None:
         self._of_file: dict[Path, list[str]] = {}
+        files = [split_rows(file)[0] for file in files]
         self._taken = distinct(list(map(output_name, files)))
         for file, name in zip(files, self._taken, strict=True):
             self._of_file.setdefault(file, []).append(name)

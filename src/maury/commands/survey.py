@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from maury.commands.choices import MaskOption, PriorOption, priors_for, read_masks, read_priors
+from maury.commands.choices import (
+    InstrumentOption,
+    LabelsOption,
+    MaskOption,
+    PriorOption,
+    priors_for,
+    read_masks,
+    read_priors,
+)
 from maury.commands.console import (
     BAD_INPUT,
     BudgetOption,
@@ -34,8 +45,8 @@ if TYPE_CHECKING:
     from maury.survey.store import SurveySettings
 
 
-# Seconds between lines of a log that no terminal shows.
-_LOG_EVERY = 60.0
+# Seconds between lines of a log that no terminal shows, and between looks at tasks that are not done yet.
+_LOG_EVERY, _LOOK_EVERY = 60.0, 5.0
 
 
 class Device(StrEnum):
@@ -73,11 +84,15 @@ Scheduler = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Workers of the local cluster; by default one per GPU, or one per core.", min=1),
+    typer.Option(
+        help="Workers of the local cluster; by default one for each GPU, or one for each core.", min=1
+    ),
 ]
 DeviceOption = Annotated[
     Device,
-    typer.Option(help="auto uses a GPU where a worker has one; cuda needs workers with the resource GPU."),
+    typer.Option(
+        help="auto uses a GPU where a worker has one; cuda sends tasks only to workers with the Dask resource GPU."
+    ),
 ]
 
 
@@ -87,7 +102,8 @@ def survey_run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT...", help="Files, patterns, folders, lists (.txt), catalogues (.csv, allVisit*)."
+            metavar="INPUT...",
+            help="Files, patterns, folders, HATS catalogues of spectra, lists (.txt), tables of paths (.csv, allVisit*).",
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the survey.")] = Path("survey"),
@@ -97,30 +113,33 @@ def survey_run(
     model: ModelOption = DEFAULT_MODEL,
     scheduler: Scheduler = None,
     workers: Workers = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the survey in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the survey in the folder.")] = False,
     flow_only: Annotated[
-        bool, typer.Option("--flow-only", help="The network's posterior alone, not verified: much faster.")
+        bool,
+        typer.Option("--flow-only", help="Only the network's posterior, without verification: much faster."),
     ] = False,
     conformal: Annotated[
         bool,
         typer.Option(
             "--conformal",
-            help="With --flow-only: intervals that hold their share of truths whatever the flow.",
+            help="With --flow-only: recalibrate the intervals so that they hold the stated share of truths.",
         ),
     ] = False,
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Draws of each spectrum; by default 256, or 64 evenly spread ones with --flow-only.", min=16
+            help="Draws for each spectrum; by default 256, or 64 evenly spread ones with --flow-only.", min=16
         ),
     ] = None,
-    keep: Annotated[int, typer.Option(help="Draws of each spectrum that are kept.", min=0)] = 0,
+    keep: Annotated[int, typer.Option(help="Draws to keep of each spectrum.", min=0)] = 0,
     noise: NoiseOption = NoiseModel.auto,
     nuisances: NuisancesOption = "default",
     prior: PriorOption = None,
     mask: MaskOption = None,
+    labels: LabelsOption = "basic",
+    instrument: InstrumentOption = None,
     files_per_task: Annotated[
-        int, typer.Option(help="Files per task; a task is done and committed as a whole.", min=1)
+        int, typer.Option(help="Files in each task; a task is finished and committed as a whole.", min=1)
     ] = 50,
     budget: BudgetOption = BUDGET,
     device: DeviceOption = Device.auto,
@@ -131,11 +150,12 @@ def survey_run(
     Example: maury survey 'visits/**/*.fits' --output my-survey
     """
     import maury
+    from maury.inference.abundances import tied_labels
     from maury.inference.options import FEWEST_DRAWS
     from maury.models import folder as model_folder
     from maury.models import load_model
     from maury.networks.conformal import FILE as CONFORMAL
-    from maury.survey.inputs import expand
+    from maury.survey.inputs import FEWEST_ROWS, expand
     from maury.survey.run import prepare
     from maury.survey.store import Store, SurveySettings, model_version
 
@@ -157,8 +177,13 @@ def survey_run(
     priors = read_priors(prior or [])
     if priors and flow_only:
         raise MauryError("--flow-only knows no priors but the model's: leave --prior out, or --flow-only")
+    if labels != "basic" and flow_only:
+        raise MauryError("--flow-only gives the network's labels: leave --labels out, or --flow-only")
     if priors:
         priors = priors_for(load_model(path), priors)
+    if labels != "basic":
+        # Names that the library does not have are told before anything is begun.
+        tied_labels(labels, load_model(path).problem)
     wanted = SurveySettings(
         # Workers may run in another folder.
         model=str(path.absolute()) if path == Path(model) else model,
@@ -175,9 +200,12 @@ def survey_run(
         files_per_task=files_per_task,
         priors=priors,
         masks=tuple(read_masks(mask or [])),
+        labels=labels,
+        instrument="" if instrument is None else _instrument(instrument),
     )
     settings = wanted if stored is None else _as_begun(context, stored, wanted)
-    files = (lambda: expand(inputs or [], catalogue or [])) if inputs or catalogue else None
+    pieces = max(settings.files_per_task, FEWEST_ROWS)
+    files = (lambda: expand(inputs or [], catalogue or [], pieces)) if inputs or catalogue else None
     tasks = prepare(output, settings, files, resume)
     _run(output, tasks, scheduler, workers, device)
 
@@ -196,7 +224,17 @@ _OPTIONS = {
     "files_per_task": "files_per_task",
     "priors": "prior",
     "masks": "mask",
+    "labels": "labels",
+    "instrument": "instrument",
 }
+
+
+def _instrument(name: str) -> str:
+    """Return the name of an instrument, or its file as workers in other folders find it; one that cannot be read is refused."""
+    from maury.spectra.instrument import read_instrument, shipped_instruments
+
+    read_instrument(name)
+    return name if name in shipped_instruments() else str(Path(name).absolute())
 
 
 def _given(context: typer.Context, option: str) -> bool:
@@ -215,31 +253,40 @@ def _run(folder: Path, tasks: int, scheduler: str | None, workers: int | None, d
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
+    from maury.survey.run import Progress as SurveyProgress
     from maury.survey.run import cluster, supervise
+    from maury.survey.store import Store
 
+    store = Store(folder)
     command = f"maury survey --output {folder} --resume"
     columns = (TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with (
         stoppable(lambda: f"tasks that are done are in {folder}; {command} goes on"),
         Bar(*columns, console=err, disable=not err.is_terminal) as bar,
     ):
-        line, told = bar.add_task("", total=tasks), time.monotonic()
+        line, told, latest = bar.add_task("", total=tasks), time.monotonic(), SurveyProgress(tasks)
 
         def show(progress: Progress) -> None:
-            nonlocal told
-            text = _text(progress)
+            nonlocal told, latest
+            latest, text = progress, _text(progress)
             bar.update(line, completed=progress.done, description=text)
             if not err.is_terminal and time.monotonic() - told > _LOG_EVERY:
                 told = time.monotonic()
                 err.print(f"{progress.done}/{tasks} tasks, {text}", highlight=False, soft_wrap=True)
 
-        found = supervise(
-            folder,
-            lambda: cluster(scheduler, workers or _local_workers(device)),
-            show,
-            tasks=tasks,
-            device=device.value,
-        )
+        def look() -> None:
+            """Tell how far tasks are that are not done yet."""
+            latest.underway = store.underway()
+            show(latest)
+
+        with _every(_LOOK_EVERY, look):
+            found = supervise(
+                folder,
+                lambda: cluster(scheduler, workers or _local_workers(device)),
+                show,
+                tasks=tasks,
+                device=device.value,
+            )
     out.print(
         f"{found.rows} rows ({found.flagged} flagged) and {found.errors} failures are in {folder}; "
         f"{found.fresh} spectra by this run, {found.rate:.2f} a second",
@@ -248,10 +295,31 @@ def _run(folder: Path, tasks: int, scheduler: str | None, workers: int | None, d
     )
 
 
+@contextmanager
+def _every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call something now and then, beside whatever else is done."""
+    end = threading.Event()
+
+    def repeat() -> None:
+        while not end.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 def _text(progress: Progress) -> str:
     left = progress.left
+    rate = progress.rate
+    pace = f"{rate:.1f} stars/s" if rate >= 1 else f"{1 / rate:.0f} s a star" if rate > 0 else ""
     parts = (
-        f"{progress.rows} done, {progress.errors} failed, {progress.flagged} flagged, {progress.rate:.1f} stars/s",
+        f"{progress.rows + progress.underway} done, {progress.errors} failed, {progress.flagged} flagged",
+        pace,
         "" if left is None else f"{timedelta(seconds=round(left))} left",
         progress.dashboard,
         progress.note,
@@ -268,7 +336,7 @@ def _local_workers(device: Device) -> int:
 
 @app.command("verify")
 def survey_verify(folder: Folder) -> None:
-    """Prove that every input is accounted for exactly once and every part is as it was written.
+    """Check that every input is accounted for exactly once and that every part is as it was written.
 
     Example: maury survey verify my-survey
     """
@@ -307,12 +375,17 @@ def survey_repair(
 @app.command("export")
 def survey_export(
     folder: Folder,
-    output: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .fits, .vot, .xml or .parquet.")],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Ends in .fits, .vot, .xml or .parquet; .hats is a folder for LSDB."
+        ),
+    ],
     positioned: Annotated[
-        bool, typer.Option("--positioned", help="Only rows whose position is known, as HATS wants them.")
+        bool, typer.Option("--positioned", help="Only rows whose position is known.")
     ] = False,
 ) -> None:
-    """Write the catalogue as one file (FITS, VOTable, Parquet), units and UCDs kept.
+    """Write the catalogue as one file (FITS, VOTable, Parquet) or for LSDB (HATS), units and UCDs kept.
 
     Example: maury survey export my-survey catalogue.fits
     """

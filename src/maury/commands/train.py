@@ -83,14 +83,14 @@ def _stoppable_training(output: Path) -> Iterator[None]:
 
 
 def simulate(
-    output: Annotated[Path, typer.Option(help="The file, HDF5.")],
-    number: Annotated[int | None, typer.Option(help="Spectra.", min=1)] = None,
+    output: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    number: Annotated[int | None, typer.Option(help="Number of spectra.", min=1)] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Name of a shipped model, or a folder.", autocompletion=complete_model),
     ] = None,
     prior: Annotated[Path | None, typer.Option(help=r"TOML file with \[priors] and \[fixed].")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**62 - 1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random draws.", min=0, max=2**62 - 1)] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with all settings: pixels, noise, masks, continua.")
     ] = None,
@@ -123,7 +123,7 @@ def simulate(
 
 
 def reproduce(
-    experiment: Annotated[Experiment, typer.Argument(help="Which of their experiments.")],
+    experiment: Annotated[Experiment, typer.Argument(help="Which of their experiments to run.")],
     output: Annotated[Path, typer.Option(help="Folder for reports and pictures.")],
     preset: Annotated[
         Preset,

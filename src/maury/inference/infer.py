@@ -22,6 +22,7 @@ from maury.posterior.result import Posterior
 from maury.priors import ANY_PRIOR, PriorLike
 from maury.spectra.formats.isolated import read_all as read_all_isolated
 from maury.spectra.formats.registry import read_all, read_spectrum
+from maury.spectra.instrument import Instrument
 from maury.spectra.spectrum import Spectrum
 
 AUTO = "auto"
@@ -137,6 +138,7 @@ def infer_files(
     options: Options | None = None,
     *,
     isolated: bool = False,
+    instrument: Instrument | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **keywords: Unpack[Keywords],
 ) -> Iterator[Posterior | Failure]:
@@ -153,6 +155,8 @@ def infer_files(
     isolated
         Whether another process reads the files, with limits of time and memory, as those of strangers should be read
         (`maury.spectra.formats.isolated`).
+    instrument
+        Whose tables are read: it tells what they leave open. The model's by default.
     progress
         Told of each spectrum what stage begins; what it raises ends that inference.
 
@@ -172,7 +176,9 @@ def infer_files(
     # A path is a sequence of letters too.
     files = [files] if isinstance(files, str | Path) else files
     read = read_all_isolated if isolated else read_all
-    for spectrum in read(files, model.instrument if isinstance(model, Model) else None):
+    if instrument is None and isinstance(model, Model):
+        instrument = model.instrument
+    for spectrum in read(files, instrument):
         if isinstance(spectrum, Failure):
             yield spectrum
             continue

@@ -284,6 +284,39 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A label beside what a survey's pipeline made of it; see `maury.posterior.compared`.
+
+    Attributes
+    ----------
+    pipeline
+        Whose result it is.
+    label
+        Name of the label; ``fe_h`` and the like are [X/H].
+    theirs, their_error
+        The pipeline's, in the label's unit; None where it states no error.
+    value, total
+        Median and total error here.
+    difference
+        ``value - theirs``.
+    sigmas
+        The difference over both errors together.
+    flags
+        The pipeline's own bits for what was wrong; 0 for nothing.
+    """
+
+    pipeline: str
+    label: str
+    theirs: float
+    their_error: float | None
+    value: float
+    total: float
+    difference: float
+    sigmas: float
+    flags: int = 0
+
+
+@dataclass(frozen=True)
 class SecondLight:
     """What a little light of a second star would gain, by a linear test; see `maury.inference.second_light`.
 
@@ -333,6 +366,8 @@ class Diagnostics:
         Pixels that were left out since nothing in a star explains them.
     windows
         Stretches that tell most of the labels, for pictures. Filled where a posterior is saved; `maury.Posterior.windows` has them always.
+    compared
+        Labels beside what a survey's pipeline made of them, if that was asked for.
     """
 
     misfit: Misfit | None = None
@@ -346,6 +381,7 @@ class Diagnostics:
     lines: tuple[ElementLine, ...] = ()
     outliers: int = 0
     windows: tuple[Window, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what the JSON line tells of it, and nothing of what is not known."""
@@ -360,6 +396,7 @@ class Diagnostics:
             "abundances": [asdict(entry) for entry in self.abundances],
             "lines": [asdict(entry) for entry in self.lines],
             "outliers": self.outliers,
+            "compared": [asdict(entry) for entry in self.compared],
         }
         return {key: value for key, value in told.items() if value}
 

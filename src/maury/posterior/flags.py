@@ -30,10 +30,10 @@ class Severity(StrEnum):
 
 
 SEVERITIES: Mapping[Severity, str] = {
-    Severity.note: "worth telling, no reason to doubt: the errors account for it",
+    Severity.note: "worth knowing, but no reason to doubt: the errors account for it",
     Severity.warn: "the numbers stand, but look at the pictures",
-    Severity.bad: "there are numbers, and they mean nothing",
-    Severity.failed: "there are no numbers; the reason stands beside the flag",
+    Severity.bad: "there are numbers, but they mean nothing",
+    Severity.failed: "there are no numbers; the reason is given beside the flag",
 }
 
 
@@ -76,16 +76,16 @@ _TABLE = (
         "at_bound",
         _W,
         "More than {share:.0%} of the posterior of {label} lies in the outermost {margin:.0%} of its prior: the star may be "
-        "outside the model, and the interval is cut off there. Not raised for v_sini near 0 and small jitter, where a star may "
-        "rightly sit.",
+        "outside the model, and the interval is cut off there. Not raised for v_sini near 0 or small jitter, where many good "
+        "stars lie.",
         {"share": 0.1, "margin": 0.01},
         of_label=True,
     ),
     Flag(
         "second_mode",
         _W,
-        "Another maximum of the posterior holds more than one part in {parts:g} of its mass ({nats:g} nats below the best): look at "
-        "the corner plot for two islands. A companion, or a spectrum that two kinds of star explain.",
+        "Another maximum of the posterior holds more than one part in {parts:g} of its mass ({nats:g} nats below the best): look for "
+        "two islands in the corner plot. The cause may be a companion, or a spectrum that two kinds of star explain.",
         {"nats": 5.0, "parts": 150.0},
     ),
     Flag(
@@ -120,26 +120,26 @@ _TABLE = (
     Flag(
         "misfit",
         _W,
-        "Residuals in units of their errors are too large, or autocorrelated, in a chip or around the lines of a species, and it "
-        "matters: without those pixels a label moves by more than {moves:g} of its total errors, twice what chance does to it "
-        "taken off. `misfit.checks`, and the checks of the report, say where and by how much. What is found by chance in fewer "
-        "than --false-alarm of good spectra ({rate:.0%} unless it is given) and moves labels less is told there, and is no flag.",
+        "Residuals are too large for their errors, or correlated, in a chip or around the lines of a species, and this matters: "
+        "leaving those pixels out moves a label by more than {moves:g} of its total error (beyond twice what chance would do). "
+        "`misfit.checks` and the report say where and by how much. A misfit counts if chance produces it in fewer than "
+        "--false-alarm of good spectra (default {rate:.0%}); one that moves labels by less is listed there without a flag.",
         {"rate": FALSE_ALARM, "moves": 0.5},
     ),
     Flag(
         "severe_misfit",
         _W,
-        "As `misfit`, and without those pixels a label moves by more than {moves:g} of its total errors: parts of the spectrum "
-        "contradict each other. A second star (--companion auto looks for one), a wrong calibration, or a star that the library "
-        "does not have.",
+        "As `misfit`, but leaving those pixels out moves a label by more than {moves:g} of its total error: parts of the spectrum "
+        "contradict each other. Possible causes: a second star (--companion auto looks for one), a wrong calibration, or a star "
+        "unlike any in the library.",
         {"moves": 2.0},
     ),
     Flag(
         "novel",
         _N,
-        "The network was not trained on spectra like this one: fewer than --false-alarm of simulations of this S/N ({rate:.0%} "
-        "unless it is given) lie as far out in feature space. The verified posterior does not rest on the network; whether the "
-        "spectrum's oddity matters to it, `misfit` says.",
+        "The network was not trained on spectra like this one: fewer than --false-alarm of the simulations at this S/N (default "
+        "{rate:.0%}) lie as far out in feature space. The verified posterior does not depend on the network; `misfit` says whether "
+        "what is unusual about the spectrum matters to it.",
         {"rate": FALSE_ALARM},
     ),
     Flag(
@@ -172,29 +172,29 @@ _TABLE = (
     Flag(
         "khat",
         _W,
-        "The importance weights could not be trusted (Pareto k-hat above {khat:g}): of a single spectrum nested sampling took "
-        "over, or the answer is `not_converged`.",
+        "The importance weights could not be trusted (Pareto k-hat above {khat:g}): nested sampling took over, or the answer is "
+        "`not_converged`.",
         {"khat": KHAT_LIMIT},
     ),
     Flag(
         "tail",
         _W,
-        "The tail of {label} is not known, while that of the weights is (Pareto k-hat of weights times the distance from the mean "
-        "above {khat:g}): its mean and standard deviation may be off by more than their Monte-Carlo errors. --ess 1000 draws more.",
+        "The weights as a whole can be trusted, but not the tail of {label} (Pareto k-hat of weights times the distance from the "
+        "mean above {khat:g}): its mean and standard deviation may be off by more than their Monte-Carlo errors. --ess 1000 draws more.",
         {"khat": KHAT_LIMIT},
         of_label=True,
     ),
     Flag(
         "hits",
         _N,
-        "Pixels that cosmic rays have hit, narrower than the line-spread function and far off the level, were left out with "
-        "the pixel on each side.",
+        "Pixels hit by cosmic rays (peaks far above the level and narrower than the line-spread function) were left out, with the "
+        "pixel on each side.",
     ),
     Flag(
         "outliers",
         _N,
-        "Pixels that no star makes, peaks narrower than the line-spread function or emission above the continuum, were found "
-        "against the model and left out (`outliers` says how many).",
+        "Pixels that no star can produce, such as peaks narrower than the line-spread function or emission above the continuum, were "
+        "left out (`outliers` says how many).",
     ),
     Flag(
         "variable_velocity",
@@ -205,21 +205,21 @@ _TABLE = (
     Flag(
         "no_star",
         _B,
-        "A continuum without lines explains the spectrum as well: the star's evidence is less than {nats:g} nats above its "
-        "likelihood. The draws are then the prior's: nothing was learned of the labels.",
+        "A continuum without lines explains the spectrum just as well: the star's evidence is less than {nats:g} nats above its "
+        "likelihood. The draws are then those of the prior: nothing was learned about the labels.",
         {"nats": 5.0},
     ),
     Flag(
         "not_converged",
         _B,
         "The budget of likelihoods (--budget) was spent before the weights could be trusted; the numbers are the best so far. "
-        "--budget 200000 lets nested sampling see it through.",
+        "--budget 200000 allows nested sampling to finish the job.",
     ),
     Flag(
         "emission",
         _B,
-        "Emission lines above the model take up more area than the model's absorption lines; a pixel counts from {sigma:g} "
-        "errors and {height:.0%} of the continuum on.",
+        "Emission lines above the model cover more area than its absorption lines; a pixel counts from {sigma:g} errors and "
+        "{height:.0%} of the continuum.",
         {"sigma": 5.0, "height": 0.1},
     ),
     Flag(
@@ -238,9 +238,9 @@ _TABLE = (
         {"pixels": MIN_PIXELS},
     ),
     Flag("outside_wavelengths", _F, "The spectrum and the model share no wavelengths."),
-    Flag("missing_lsf", _F, "The model needs the detector's line-spread function, and the file states none."),
-    Flag("failed", _F, "The inference failed; the reason stands beside it."),
-    Flag("internal_error", _F, "The inference failed by an error of maury's own: please report it."),
+    Flag("missing_lsf", _F, "The model needs the line-spread function, and the file does not give one."),
+    Flag("failed", _F, "The inference failed; the reason is given beside it."),
+    Flag("internal_error", _F, "The inference failed because of an error in maury itself: please report it."),
 )
 UNKNOWN = Flag("unknown", Severity.warn, "A flag that this version does not know.")
 FLAGS: Mapping[str, Flag] = {flag.name: flag for flag in _TABLE}

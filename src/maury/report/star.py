@@ -16,6 +16,7 @@ from maury.report.html import render
 from maury.report.observed import chip_names, lines_of, spectrum_data
 from maury.report.panels import panels
 from maury.report.svg import Sample, corner, histogram, limits, long, marginal, short
+from maury.report.tables import compared_rows
 from maury.report.verdict import upper_limits, verdict
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def star_page(posterior: Posterior) -> str:
         by_number=_markup(by_number(posterior.diagnostics.abundances)) if elements else "",
         correlations=_markup(correlations(posterior)) if elements else "",
         comparison=_comparison(posterior),
+        compared=compared_rows(posterior.diagnostics.compared),
         corner=_corner(posterior, samples),
         marginals=_marginals(posterior, samples),
         checks=checks(posterior),

@@ -12,6 +12,7 @@ from rich.text import Text
 from maury.files import write_ecsv
 from maury.posterior.abundances import DISAGREE, agreement
 from maury.posterior.columns import column_named
+from maury.posterior.diagnostics import Compared
 from maury.posterior.flags import Kind
 from maury.posterior.result import Posterior
 from maury.quantities import quantity
@@ -106,6 +107,40 @@ def elements_table(posterior: Posterior) -> Table | None:
         )
     table.caption_justify = "left"
     return table
+
+
+def compared_table(posterior: Posterior) -> Table | None:
+    """Rich table of labels beside what pipelines made of them; None if none were compared."""
+    found = posterior.diagnostics.compared
+    if not found:
+        return None
+    table = Table(title="Beside the survey's pipeline", title_justify="left")
+    for column in ("label", "unit", "pipeline", "theirs", "here, total", "difference", "in errors"):
+        table.add_column(column, justify="left" if column in ("label", "unit", "pipeline") else "right")
+    for row in compared_rows(found):
+        table.add_row(*row)
+    table.caption = "in errors: difference over both total errors together"
+    if flagged := sorted({entry.pipeline for entry in found if entry.flags}):
+        table.caption += f"\nflagged by itself: {', '.join(flagged)}"
+    table.caption_justify = "left"
+    return table
+
+
+def compared_rows(found: Sequence[Compared]) -> list[tuple[str, ...]]:
+    """Label, unit, pipeline, its value, the value here, difference, and difference in errors, in words."""
+    rows = []
+    for entry in found:
+        about = quantity(entry.label)
+        digits = about.digits
+        theirs = f"{entry.theirs:.{digits}f}"
+        if entry.their_error is not None:
+            theirs += f" ± {entry.their_error:.{digits}f}"
+        here = f"{entry.value:.{digits}f} ± {entry.total:.{digits}f}"
+        difference = f"{entry.difference:+.{digits}f}"
+        rows.append(
+            (entry.label, about.unit, entry.pipeline, theirs, here, difference, f"{entry.sigmas:+.1f}")
+        )
+    return rows
 
 
 def interval(low: float, middle: float, high: float, digits: int) -> str:

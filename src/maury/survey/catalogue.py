@@ -14,7 +14,7 @@ from maury.posterior import columns
 from maury.posterior.columns import HEALPIX
 from maury.posterior.result import Posterior
 
-_ORDER = 29
+ORDER = 29
 
 
 def _field(column: columns.Column) -> pa.Field:
@@ -55,7 +55,7 @@ def healpix29(ra: float, dec: float) -> int:
 
     if not (np.isfinite(ra) and np.isfinite(dec) and -90 <= dec <= 90):
         return -1
-    grid = HEALPix(nside=2**_ORDER, order="nested")
+    grid = HEALPix(nside=2**ORDER, order="nested")
     return int(grid.lonlat_to_healpix(ra * units.deg, dec * units.deg))
 
 

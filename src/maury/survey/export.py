@@ -1,7 +1,8 @@
-"""A survey's catalogue as one file: FITS, VOTable or Parquet, units and UCDs kept."""
+"""A survey's catalogue as one file, FITS, VOTable or Parquet, or as a catalogue in HATS; units and UCDs are kept."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from astropy.table import MaskedColumn, Table
 
-from maury.errors import ConfigError
+from maury.errors import ConfigError, MauryWarning
 from maury.files import disk_errors, first_line, writing
 from maury.posterior.columns import HEALPIX, to_votable, vo_unit
 from maury.survey.store import Store
 
-_FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable", ".parquet": "parquet"}
+_FORMATS = {".fits": "fits", ".vot": "votable", ".xml": "votable", ".parquet": "parquet", ".hats": "hats"}
 
 
 def read_rows(folder: Path, kind: str = "catalogue", only: pc.Expression | None = None) -> pa.Table:
@@ -89,14 +90,15 @@ def _parts(folder: Path, kind: str = "catalogue") -> Iterator[str]:
 
 
 def export(folder: Path, output: Path, positioned: bool = False) -> int:
-    """Write the catalogue as FITS (.fits), VOTable (.vot, .xml) or Parquet (.parquet); return the number of rows.
+    """Write the catalogue as FITS (.fits), VOTable (.vot, .xml), Parquet (.parquet) or HATS (.hats); return the number of rows.
 
     Parameters
     ----------
     folder, positioned
-        As for `read_catalogue`. HATS has no place for a row without a position.
+        As for `read_catalogue`. HATS has no place for a row without a position: there such rows are left out, with a warning.
     output
-        The file; Parquet is written task by task, the others are in memory whole.
+        The file; a folder for HATS, which ``lsdb.open_catalog`` opens. Parquet is written task by task and HATS partition by partition, the
+        others are in memory whole.
 
     Raises
     ------
@@ -109,6 +111,8 @@ def export(folder: Path, output: Path, positioned: bool = False) -> int:
     if kind == "parquet":
         with disk_errors(output), writing(output) as temporary:
             return _to_parquet(folder, temporary, positioned)
+    if kind == "hats":
+        return _to_hats(folder, output)
     table = read_catalogue(folder, positioned)
     with disk_errors(output), writing(output) as temporary:
         if kind == "votable":
@@ -118,6 +122,22 @@ def export(folder: Path, output: Path, positioned: bool = False) -> int:
                 table.meta[f"TUCD{number}"] = table[name].meta["ucd"]
             table.write(temporary, format="fits", overwrite=True)
     return len(table)
+
+
+def _to_hats(folder: Path, output: Path) -> int:
+    from maury.survey.hats import write_hats
+
+    settings = Store(folder).settings
+    how = "verified" if settings.stage == "verified" else "by the flow alone"
+    description = f"Stellar labels from spectra, {how}: model {settings.model} ({settings.model_version})"
+    rows, left_out = write_hats(list(_parts(folder)), output, description)
+    if left_out:
+        warnings.warn(
+            f"{output}: {left_out} rows have no position and are left out: HATS has no place for them",
+            MauryWarning,
+            stacklevel=2,
+        )
+    return rows
 
 
 def _to_parquet(folder: Path, output: Path, positioned: bool) -> int:

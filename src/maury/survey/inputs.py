@@ -1,4 +1,4 @@
-"""Which files a survey is of: names, patterns, folders, lists, and catalogues with a column of paths."""
+"""Which files a survey is of: names, patterns, folders, HATS catalogues, lists, and catalogues with a column of paths."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maury.errors import ConfigError
-from maury.files import first_line, open_table
+from maury.errors import ConfigError, SpectrumError
+from maury.files import first_line, open_table, split_rows
+from maury.spectra.formats.nested import is_nested, primary_catalogue, properties, rows_of
 
 _LISTS = (".txt", ".lst")
-_SPECTRA = (".fits", ".fits.gz", ".fits.bz2", ".fit", ".ecsv", ".parquet")
+_SPECTRA = (".fits", ".fits.gz", ".fits.bz2", ".fit", ".ecsv", ".parquet", ".vot")
+# Rows of a catalogue of spectra that are a task by themselves, at least: enough for a batch, few enough to be done again.
+FEWEST_ROWS = 256
 # What catalogues call the column of paths.
 PATH_COLUMNS = ("path", "file", "filename", "filepath", "spectrum")
 # Rows of a catalogue that are in memory together.
@@ -36,17 +39,22 @@ class Seen:
         return self._names.execute("insert or ignore into names values (?)", (name,)).rowcount == 1
 
 
-def expand(inputs: Iterable[str | Path], catalogues: Iterable[str | Path] = ()) -> Iterator[Path]:
-    """Yield files one by one: of names, one folder's at most is in memory, and nothing but lists is opened.
+def expand(
+    inputs: Iterable[str | Path], catalogues: Iterable[str | Path] = (), rows: int = FEWEST_ROWS
+) -> Iterator[Path]:
+    """Yield files one by one: of names, one folder's at most is in memory, and nothing but lists and Parquet's footers is read.
 
     Parameters
     ----------
     inputs
-        Files, patterns (``visits/**/*.fits``), folders (all spectra below), text files ending in .txt or .lst with a path a line,
-        and catalogues: tables in CSV, or FITS tables of the survey's names (``allVisit-*.fits``, ``allStar-*.fits``).
+        Files, patterns (``visits/**/*.fits``), folders (all spectra below), HATS catalogues of spectra or collections of one, text files
+        ending in .txt or .lst with a path a line, and catalogues: tables in CSV, or FITS tables of the survey's names
+        (``allVisit-*.fits``, ``allStar-*.fits``).
     catalogues
         Tables of any name (FITS, CSV, ECSV, Parquet) with a column of paths, relative to the table's folder unless they are
         absolute.
+    rows
+        A Parquet file with a spectrum in each row is cut into pieces of so many, ``Npix=5.parquet[0:256]``.
 
     Raises
     ------
@@ -58,7 +66,7 @@ def expand(inputs: Iterable[str | Path], catalogues: Iterable[str | Path] = ()) 
         found = False
         for found_path in _expand_one(item, path):
             found = True
-            yield found_path
+            yield from _cut(found_path, rows)
         if not found:
             raise ConfigError(f"{item}: no spectra there")
     for catalogue in map(Path, catalogues):
@@ -70,8 +78,28 @@ def is_catalogue(path: Path) -> bool:
     return path.suffix == ".csv" or path.name.lower().startswith(("allvisit", "allstar"))
 
 
+def _cut(path: Path, size: int) -> Iterator[Path]:
+    """Yield a file as it is; one whose rows are spectra in pieces."""
+    if path.suffix != ".parquet" or not is_nested(path):
+        yield path
+        return
+    try:
+        for rows in rows_of(path, size):
+            yield Path(f"{path}[{rows.start}:{rows.stop}]")
+    except SpectrumError as error:
+        raise ConfigError(str(error)) from None
+
+
+def spectra_of(name: str) -> int:
+    """Return how many spectra a name stands for: those of ``FILE[20:30]``, else 1."""
+    rows = split_rows(name)[1]
+    return 1 if rows is None else max(len(rows), 1)
+
+
 def _expand_one(item: str, path: Path) -> Iterator[Path]:
-    if path.is_dir():
+    if split_rows(path)[1] is not None and split_rows(path)[0].exists():
+        yield path
+    elif path.is_dir():
         yield from _below(path)
     elif path.suffix in _LISTS and path.is_file():
         yield from _from_list(path)
@@ -95,7 +123,30 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         ) from None
 
 
+def _partitions(catalogue: Path) -> Iterator[Path]:
+    """Yield the partitions of a HATS catalogue, files or folders of files."""
+    kind = properties(catalogue).get("dataproduct_type", "object")
+    if kind not in ("object", "source"):
+        raise ConfigError(
+            f"{catalogue}: a HATS catalogue of the type {kind!r}; spectra are in those of objects or sources"
+        )
+    for order in _entries(catalogue / "dataset"):
+        if order.name.startswith("Norder="):
+            yield from _leaves(Path(order.path))
+
+
+def _leaves(folder: Path) -> Iterator[Path]:
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _leaves(folder / entry.name)
+        elif not entry.name.startswith(("_", ".")):
+            yield folder / entry.name
+
+
 def _below(folder: Path) -> Iterator[Path]:
+    if (catalogue := primary_catalogue(folder)) is not None:
+        yield from _partitions(catalogue)
+        return
     for entry in _entries(folder):
         if entry.is_dir(follow_symlinks=False):
             yield from _below(folder / entry.name)

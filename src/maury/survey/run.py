@@ -69,6 +69,10 @@ class Progress:
         Of the committed ones.
     fresh, fresh_tasks
         Spectra and tasks done by this run, after which ``rate`` (spectra/s) and ``left`` are told.
+    underway
+        Spectra of tasks that are not done yet.
+    size
+        Files of a task, as planned.
     dashboard
         Address of Dask's own page.
     note
@@ -82,6 +86,8 @@ class Progress:
     flagged: int = 0
     fresh: int = 0
     fresh_tasks: int = 0
+    underway: int = 0
+    size: int = 1
     dashboard: str = ""
     note: str = ""
     began: float = field(default_factory=time.monotonic)
@@ -99,14 +105,17 @@ class Progress:
     @property
     def rate(self) -> float:
         """Spectra a second of this run."""
-        return self.fresh / max(time.monotonic() - self.began, 1e-9)
+        return (self.fresh + self.underway) / max(time.monotonic() - self.began, 1e-9)
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end, at this run's rate; None before its first task."""
-        if not self.fresh_tasks:
+        """Seconds until the end, at this run's rate; None before its first spectrum."""
+        of_a_task = self.fresh / self.fresh_tasks if self.fresh_tasks else self.size
+        begun = self.underway / max(of_a_task, 1)
+        if self.fresh_tasks + begun == 0:
             return None
-        return (self.tasks - self.done) * (time.monotonic() - self.began) / self.fresh_tasks
+        pace = (time.monotonic() - self.began) / (self.fresh_tasks + begun)
+        return max(0.0, self.tasks - self.done - begun) * pace
 
 
 def prepare(
@@ -282,6 +291,7 @@ def run(
     found = before or Progress(tasks)
     found.done = found.rows = found.errors = found.flagged = 0
     found.dashboard, found.note = client.dashboard_link or "", ""
+    found.size = store.settings.files_per_task
     with alone(folder, folder / ".lock"):
         store.recover()
         todo = _todo(store, found)
@@ -365,6 +375,7 @@ class _Drive:
 
     def _count(self, commit: Commit) -> None:
         self._found.add(commit, fresh=True)
+        self._found.underway = self._store.underway()
 
     def _submit(self, task: Task) -> Any:
         key = f"maury-{task.name}-{uuid.uuid4().hex}"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maury.errors import MauryError
+from maury.files import split_rows
 from maury.survey.store import PARTS, Commit, InputFile, Store, Task, identity
 
 # Dask gives a task up when it lost its worker four times. Workers die of other things too: so often may it be given up.
@@ -109,5 +110,12 @@ def _error(file: str, checksum: str) -> pa.Table:
     from maury.survey.catalogue import ERRORS
 
     reason = "every worker that was given this file was killed: by a crash, or for the memory it took"
-    row = {"file": file, "row": 0, "sha256": checksum, "flag_bad": "killed_worker", "reason": reason}
+    path, rows = split_rows(file)
+    row = {
+        "file": str(path),
+        "row": rows.start if rows else 0,
+        "sha256": checksum,
+        "flag_bad": "killed_worker",
+        "reason": reason,
+    }
     return pa.Table.from_pylist([row | {"traceback": ""}], ERRORS)

@@ -8,7 +8,7 @@
     errors/0000012.parquet    spectra of task 12 without a row, and why
     draws/0000012.parquet     draws of task 12, if they are kept
     commits/0000012.json      written last: counts, checksums of inputs and parts. Without it, a task is not done
-    staged/0000012-WHO.*      an attempt at task 12 by one worker
+    staged/0000012-WHO.*      an attempt at task 12 by one worker, and how far it is
     history.jsonl             tasks that were done again, and why
 
 Workers write into ``staged`` alone, each under names of its own; the one process that holds ``.lock`` moves a whole attempt to its
@@ -24,8 +24,9 @@ import socket
 import stat
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -35,9 +36,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maury.constants import BUDGET, FALSE_ALARM
 from maury.errors import ConfigError
-from maury.files import disk_errors, sha256, sweep, writing
+from maury.files import disk_errors, sha256, split_rows, sweep, writing
 from maury.priors import Prior
-from maury.survey.inputs import Seen
+from maury.survey.inputs import Seen, spectra_of
 
 PARTS = ("catalogue", "errors", "draws")
 FOLDERS = (*PARTS, "commits", "staged")
@@ -63,11 +64,13 @@ class SurveySettings(BaseModel):
     files_per_task: int = Field(50, gt=0)
     priors: dict[str, Prior] = Field({}, description="that replace the model's, by label")
     masks: tuple[tuple[float, float], ...] = Field((), description="wavelengths left out, vacuum Angstrom")
+    labels: str = Field("basic", description="what is inferred beside the model's own labels")
+    instrument: str = Field("", description="whose tables are read: name or file; the model's by default")
 
 
 @dataclass(frozen=True)
 class Task:
-    """Some files, in the order of the input; or one of them, the ``piece``-th, that is tried alone."""
+    """Files, or pieces of them (``FILE[0:256]``), in the order of the input; or one of these, the ``piece``-th, tried alone."""
 
     number: int
     files: tuple[str, ...]
@@ -183,7 +186,7 @@ class Store:
                 write(task.files)
             # A file that is named twice, or by two patterns, is one.
             fresh = (name for name in map(_absolute, files) if seen.add(name))
-            while chunk := list(islice(fresh, size)):
+            for chunk in _chunks(fresh, size):
                 write(chunk)
             if not number:
                 raise ConfigError("no input: name files, patterns, folders, lists or --from a catalogue")
@@ -252,6 +255,25 @@ class Store:
             for kind in set(PARTS) - set(found.parts):
                 self.part(kind, task).unlink(missing_ok=True)
             os.replace(self._staged_commit(task, who), self.commit_path(task))
+            for note in self._staged.glob(f"{task.number:07d}[.-]*.count"):
+                note.unlink(missing_ok=True)
+        return found
+
+    def note(self, task: Task, done: int) -> None:
+        """Note how many spectra of a task this worker has done, for whoever watches; nothing depends on it."""
+        with suppress(OSError):
+            self._note(task, self.who).write_text(str(done), encoding="utf-8")
+
+    def _note(self, task: Task, who: str) -> Path:
+        return self._staged / f"{task.name}-{who}.count"
+
+    def underway(self) -> int:
+        """Return how many spectra of tasks that are not committed are done."""
+        found = 0
+        with suppress(OSError):
+            for path in self._staged.glob("*.count"):
+                with suppress(OSError, ValueError):
+                    found += int(path.read_text(encoding="utf-8") or 0)
         return found
 
     def recover(self) -> int:
@@ -290,7 +312,7 @@ class Store:
         """Files that are not what they were when they were read: another size or time, and another checksum."""
         found = []
         for file in commit.files:
-            path = Path(file.path)
+            path = split_rows(file.path)[0]
             try:
                 status = path.stat()
             except (OSError, ValueError):
@@ -302,6 +324,20 @@ class Store:
             if identity(path)[0] != file.sha256:
                 found.append(file.path)
         return found
+
+
+def _chunks(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield so many files together; rows of one file count as many."""
+    chunk: list[str] = []
+    count = 0
+    for name in names:
+        if chunk and count + spectra_of(name) > size:
+            yield chunk
+            chunk, count = [], 0
+        chunk.append(name)
+        count += spectra_of(name)
+    if chunk:
+        yield chunk
 
 
 def _absolute(path: Path) -> str:
@@ -323,7 +359,7 @@ def _read_commit(path: Path) -> Commit | None:
 def unchanged(file: InputFile) -> bool:
     """Tell whether a file has still the size and time of change that were noted, or is still not to be read."""
     try:
-        status = Path(file.path).stat()
+        status = split_rows(file.path)[0].stat()
     except (OSError, ValueError):
         return file.size < 0
     if not stat.S_ISREG(status.st_mode):
@@ -332,15 +368,26 @@ def unchanged(file: InputFile) -> bool:
 
 
 def identity(path: Path) -> tuple[str, int, int]:
-    """Checksum, size and time of change (ns) of a file; nothing of one that cannot be read, or is a pipe or device, which may never end."""
+    """Checksum, size and time of change (ns) of a file; nothing of one that cannot be read, or is a pipe or device, which may never end.
+
+    Of ``FILE[20:30]`` they are the file's.
+    """
+    path, rows = split_rows(path)
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
-            return sha256(path), status.st_size, status.st_mtime_ns
+            size, mtime = status.st_size, status.st_mtime_ns
+            # Pieces of one file come one after another.
+            return (sha256(path) if rows is None else _checksum(path, size, mtime)), size, mtime
     except (OSError, ValueError):
         # A name with a NUL is no name either.
         pass
     return "", -1, -1
+
+
+@lru_cache(maxsize=16)
+def _checksum(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256(path)
 
 
 def model_version(folder: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from maury.files import alone, sha256
+from maury.files import alone, sha256, split_rows
 from maury.survey.inputs import Seen
 from maury.survey.store import PARTS, Commit, Store, Task
 
@@ -100,7 +100,12 @@ def _damage(store: Store, task: Task, commit: Commit) -> str:
         if sha256(path) != checksum:
             return f"{path} is not what was written"
     keys: list[tuple[str, int]] = []
-    wanted = {f.path: (f.rows, f.errors, f.sha256) for f in commit.files}
+    wanted: dict[str, tuple[int, int, str]] = {}
+    for f in commit.files:
+        # Pieces of one file are told apart by their rows.
+        path = str(split_rows(f.path)[0])
+        rows, errors, _ = wanted.get(path, (0, 0, ""))
+        wanted[path] = rows + f.rows, errors + f.errors, f.sha256
     for number, kind in enumerate(("catalogue", "errors")):
         expected = (commit.rows, commit.errors)[number]
         if kind not in commit.parts:
@@ -119,7 +124,7 @@ def _damage(store: Store, task: Task, commit: Commit) -> str:
             return f"{store.part(kind, task)} has rows of a file with another checksum"
     if len(set(keys)) != len(keys):
         return "a spectrum is there twice"
-    if any(rows + errors == 0 for rows, errors, _ in wanted.values()):
+    if any(f.rows + f.errors == 0 for f in commit.files):
         return "a file left neither rows nor errors"
     return ""
 

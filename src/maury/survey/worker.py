@@ -15,12 +15,15 @@ import pyarrow as pa
 import torch
 
 from maury.errors import Failure, MauryError, failure_of
+from maury.files import split_rows
+from maury.inference.abundances import tied_labels
 from maury.inference.batch import infer_batch
 from maury.inference.flow import amortised
 from maury.inference.options import Options
 from maury.models import Model, folder, load_model
 from maury.posterior.columns import Output, failed_row
 from maury.spectra.formats import isolated
+from maury.spectra.instrument import read_instrument
 from maury.spectra.spectrum import Spectrum
 from maury.survey import catalogue
 from maury.survey.store import (
@@ -36,6 +39,8 @@ from maury.survey.store import (
 
 # Seconds that a file may keep a worker waiting: disks that many machines share are silent for minutes at times.
 _PATIENCE = 600.0
+# Seconds between words of how far a task is.
+_TELL_EVERY = 5.0
 # Spectra that go through each stage together, and how many times as many on a GPU.
 _BATCH = {"flow": 64, "verified": 16}
 _ON_GPU = 32
@@ -75,7 +80,11 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
         checksum, size, mtime = identity(Path(path))
         files.append(InputFile(path, size, mtime, checksum, 0, 0))
     number_of_rows, number_of_errors = [0] * len(files), [0] * len(files)
+    told = time.monotonic()
     for source, item, extra in _infer_all(files, model, settings):
+        if time.monotonic() - told > _TELL_EVERY:
+            told = time.monotonic()
+            store.note(task, len(rows) + len(errors))
         checksum = files[source].sha256
         if isinstance(item, Failure):
             errors.append(_error(item, checksum, extra))
@@ -86,21 +95,20 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
             if settings.keep:
                 draws.append(extra | {"file": item["file"], "row": item["row"]})
     # What was read of a file that went away or changed meanwhile is of no known content: it is done again once it can be.
-    restless = {file.path for file in files if not unchanged(file)}
+    restless = {_bare(file.path) for file in files if not unchanged(file)}
     for entry in (*rows, *errors):
         if entry["file"] in restless:
             entry["sha256"] = ""
     files = [
-        replace(file, size=-1, mtime_ns=-1, sha256="") if file.path in restless else file for file in files
+        replace(file, size=-1, mtime_ns=-1, sha256="") if _bare(file.path) in restless else file
+        for file in files
     ]
     files = [
         replace(file, rows=r, errors=e)
         for file, r, e in zip(files, number_of_rows, number_of_errors, strict=True)
     ]
-    labels = [
-        label.name
-        for label in (model.problem.inferred if settings.stage == "verified" else model.problem.stellar)
-    ]
+    inferred = model.problem.inferred if settings.stage == "verified" else model.problem.stellar
+    labels = [*inferred.names, *tied_labels(settings.labels, model.problem)]
     tables = {"catalogue": pa.Table.from_pylist(rows, catalogue.schema(labels))}
     if errors:
         tables["errors"] = pa.Table.from_pylist(errors, catalogue.ERRORS)
@@ -117,6 +125,11 @@ def run_task(output: str, task: Task, device: str = "cpu", threads: int | None =
     )
     store.commit(task, found)
     return found
+
+
+def _bare(name: str) -> str:
+    """Return the file that a piece is of, as rows name it."""
+    return str(split_rows(name)[0])
 
 
 def _model(settings: SurveySettings, device: str) -> Model:
@@ -158,8 +171,9 @@ def _infer_all(files: Sequence[InputFile], model: Model, settings: SurveySetting
                 yield source, found, extra
         batch.clear()
 
+    instrument = read_instrument(settings.instrument) if settings.instrument else model.instrument
     for source, file in enumerate(files):
-        for item in isolated.read_all([file.path], model.instrument, patience=_PATIENCE):
+        for item in isolated.read_all([file.path], instrument, patience=_PATIENCE):
             if isinstance(item, Failure):
                 yield source, item, ""
                 continue
@@ -176,6 +190,7 @@ def _verified(
     found = infer_batch(
         spectra, model, draws=settings.draws, seeds=seeds, noise=settings.noise, false_alarm=settings.false_alarm,
         budget=settings.budget, nuisances=settings.nuisances, priors=settings.priors, masks=settings.masks,
+        labels=settings.labels,
     )  # fmt: skip
     for one, seed in zip(found, seeds, strict=True):
         if isinstance(one, Exception):

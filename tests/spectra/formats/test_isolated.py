@@ -124,41 +124,41 @@ def read(*a, **k):
         try:
             while True: pass
         except BaseException: continue
-registry.read_spectra = read"""
+registry.read_each = read"""
 GREEDY = """
 import numpy
 def read(*a, **k):
     yield numpy.ones(2**28)
-registry.read_spectra = read"""
+registry.read_each = read"""
 CRASH = """
 import signal
 def read(*a, **k):
     signal.raise_signal(signal.SIGSEGV)
-registry.read_spectra = read"""
+registry.read_each = read"""
 SLEEPS = """
 import time
 def read(*a, **k):
     time.sleep(100)
-registry.read_spectra = read"""
+registry.read_each = read"""
 CALLS = """
 import socket
 def read(*a, **k):
     socket.create_connection(("127.0.0.1", 9))
-registry.read_spectra = read"""
+registry.read_each = read"""
 WRITES = """
 def read(*a, **k):
     open("written", "w")
-registry.read_spectra = read"""
+registry.read_each = read"""
 DELETES = """
 import os
 def read(*a, **k):
     os.remove("visit.fits")
-registry.read_spectra = read"""
+registry.read_each = read"""
 STARTS = """
 import subprocess
 def read(*a, **k):
     subprocess.run(["true"])
-registry.read_spectra = read"""
+registry.read_each = read"""
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits are those of Unix")
@@ -189,21 +189,21 @@ def test_what_a_file_may_not_do(files, monkeypatch, body, limits, error, message
 # The second file that a process reads brings it to its end; one that is killed by somebody is so whatever it reads.
 TIRED = """
 import signal
-good, number = registry.read_spectra, 0
+good, number = registry.read_each, 0
 def read(*a, **k):
     global number
     number += 1
     if number == 2: signal.raise_signal(signal.SIGSEGV)
     yield from good(*a, **k)
-registry.read_spectra = read"""
+registry.read_each = read"""
 SHOT = """
 import os, signal
-good, first = registry.read_spectra, os.path.exists("shoot")
+good, first = registry.read_each, os.path.exists("shoot")
 def read(*a, **k):
     for number, spectrum in enumerate(good(*a, **k)):
         if first and number == 2: signal.raise_signal(signal.SIGKILL)
         yield spectrum
-registry.read_spectra = read"""
+registry.read_each = read"""
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits are those of Unix")
@@ -268,12 +268,12 @@ def test_the_rest_of_a_file_is_passed_over(files):
 
 
 SLOW = """
-good = registry.read_spectra
+good = registry.read_each
 def read(path, **k):
     for number, spectrum in enumerate(good(path, **k)):
         while number and "star" in path: pass
         yield spectrum
-registry.read_spectra = read"""
+registry.read_each = read"""
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits are those of Unix")

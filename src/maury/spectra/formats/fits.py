@@ -91,7 +91,9 @@ def reason(error: BaseException) -> str:
 def _locate(path: Path) -> tuple[Path | io.BytesIO, int]:
     """Return what astropy shall open, and its size in bytes."""
     if path.is_dir():
-        raise SpectrumError(f"{path}: a directory, not a spectrum: name the files in it")
+        raise SpectrumError(
+            f"{path}: a directory, not a spectrum: name the files in it, or give it to maury survey"
+        )
     if not path.exists():
         raise SpectrumError(f"{path}: no such file")
     if not path.is_file():
@@ -134,7 +136,9 @@ def _check_fits(head: bytes, path: Path) -> None:
     if kind is None:
         text = all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
         kind = "text" if text else "binary data of an unknown kind"
-    raise SpectrumError(f"{path}: not a FITS file; it looks like {kind}")
+    raise SpectrumError(
+        f"{path}: not a FITS file; it looks like {kind}. Spectra are read from FITS, ECSV, Parquet and VOTable"
+    )
 
 
 def _check_known(hdus: fits.HDUList, path: Path) -> None:

@@ -23,17 +23,19 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from maury.errors import Failure, ReaderError, SpectrumError
+from maury.files import split_rows
 from maury.spectra.formats import registry
 from maury.spectra.instrument import Instrument, apogee, of_card
 from maury.spectra.linespread import ChipGaussians, GaussHermite, Gaussian, LineSpread, Resampled, Tabulated
 from maury.spectra.spectrum import PixelGrid, Spectrum
 
-__all__ = ["Limits", "close_all", "prepare", "read_all", "read_spectra", "read_spectrum"]
+__all__ = ["Limits", "close_all", "prepare", "read_all", "read_each", "read_spectra", "read_spectrum"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,17 @@ class Limits:
         Parameters
         ----------
         path
-            The file; one that cannot be looked at gets those of a small one.
+            The file; one that cannot be looked at gets those of a small one, and rows of one (``FILE[0:256]``) its time alone.
         patience
             As above.
         """
+        file, rows = split_rows(path)
         try:
-            parts = max(1, -(-os.stat(path).st_size // _PART))
+            parts = max(1, -(-file.stat().st_size // _PART))
         except (OSError, ValueError):
             parts = 1
-        return cls(parts * cls.seconds, parts * cls.memory, patience)
+        # Rows are read a few at a time: those before may take time, and no more memory.
+        return cls(parts * cls.seconds, cls.memory if rows else parts * cls.memory, patience)
 
 
 # Bytes of a file for which the usual limits are made.
@@ -107,7 +111,19 @@ def read_spectra(
     >>> for spectrum in read_spectra("upload.fits", limits=Limits(seconds=2)):  # doctest: +SKIP
     ...     print(spectrum.id)
     """
-    yield from _read(path, reject, instrument, limits, _AHEAD)
+    for item in read_each(path, reject=reject, instrument=instrument, limits=limits):
+        yield registry.spectrum_of(item)
+
+
+def read_each(
+    path: str | os.PathLike[str],
+    *,
+    reject: int | None = None,
+    instrument: Instrument | None = None,
+    limits: Limits = LIMITS,
+) -> Generator[Spectrum | Failure, None, None]:
+    """Do as `read_spectra`, but go on after a row of a catalogue that holds no spectrum, with a failure in its place."""
+    return _read(path, reject, instrument, limits, _AHEAD)
 
 
 def _read(
@@ -116,8 +132,8 @@ def _read(
     instrument: Instrument | None,
     limits: Limits,
     ahead: int,
-) -> Generator[Spectrum, None, None]:
-    """Do as `read_spectra`; so many spectra may be read ahead of those that were asked for."""
+) -> Generator[Spectrum | Failure, None, None]:
+    """Do as `read_each`; so many spectra may be read ahead of those that were asked for."""
     request = {
         "path": os.fspath(path),
         "reject": reject,
@@ -130,8 +146,8 @@ def _read(
         try:
             with contextlib.closing(reader.spectra(request)) as spectra:
                 # Those that were yielded before a process ended are passed over.
-                for spectrum in islice(spectra, yielded, None):
-                    yield spectrum
+                for item in islice(spectra, yielded, None):
+                    yield item
                     yielded += 1
             return
         except _Ended as ended:
@@ -160,8 +176,8 @@ def read_spectrum(
     if index < 0:
         raise SpectrumError(f"{path}: spectra count from 0, not from {index}")
     with contextlib.closing(_read(path, reject, instrument, limits, index)) as spectra:
-        for spectrum in islice(spectra, index, None):
-            return spectrum
+        for item in islice(spectra, index, None):
+            return registry.spectrum_of(item)
     raise SpectrumError(f"{path}: has no spectrum {index}: it holds fewer")
 
 
@@ -185,7 +201,7 @@ def read_all(
     return registry.read_all(
         files,
         instrument,
-        lambda path: read_spectra(path, instrument=instrument, limits=Limits.of_file(path, patience)),
+        lambda path: read_each(path, instrument=instrument, limits=Limits.of_file(path, patience)),
     )
 
 
@@ -242,8 +258,8 @@ class _Reader:
         self._ready = False
         self._killed = False
 
-    def spectra(self, request: Mapping[str, Any]) -> Generator[Spectrum, None, None]:
-        """Yield the spectra of a file.
+    def spectra(self, request: Mapping[str, Any]) -> Generator[Spectrum | Failure, None, None]:
+        """Yield the spectra of a file, and failures of single rows.
 
         Raises
         ------
@@ -270,7 +286,7 @@ class _Reader:
             if head["kind"] == "fault":
                 raise RuntimeError(head["message"])
             try:
-                yield _unpacked(head["spectrum"], arrays)
+                yield _failure(head) if head["kind"] == "failure" else _unpacked(head["spectrum"], arrays)
             except GeneratorExit:
                 # What it has read ahead is passed over when it is asked again.
                 self._unwanted = True
@@ -280,9 +296,9 @@ class _Reader:
             self._send({"next": True})
 
     def _answer(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the next part of its answer; only the last is no spectrum."""
+        """Return the next part of its answer; only the last is neither a spectrum nor a row that holds none."""
         head, arrays = self._receive(self.limits.patience)
-        if head["kind"] != "spectrum":
+        if head["kind"] not in ("spectrum", "failure"):
             self._busy = self._unwanted = False
         return head, arrays
 
@@ -498,6 +514,10 @@ def _packed(spectrum: Spectrum) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     }, arrays
 
 
+def _failure(head: dict[str, Any]) -> Failure:
+    return Failure(Path(head["path"]), head["index"], head["flag"], head["reason"])
+
+
 def _unpacked(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Spectrum:
     told = {name: head[name] for name in ("id", "frame", "v_correction", "path", "index", "meta")}
     grid = PixelGrid(arrays["wavelength"], tuple((a, b) for a, b in head["chips"]))
@@ -628,11 +648,13 @@ def _read_one(request: dict[str, Any], questions: IO[bytes], answers: IO[bytes])
         with contextlib.suppress(OSError):
             os.chdir(request["cwd"])
         instrument = None if request["instrument"] is None else of_card(request["instrument"])
-        for spectrum in registry.read_spectra(
-            request["path"], reject=request["reject"], instrument=instrument
-        ):
-            head, arrays = _packed(spectrum)
-            _write(answers, {"kind": "spectrum", "spectrum": head}, arrays)
+        for item in registry.read_each(request["path"], reject=request["reject"], instrument=instrument):
+            if isinstance(item, Failure):
+                told = {"path": str(item.path), "index": item.index, "flag": item.flag, "reason": item.reason}
+                _write(answers, {"kind": "failure"} | told)
+            else:
+                head, arrays = _packed(item)
+                _write(answers, {"kind": "spectrum", "spectrum": head}, arrays)
             ahead -= 1
             while ahead < 0 or select.select([questions], [], [], 0)[0]:
                 question = _question(questions)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from maury.errors import SpectrumError
 from maury.spectra.formats.apstar import believed, log_grid
+from maury.spectra.formats.astra import is_pipeline_table
 from maury.spectra.formats.cards import FLUX_UNIT, SNR_LIMIT, number, text, velocity
 from maury.spectra.instrument import apogee
 from maury.spectra.spectrum import Spectrum
@@ -65,6 +66,11 @@ def _table(hdus: fits.HDUList, hdu: int, path: Path) -> Any:
         names = {name.lower() for name in table.names}
     except Exception as error:
         raise SpectrumError(f"{path} HDU {hdu}: its table cannot be read ({error})") from error
+    if is_pipeline_table(names):
+        raise SpectrumError(
+            f"{path} HDU {hdu}: holds what a pipeline made of the star, not its spectrum; infer the star's mwmStar file "
+            f"with --compare {path.name}"
+        )
     missing = [name for name in _COLUMNS if name not in names]
     if missing:
         raise SpectrumError(
@@ -108,6 +114,8 @@ def _spectrum(hdus: fits.HDUList, hdu: int, row: Any, path: Path, reject: int, i
     meta |= {"telescope": text(header, "OBSRVTRY") or None, "lsf_source": "assumed", "hdu": hdu}
     meta["flux_unit"] = FLUX_UNIT
     meta |= {"ra": number(primary, "RA"), "dec": number(primary, "DEC")}
+    if (sdss_id := number(primary, "SDSS_ID")) is not None:
+        meta["sdss_id"] = int(sdss_id)
     name = next((text(primary, key) for key in ("APOGEEID", "OBJ", "SDSS_ID") if text(primary, key)), "")
     return Spectrum(
         grid,

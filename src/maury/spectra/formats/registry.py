@@ -11,11 +11,14 @@ from pathlib import Path
 from astropy.io import fits
 
 from maury.errors import Failure, ReaderError, SpectrumError, failure_of
+from maury.files import split_rows
 from maury.spectra.formats.apogee import apvisit_from_hdus, is_apvisit
 from maury.spectra.formats.apstar import is_apstar, is_aspcapstar, read_apstar, read_aspcapstar
 from maury.spectra.formats.bits import DEFAULT_REJECT
 from maury.spectra.formats.fits import open_fits
+from maury.spectra.formats.igrins import is_igrins, read_igrins
 from maury.spectra.formats.mwm import is_mwm, read_mwm
+from maury.spectra.formats.nested import is_nested, read_nested
 from maury.spectra.formats.sdss import is_sdss_spec, read_sdss_spec
 from maury.spectra.formats.table import fits_table, is_fits_table, is_table_file, read_table
 from maury.spectra.instrument import Instrument
@@ -55,6 +58,8 @@ FORMATS = (
     Format("aspcapStar", is_aspcapstar, read_aspcapstar),
     # Its bits mean something else; inverse variances of 0 say which pixels are bad.
     Format("SDSS spec", is_sdss_spec, read_sdss_spec, reject=0),
+    # Its mask is of yes and no.
+    Format("IGRINS", is_igrins, read_igrins, reject=0),
     Format("table", is_fits_table, fits_table),
 )
 
@@ -67,7 +72,8 @@ def read_spectra(
     Parameters
     ----------
     path
-        A FITS file, also compressed by gzip or bzip2, or a table in ECSV or Parquet (docs/formats.md).
+        A FITS file, also compressed by gzip or bzip2, or a table in ECSV, Parquet or VOTable (docs/formats.md). ``FILE[20:30]``
+        stands for some of its spectra, counted from 0.
     reject
         Bits of the file's pixel mask that take a pixel out of use (`maury.spectra.formats.bits`); None for the
         format's usual ones, 0 for none.
@@ -90,6 +96,41 @@ def read_spectra(
     >>> for spectrum in read_spectra("mwmVisit-0.6.0-27.fits"):  # doctest: +SKIP
     ...     print(spectrum.id, spectrum.snr)
     """
+    for item in read_each(path, reject=reject, instrument=instrument):
+        yield spectrum_of(item)
+
+
+def spectrum_of(item: Spectrum | Failure) -> Spectrum:
+    """Return a spectrum, or raise what was wrong with it as a `SpectrumError`."""
+    if isinstance(item, Failure):
+        raise SpectrumError(item.reason)
+    return item
+
+
+def read_each(
+    path: str | os.PathLike[str], *, reject: int | None = None, instrument: Instrument | None = None
+) -> Iterator[Spectrum | Failure]:
+    """Do as `read_spectra`, but go on after a row of a catalogue that holds no spectrum, with a failure in its place.
+
+    Parameters
+    ----------
+    path, reject, instrument
+        As there.
+
+    Raises
+    ------
+    SpectrumError
+        If the rest of the file cannot be read.
+    """
+    path, rows = split_rows(path)
+    if is_nested(path):
+        yield from read_nested(path, rows, reject=reject, instrument=instrument)
+    else:
+        spectra = _spectra_of_file(path, reject, instrument)
+        yield from spectra if rows is None else islice(spectra, rows.start, rows.stop)
+
+
+def _spectra_of_file(path: Path, reject: int | None, instrument: Instrument | None) -> Iterator[Spectrum]:
     if is_table_file(path):
         yield read_table(path, instrument=instrument, reject=reject)
         return
@@ -101,15 +142,10 @@ def read_spectra(
                     return
                 yield from form.read(hdus, Path(path), form.reject if reject is None else reject)
                 return
-        if _is_igrins(hdus):
-            raise SpectrumError(
-                f"{path}: orders of IGRINS, which overlap; divide them by the A0 star, cut them where they meet, and write them as a table "
-                "(docs/formats.md) for a model of the instrument igrins-like"
-            )
         known = ", ".join(form.name for form in FORMATS)
         raise SpectrumError(
             f"{path}: a FITS file of another kind ({_describe(hdus)}); known are {known}. "
-            "A table needs columns wavelength, flux, and error or ivar"
+            "A table (FITS, ECSV, Parquet or VOTable) needs columns wavelength and flux, and error or ivar"
         )
 
 
@@ -152,19 +188,21 @@ def read_spectrum(
 def read_all(
     files: Iterable[str | os.PathLike[str]],
     instrument: Instrument | None = None,
-    read: Callable[[Path], Iterator[Spectrum]] | None = None,
+    read: Callable[[Path], Iterator[Spectrum | Failure]] | None = None,
 ) -> Iterator[Spectrum | Failure]:
     """Yield every spectrum of some files, in order; a failure in place of those that could not be read.
 
-    Tables are read as those of ``instrument``, if it is given. ``read`` takes the place of `read_spectra`; see
+    Tables are read as those of ``instrument``, if it is given. ``read`` takes the place of `read_each`; see
     `maury.spectra.formats.isolated`.
     """
-    for file in map(Path, files):
-        spectra, index = read(file) if read else read_spectra(file, instrument=instrument), 0
+    for name in map(Path, files):
+        spectra = read(name) if read else read_each(name, instrument=instrument)
+        file, rows = split_rows(name)
+        index = 0 if rows is None else rows.start
         while True:
             # After a failed read the rest of the file is lost.
             try:
-                spectrum = next(spectra)
+                item = next(spectra)
             except StopIteration:
                 break
             except ReaderError:
@@ -172,15 +210,8 @@ def read_all(
             except Exception as error:
                 yield failure_of(file, index, error)
                 break
-            yield spectrum
+            yield item
             index += 1
-
-
-def _is_igrins(hdus: fits.HDUList) -> bool:
-    """Tell whether these are spectra by the orders, as IGRINS' pipeline writes them (``SDCH_*.spec.fits``, ``*.spec_a0v.fits``)."""
-    shapes = [hdu.shape for hdu in hdus if getattr(hdu, "is_image", False) and len(hdu.shape) == 2]
-    orders = len(shapes) > 1 and shapes[0] == shapes[1] and shapes[0][1] == 2048 and shapes[0][0] < 60
-    return orders and "IGRINS" in str(hdus[0].header.get("INSTRUME", "IGRINS")).upper()
 
 
 def _describe(hdus: fits.HDUList) -> str:

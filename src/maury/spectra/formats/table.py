@@ -40,16 +40,17 @@ from maury.text import readable
 __all__ = ["from_specutils", "read_table", "to_vacuum", "write_table"]
 
 # Names of columns; those of ESO's data products (err, qual) are among them.
-_WAVELENGTH = ("wavelength", "lambda", "wave", "spectral_axis", "loglam", "log_wavelength", "wavelengths")
-_FLUX = ("flux",)
+WAVELENGTH = ("wavelength", "lambda", "wave", "spectral_axis", "loglam", "log_wavelength", "wavelengths")
+FLUX = ("flux",)
 _IVAR = ("ivar", "flux_ivar", "inverse_variance")
 _NOISE = (*_IVAR, "error", "uncertainty", "flux_error", "e_flux", "err", "err_flux", "flux_err", "sigma")
-_MASK = ("mask", "pixel_flags", "qual", "and_mask")
-_COLUMNS = frozenset((*_WAVELENGTH, *_FLUX, *_NOISE, *_MASK))
-_MEDIUM = ("medium", "air_or_vac", "airorvac", "vacuum")
-_FRAME = ("frame", "specsys")
-_NAME = ("id", "object", "objid", "objname")
-_RESOLUTION = ("resolution", "resoluti", "spec_res")
+_MASK = ("mask", "pixel_flags", "qual", "and_mask", "bitmask", "pix_bitmask")
+COLUMNS = frozenset((*WAVELENGTH, *FLUX, *_NOISE, *_MASK))
+MEDIUM = ("medium", "air_or_vac", "airorvac", "vacuum")
+FRAME = ("frame", "specsys")
+NAME = ("id", "object", "objid", "objname")
+RESOLUTION = ("resolution", "resoluti", "spec_res")
+V_CORRECTION = ("v_correction", "v_correc")
 _FRAMES = {
     "observatory": ("observatory", "observer", "topocent", "topocentric"),
     "barycentric": ("barycentric", "barycent", "barycenter", "barycentre", "heliocen", "heliocentric"),
@@ -90,7 +91,7 @@ def _fits_tables(hdus: fits.HDUList) -> list[int]:
     for number, hdu in enumerate(hdus):
         if isinstance(hdu, fits.BinTableHDU):
             names = {str(name).lower() for name in hdu.columns.names}
-            if names & set(_WAVELENGTH) and names & set(_FLUX):
+            if names & set(WAVELENGTH) and names & set(FLUX):
                 found[bool(names & set(_NOISE))].append(number)
     return found[True] or found[False]
 
@@ -222,7 +223,7 @@ def read_table(
 
 
 def _wanted(name: str) -> bool:
-    return name in _COLUMNS
+    return name in COLUMNS
 
 
 def from_columns(
@@ -239,11 +240,11 @@ def from_columns(
     columns = table.columns
     found = {
         kind: next((name for name in names if name in columns), None)
-        for kind, names in (("wavelength", _WAVELENGTH), ("flux", _FLUX), ("noise", _NOISE), ("mask", _MASK))
+        for kind, names in (("wavelength", WAVELENGTH), ("flux", FLUX), ("noise", _NOISE), ("mask", _MASK))
     }
     for kind, names in (
-        ("wavelength", _WAVELENGTH[:1]),
-        ("flux", _FLUX),
+        ("wavelength", WAVELENGTH[:1]),
+        ("flux", FLUX),
         ("noise", ("ivar", "error", "uncertainty")),
     ):
         if found[kind] is None:
@@ -284,7 +285,7 @@ def _is_nothing(value: Any) -> bool:
 
 def _medium(meta: Mapping[str, Any], ucd: str = "") -> str | None:
     """Return the word for the medium: of the metadata, or of the wavelengths' UCD, in which ESO says it."""
-    for key in _MEDIUM:
+    for key in MEDIUM:
         if key in meta:
             value = str(meta[key]).strip().lower()
             if key == "vacuum" and value in ("true", "t", "yes", "1", "1.0"):
@@ -395,18 +396,18 @@ def _spectrum(
     good &= ~lost
     edges = [0, *(np.flatnonzero(step > _GAP * np.median(step)) + 1), len(wavelength)]
     chips = tuple((int(a), int(b)) for a, b in pairwise(edges))
-    stated = next((str(meta[key]) for key in _FRAME if key in meta), "observatory").strip().lower()
+    stated = next((str(meta[key]) for key in FRAME if key in meta), "observatory").strip().lower()
     frame = next((name for name, words in _FRAMES.items() if stated in words), None)
     if frame is None:
         raise SpectrumError(f"{where}: frame {readable(stated)!r} is none of {', '.join(_FRAMES)}")
-    resolution = _number(meta, _RESOLUTION, "", where)
-    v_correction = _number(meta, ("v_correction", "v_correc"), "km/s", where)
+    resolution = _number(meta, RESOLUTION, "", where)
+    v_correction = _number(meta, V_CORRECTION, "km/s", where)
     try:
         return Spectrum(
             PixelGrid(wavelength, chips),
             flux,
             np.where(good, ivar, 0.0),
-            id=next((str(meta[key]) for key in _NAME if key in meta), "") or Path(path).stem,
+            id=next((str(meta[key]) for key in NAME if key in meta), "") or Path(path).stem,
             frame=frame,
             v_correction=v_correction,
             lsf=None if resolution is None else Gaussian(resolution),
