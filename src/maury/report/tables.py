@@ -128,7 +128,7 @@ def compared_table(posterior: Posterior) -> Table | None:
 
 def compared_rows(found: Sequence[Compared]) -> list[tuple[str, ...]]:
     """Label, unit, pipeline, its value, the value here, difference, and difference in errors, in words."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in found:
         about = quantity(entry.label)
         digits = about.digits

@@ -103,9 +103,9 @@ def _damage(store: Store, task: Task, commit: Commit) -> str:
     wanted: dict[str, tuple[int, int, str]] = {}
     for f in commit.files:
         # Pieces of one file are told apart by their rows.
-        path = str(split_rows(f.path)[0])
-        rows, errors, _ = wanted.get(path, (0, 0, ""))
-        wanted[path] = rows + f.rows, errors + f.errors, f.sha256
+        name = str(split_rows(f.path)[0])
+        rows, errors, _ = wanted.get(name, (0, 0, ""))
+        wanted[name] = rows + f.rows, errors + f.errors, f.sha256
     for number, kind in enumerate(("catalogue", "errors")):
         expected = (commit.rows, commit.errors)[number]
         if kind not in commit.parts:

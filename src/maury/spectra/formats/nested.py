@@ -333,7 +333,8 @@ class _Reader:
         return replace(spectrum, index=index, meta=spectrum.meta | known)
 
     def _lists(self, batch: pa.RecordBatch, row: int, where: str) -> dict[str, Column]:
-        nested, found = self._layout.nested, {}
+        nested = self._layout.nested
+        found: dict[str, Column] = {}
         if nested is not None and self._is_list_of_structs(nested):
             cells = batch.column(nested)[row].values
             if cells is None:
