@@ -98,7 +98,7 @@ def test_it_serves_and_leaves_nothing_behind(tmp_path):
         line = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
         with urllib.request.urlopen(address) as page:
-            assert b"Drop a spectrum here" in page.read()
+            assert b"Drop spectra here" in page.read()
         assert [p.name[:12] for p in Path(tmp_path).iterdir() if p.name.startswith("maury-serve-")]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -155,8 +155,8 @@ def test_a_process_ends_with_its_server(worker):
     child = Child("stub_work", "model")
     child.send({"do": "load"})
     assert child.receive(30) == {"loaded": True}
-    child._process.stdin.close()
     assert child.receive(30) == {"ready": True, "trouble": ""}
+    child._process.stdin.close()
     with pytest.raises(Ended, match="status 0"):
         child.receive(30)
     assert not child.alive
