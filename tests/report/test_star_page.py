@@ -193,6 +193,7 @@ def test_a_held_velocity(posterior):
         draws=posterior.draws[:, keep],
         flow_draws=posterior.flow_draws[:, keep[:-1]],
         held={"v_rad": 0.0, "v_sini": 5.0},
+        target=None,
     )
     page = star_page(held)
     assert "Held: v_rad" in page
