@@ -43,7 +43,12 @@ def main() -> None:
         seen = [one for star, one in found if wanted(star)]
         labels = {name: by["all"] for name, by in against_literature(stars, seen).items()}
         verdicts = Counter(one.verdict for one in seen)
-        return {"spectra": len(stars), "labels": labels, "repeats": repeats(stars, seen), "verdicts": verdicts}
+        return {
+            "spectra": len(stars),
+            "labels": labels,
+            "repeats": repeats(stars, seen),
+            "verdicts": verdicts,
+        }
 
     parts = {
         "all": part(lambda star: True),

@@ -59,7 +59,11 @@ def arguments(*more):
 def config(number):
     """Return the configuration of the clean spectra that all are trained on."""
     return SimulateConfig(
-        number=number, store="clean", fixed={"alpha_m": 0.0, "jitter": 0.0}, observing=OBSERVING
+        number=number,
+        store="clean",
+        model="kurucz-apogee",
+        fixed={"alpha_m": 0.0, "jitter": 0.0},
+        observing=OBSERVING,
     )
 
 
