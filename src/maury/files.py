@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import itertools
+import json
 import os
 import re
 import socket
@@ -52,6 +53,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a value as JSON, one line an entry, under a temporary name, and rename."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def distinct(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:

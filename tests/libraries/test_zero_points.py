@@ -45,6 +45,7 @@ def test_they_are_kept(found, tmp_path):
     [
         "",
         "[]",
+        '{"points": ' + "[" * 100_000,
         '{"points": {"o_m": {}}, "card": {}}',
         '{"points": {"o_m": {"h": {"value": NaN, "error": 1}, "fe": {"value": 0, "error": 1}}}, "card": {}}',
         '{"points": {"o_m": {"h": {"value": 0, "error": 0}, "fe": {"value": 0, "error": 1}}}, "card": {}}',

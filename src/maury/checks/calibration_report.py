@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from maury.checks.local import FEWEST as FEWEST_LOCAL
 from maury.checks.local import local_coverage
 from maury.errors import ConfigError
 from maury.figures import new_figure
-from maury.files import write_ecsv, writing
+from maury.files import write_ecsv, write_json
 from maury.labels import LabelSet
 from maury.models import Model
 from maury.networks.conformal import FEWEST, FILE, Conformal
@@ -183,8 +182,7 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome], figures: dict[str,
     ):
         table[key] = [getattr(o, key) for o in outcomes]
     write_ecsv(folder / "calibration.ecsv", table)
-    with writing(folder / "calibration.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "calibration.json", figures)
     if len(outcomes) >= FEWEST:
         Conformal.of(credibilities(outcomes, model)["flow"]).save(folder / FILE)
     ranks = draw_picture(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from maury.checks.gap import FAULTS, IMPOSTORS, NONE, OPTIONS, Result, impostor
 from maury.errors import ConfigError, InferenceError
 from maury.figures import new_figure
-from maury.files import writing
+from maury.files import write_json
 from maury.inference.infer import infer
 from maury.models import Model
 from maury.report.page import Cell, Section, write_page
@@ -163,8 +162,7 @@ def coverage_figure(found: dict[str, dict[str, dict[str, Any]]]) -> Figure:
 
 def write(folder: Path, figures: dict[str, Any]) -> None:
     """Write ``misfit.html``, ``misfit.json``, and the pictures as far as there is something to show."""
-    with writing(folder / "misfit.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "misfit.json", figures)
     curves = None
     if set(figures["detection"]) - {NONE.name}:
         curves = draw_picture(

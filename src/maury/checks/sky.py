@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from maury.checks.runs import Key, run
 from maury.constants import DEFAULT_MODEL
 from maury.errors import ConfigError, MauryError
 from maury.figures import new_figure
-from maury.files import finite, writing
+from maury.files import finite, write_json
 from maury.inference.infer import AUTO, infer
 from maury.inference.options import Options
 from maury.models import Model, load_model
@@ -420,8 +419,7 @@ def difference_figure(stars: Sequence[Star], seen: Sequence[Seen]) -> Figure:
 
 def write(folder: Path, figures: Mapping[str, Any], stars: Sequence[Star], seen: Sequence[Seen]) -> None:
     """Write ``sky.json``, ``sky.html`` and the picture, as far as there is something to show."""
-    with writing(folder / "sky.json") as temporary:
-        temporary.write_text(json.dumps(finite(dict(figures)), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "sky.json", finite(dict(figures)))
     picture = None
     if figures["labels"]:
         picture = draw_picture(folder / "differences.png", lambda: difference_figure(stars, seen))

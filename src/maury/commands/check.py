@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +25,7 @@ from maury.commands.console import (
 from maury.commands.progress import counted, counting, stoppable
 from maury.constants import DEFAULT_MODEL, FALSE_ALARM
 from maury.errors import MauryError
-from maury.files import finite, writing
+from maury.files import finite, write_json, writing
 
 
 def _kept(output: Path | None) -> str:
@@ -112,7 +111,7 @@ def check_exact(
     Example: maury check exact --number 10 --reference nested --reference emcee
     """
     from maury.checks.exact import compare, summary
-    from maury.files import writing
+    from maury.files import write_json
     from maury.models import load_model
 
     kinds: list[Any] = [kind.value for kind in reference or [Reference.nested]]
@@ -132,8 +131,7 @@ def check_exact(
                 print_json(asdict(item))
     figures = summary(found)
     if output:
-        with writing(output / "exact.json") as temporary:
-            temporary.write_text(json.dumps(finite(figures), indent=1) + "\n", encoding="utf-8")
+        write_json(output / "exact.json", finite(figures))
     if not as_json:
         out.print_json(data=finite(figures))
 
@@ -317,8 +315,7 @@ def check_libraries(
     with stoppable(lambda: "nothing is kept of a comparison that is not complete"):
         for a, b in counted(pairs, "pairs of libraries", len(pairs)):
             found += compare(known[a], known[b], number, seed)
-    with writing(output / "libraries.json") as temporary:
-        temporary.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+    write_json(output / "libraries.json", [asdict(one) for one in found])
     with writing(output / "libraries.md") as temporary:
         temporary.write_text(table(found) + "\n", encoding="utf-8")
     for name in known:

@@ -369,12 +369,10 @@ def _infer_joint(
 
 
 def _write_joint(star: JointPosterior, folder: Path) -> None:
-    import json
 
-    from maury.files import finite, writing
+    from maury.files import finite, write_json
     from maury.report.plots import draw_picture, visits_figure
 
-    with writing(folder / "joint.json") as temporary:
-        temporary.write_text(json.dumps(finite(star.to_json()), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "joint.json", finite(star.to_json()))
     star.save(folder / "joint.nc")
     draw_picture(folder / "joint_visits.png", lambda: visits_figure(star))

@@ -7,7 +7,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,13 @@ from maury.commands.synthesise import models_calibrate, models_synthesise
 from maury.constants import DEFAULT_MODEL
 from maury.errors import MauryError
 from maury.files import finite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from maury.checks.sky import Star
+    from maury.inference.standards import Standard
+    from maury.models import Model
 
 app = typer.Typer(help="List, show, fetch, synthesise, build and tune models.", no_args_is_help=True)
 app.command("calibrate")(models_calibrate)
@@ -156,17 +163,14 @@ def models_standards(
 
     Example: maury models standards dwarfs.csv --model btsettl-apogee --output models/dwarfs
     """
-    from maury.checks.sky import read_stars, spectrum_of
-    from maury.inference.standards import Standard, residual_of, save_modes
+    from maury.inference.standards import residual_of, save_modes
     from maury.libraries.emulator import MODES
     from maury.models import load_model
 
     make_folder(output)
-    loaded, found = load_model(model), []
+    loaded = load_model(model)
     with stoppable(lambda: "nothing is kept of standards that are not complete"):
-        for star in counted(read_stars(stars), "standards", None):
-            spectrum = spectrum_of(stars.parent / star.file, star.index, loaded)
-            found.append(residual_of(Standard(spectrum, star.labels), loaded, seed=seed))
+        found = [residual_of(standard, loaded, seed=seed) for _, standard in _standards(stars, loaded)]
     save_modes(found, loaded, output)
     sys.stdout.write((output / MODES).with_suffix(".json").read_text(encoding="utf-8"))
 
@@ -188,20 +192,29 @@ def models_zero_points(
 
     Example: maury models zero-points standards.csv --output models/mine
     """
-    from maury.checks.sky import read_stars, spectrum_of
-    from maury.inference.standards import Standard, zero_points_of
+    from maury.inference.standards import zero_points_of
     from maury.libraries.zero_points import FILE, ZeroPoints
     from maury.models import load_model
 
     make_folder(output)
-    loaded, found = load_model(model), {}
+    loaded = load_model(model)
     with stoppable(lambda: "nothing is kept of standards that are not complete"):
-        for star in counted(read_stars(stars), "standards", None):
-            spectrum = spectrum_of(stars.parent / star.file, star.index, loaded)
-            found[star.star] = zero_points_of(Standard(spectrum, star.labels), star.errors, loaded, seed=seed)
+        found = {
+            star.star: zero_points_of(standard, star.errors, loaded, seed=seed)
+            for star, standard in _standards(stars, loaded)
+        }
     card = {"model": loaded.name, "standards": list(found), "list": stars.name}
     ZeroPoints.of(list(found.values()), card).save(output)
     sys.stdout.write((output / FILE).read_text(encoding="utf-8"))
+
+
+def _standards(path: Path, model: Model) -> Iterator[tuple[Star, Standard]]:
+    """Read a list of stars and each one's spectrum, telling how many are done."""
+    from maury.checks.sky import read_stars, spectrum_of
+    from maury.inference.standards import Standard
+
+    for star in counted(read_stars(path), "standards", None):
+        yield star, Standard(spectrum_of(path.parent / star.file, star.index, model), star.labels)
 
 
 @app.command("fetch")

@@ -64,7 +64,8 @@ def choose(spectrum: Spectrum, options: Options, progress: Callable[[str], None]
         m = next(m for m in models if m.name == rough.model)
         found[found.index(rough)] = infer_single(spectrum, m, options, progress, common)
     best = likeliest(found)
-    reasons = [left_out(p) if p not in eligible(found) else "" for p in found]
+    counted = eligible(found)
+    reasons = ["" if any(p is one for one in counted) else left_out(p) for p in found]
     evidence = np.array([-np.inf if why else p.log_evidence for p, why in zip(found, reasons, strict=True)])
     share = np.exp(evidence - evidence.max())
     tried = tuple(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maury.errors import ModelError
-from maury.files import first_line, writing
+from maury.files import first_line, write_json
 
 Array = NDArray[np.float64]
 FILE = "systematic.json"
@@ -112,8 +112,7 @@ class Systematic:
 
     def save(self, folder: Path) -> None:
         """Write ``systematic.json`` in a folder."""
-        with writing(folder / FILE) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / FILE, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Systematic:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maury.errors import ModelError
-from maury.files import writing
+from maury.files import first_line, write_json
 
 FILE = "zero_points.json"
 # dex: how well any abundance of a standard is known at best, and how far two standards may be from what a third one would show.
@@ -72,8 +72,7 @@ class ZeroPoints:
 
     def save(self, folder: Path) -> None:
         """Write ``zero_points.json`` in a folder."""
-        with writing(folder / FILE) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / FILE, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> ZeroPoints:
@@ -98,8 +97,16 @@ class ZeroPoints:
             ):
                 raise ValueError("offsets must be finite, and errors positive")
             return cls(points, dict(entry["card"]))
-        except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{path}: holds no zero points ({error})") from None
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            raise ModelError(f"{path}: holds no zero points ({first_line(error)})") from None
 
 
 def _mean(offsets: Sequence[Offset]) -> Offset:

@@ -5,7 +5,6 @@ Frequency and phase leave two-dimensional posteriors that can be computed exactl
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from maury.figures import new_figure
-from maury.files import writing
+from maury.files import write_json
 from maury.labels import LabelSet, label
 from maury.networks.config import Setting
 from maury.networks.context import Context
@@ -175,8 +174,7 @@ def run_sine(
 ) -> dict[str, Any]:
     """Train, judge against exact posteriors, and run MCMC; write reports and pictures to ``output``, and return the figures."""
     output.mkdir(parents=True, exist_ok=True)
-    with writing(output / "config.json") as temporary:
-        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    write_json(output / "config.json", config.model_dump(mode="json"))
     labels = _labels(config)
     t = torch.linspace(0, config.duration, config.samples, dtype=torch.float64)
     draw = _draw(config, labels, t)

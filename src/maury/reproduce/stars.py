@@ -14,7 +14,7 @@ import torch
 
 from maury.checks.calibration import Outcome, calibrate, simulated_spectra
 from maury.checks.calibration_report import report
-from maury.files import writing
+from maury.files import write_json, writing
 from maury.inference.infer import infer
 from maury.likelihood.target import Target
 from maury.models import Model, load_model, to_model_grid
@@ -132,8 +132,7 @@ def run_stars(
     Each part that is done already, by an earlier run of the same configuration, is not done again.
     """
     output.mkdir(parents=True, exist_ok=True)
-    with writing(output / "config.json") as temporary:
-        temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    write_json(output / "config.json", config.model_dump(mode="json"))
     clock = output / "seconds.json"
     timing: dict[str, float] = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
 

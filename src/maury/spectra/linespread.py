@@ -413,13 +413,13 @@ class Resampled:
         self, grid: PixelGrid, frequency: NDArray[np.float64], rows: Rows = EVERY
     ) -> NDArray[np.complex128]:
         """Return the transform at the detector's pixels that are nearest."""
-        return self.lsf.transform(self.detector, frequency, self._nearest(grid)[rows])
+        return self.lsf.transform(self.detector, frequency, self._nearest(grid.wavelength[rows]))
 
     def resolving_power(self, grid: PixelGrid) -> NDArray[np.float64]:
         """Return ``lambda / FWHM`` at the detector's pixels that are nearest, shape ``(n_pixels,)``."""
-        return self.lsf.resolving_power(self.detector)[self._nearest(grid)]
+        return self.lsf.resolving_power(self.detector)[self._nearest(grid.wavelength)]
 
-    def _nearest(self, grid: PixelGrid) -> NDArray[np.int64]:
+    def _nearest(self, wavelength: NDArray[np.float64]) -> NDArray[np.int64]:
         known = self.detector.wavelength
-        right = np.searchsorted(known, grid.wavelength).clip(1, len(known) - 1)
-        return right - (grid.wavelength - known[right - 1] < known[right] - grid.wavelength)
+        right = np.searchsorted(known, wavelength).clip(1, len(known) - 1)
+        return right - (wavelength - known[right - 1] < known[right] - wavelength)
